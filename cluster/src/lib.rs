@@ -1,5 +1,62 @@
-//! A node of a `polity` cluster.
+//! A node of a `polity` cluster: identity, wire, transport, membership, node state and calls between nodes.
+//!
+//! This crate knows who is in the cluster and how to reach them. It knows no shards and no keys.
+//!
+//! | module | idea |
+//! |---|---|
+//! | `ground` | what a node stands on: socket, clocks, randomness, files, executor ([`Env`]) |
+//! | `secure` | the secret, the keys that follow from it, sealed datagrams, certificates |
+//! | `transport` | one UDP port for gossip and QUIC, one connection per peer and direction |
+//! | [`rpc`] | typed calls over the transport |
+//! | `membership` | SWIM around `foca`, and the view that subscribers see |
+//! | `state` | what each node says of itself |
+//! | `driver` | the one task that drives membership and node state |
+//!
+//! # Example
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! use polity_cluster::{Node, Preset};
+//!
+//! let first = Node::builder("n1").cluster("shop").preset(Preset::Local).listen("127.0.0.1:0").start().await?;
+//! let second = Node::builder("n2")
+//!     .cluster("shop")
+//!     .preset(Preset::Local)
+//!     .listen("127.0.0.1:0")
+//!     .seeds([first.addr()])
+//!     .start()
+//!     .await?;
+//! assert_eq!(second.members().snapshot().up().count(), 2);
+//! # Ok::<(), polity_cluster::Error>(()) }).unwrap();
+//! ```
 
+mod builder;
+mod config;
+mod doorman;
+mod driver;
+mod error;
+mod exchange;
+mod ground;
+mod hello;
 mod identity;
+mod membership;
+mod node;
+pub mod rpc;
+mod secure;
+mod state;
+mod transport;
 
+pub use builder::Builder;
+pub use config::{Preset, Timings};
+pub use error::Error;
+#[cfg(feature = "turmoil")]
+pub use ground::{Memory, Simulated, Tap};
+pub use ground::{BoxFuture, Env, Ground};
 pub use identity::{Boot, Identity, MAX_NAME_BYTES, NameError, NodeId, NodeName};
+pub use membership::view::{Member, MemberEvent, Members, Status, Subscription, View};
+pub use node::{Node, StopReason};
+pub use secure::envelope::DropReason;
+pub use secure::{MIN_SECRET_BYTES, Secret, SecretError};
+pub use state::{
+    MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError,
+};

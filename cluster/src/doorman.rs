@@ -1,0 +1,123 @@
+//! Whom this node lets in, and what it says of itself at the door.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+
+use crate::hello::{Hello, HelloAnswer, HelloPolicy, PROTOCOL, Refusal, Welcome, judge};
+use crate::identity::{Boot, Identity, NodeId, NodeName};
+
+/// Answers hellos. Knows every name's newest boot, so that a node that starts can be told its generation.
+pub(crate) struct Doorman {
+    cluster: String,
+    settings: BTreeMap<String, String>,
+    name: NodeName,
+    addr: SocketAddr,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None` until this node has chosen its boot.
+    own: Option<Identity>,
+    newest: BTreeMap<NodeName, Boot>,
+    /// Addresses whose refusal was logged: one warning each is enough. Bounded by [`MAX_WARNED`].
+    warned: BTreeMap<SocketAddr, Refusal>,
+    leaving: bool,
+}
+
+/// How many refused addresses are remembered for the log's sake.
+const MAX_WARNED: usize = 256;
+
+impl Doorman {
+    pub(crate) fn new(
+        cluster: String,
+        settings: BTreeMap<String, String>,
+        name: NodeName,
+        addr: SocketAddr,
+    ) -> Self {
+        Self { cluster, settings, name, addr, state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on we are this.
+    pub(crate) fn set_own(&self, own: Identity) {
+        let mut state = self.state();
+        state.newest.insert(own.node.name.clone(), own.node.boot);
+        state.own = Some(own);
+    }
+
+    /// From now on nobody is let in.
+    pub(crate) fn leave(&self) {
+        self.state().leaving = true;
+    }
+
+    /// Replaces what is known of other names: those that the membership still remembers.
+    pub(crate) fn set_known(&self, known: impl Iterator<Item = NodeId>) {
+        let mut state = self.state();
+        let own = state.own.as_ref().map(|own| own.node.clone());
+        state.newest = known.chain(own).map(|id| (id.name, id.boot)).collect();
+    }
+
+    fn warn_once(&self, from: SocketAddr, hello: &Hello, refusal: &Refusal) {
+        let mut state = self.state();
+        if state.warned.get(&from) == Some(refusal) {
+            return;
+        }
+        if state.warned.len() >= MAX_WARNED {
+            state.warned.clear();
+        }
+        state.warned.insert(from, refusal.clone());
+        drop(state);
+        tracing::warn!(%from, node = %hello.name, %refusal, "a node was refused");
+    }
+}
+
+impl HelloPolicy for Doorman {
+    fn hello(&self, expects: Option<&NodeId>) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            cluster: self.cluster.clone(),
+            settings: self.settings.clone(),
+            name: self.name.clone(),
+            boot: self.state().own.as_ref().map(|own| own.node.boot),
+            addr: self.addr,
+            expects: expects.cloned(),
+        }
+    }
+
+    fn admit(&self, hello: &Hello, from: SocketAddr) -> HelloAnswer {
+        let protocol = match judge(&self.hello(None), hello) {
+            Ok(protocol) => protocol,
+            Err(refusal) => {
+                self.warn_once(from, hello, &refusal);
+                return HelloAnswer::Refused(refusal);
+            }
+        };
+        let state = self.state();
+        let Some(own) = &state.own else { return HelloAnswer::Refused(Refusal::Starting) };
+        if state.leaving {
+            return HelloAnswer::Refused(Refusal::ShuttingDown);
+        }
+        if let Some(expected) = &hello.expects
+            && *expected != own.node
+        {
+            return HelloAnswer::Refused(Refusal::NotMe { actual: own.node.clone() });
+        }
+        let newest = state.newest.get(&hello.name).copied();
+        if let (Some(theirs), Some(newest)) = (hello.boot, newest)
+            && theirs < newest
+        {
+            return HelloAnswer::Refused(Refusal::NameTaken { by: newest });
+        }
+        HelloAnswer::Welcome(Welcome {
+            protocol,
+            id: own.clone(),
+            your_generation: newest.map_or(0, |boot| boot.generation),
+            payload: Vec::new(),
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! What can go wrong when a node starts or runs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::hello::Refusal;
+use crate::identity::{Boot, NameError};
+use crate::secure::SecretError;
+use crate::state::{StateError, WeightError};
+
+/// Why a node did not start, or what it could not do.
+///
+/// A node that did not start has left nothing behind: its socket is closed and no peer counts it as a member.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // Reject: the configuration must change.
+    /// The node's name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The cluster's secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The node's weight.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
+    /// An entry of node state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A setting is missing or out of its range.
+    #[error("{setting}: {problem}")]
+    Config {
+        /// Which.
+        setting: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// The cluster would not have us. Nothing was changed there.
+    #[error("the seed {seed} refused this node: {refusal}")]
+    Refused {
+        /// Who said so.
+        seed: SocketAddr,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A certificate did not verify.
+    #[error(
+        "the certificate of this node or of the seed {seed} did not verify: do both use the same cluster secret? ({cause})"
+    )]
+    Untrusted {
+        /// Where the seed listens.
+        seed: SocketAddr,
+        /// What TLS says.
+        cause: String,
+    },
+
+    // Retry: the machine's state must change.
+    /// The socket could not be opened.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        source: Arc<std::io::Error>,
+    },
+    /// The ground failed: a thread, a file, a random source.
+    #[error("{action}: {source}")]
+    Ground {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        source: Arc<std::io::Error>,
+    },
+
+    // Give up: this process is done.
+    /// A newer boot of this node's name is running. This process has stopped taking part.
+    #[error("a newer process has this node's name (boot {by}): this one has stopped")]
+    NameTaken {
+        /// The newer boot.
+        by: Boot,
+    },
+    /// The node has left or was stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+impl Error {
+    /// Whether the same call may succeed later without a change of configuration.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Listen { .. } | Self::Ground { .. } => true,
+            Self::Refused { refusal, .. } => refusal.is_retryable(),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn config(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self::Config { setting, problem: problem.into() }
+    }
+}

@@ -1,0 +1,363 @@
+//! The hello: what two nodes tell each other before the first request, and why one refuses the other.
+//!
+//! TLS proves that both hold the secret. It cannot say whether they belong to the same cluster, speak a common version,
+//! agree on the settings that must be the same everywhere, or whether the node behind an address is still the one that
+//! the dialler means. The dialler says hello, the acceptor welcomes it or refuses it with the difference.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{Boot, Identity, NodeId, NodeName};
+
+/// The encoding of the hello itself: the first byte of each message.
+const ENCODING: u8 = 1;
+/// The largest hello or answer on the wire: all settings of the largest size fit into it four times.
+pub(crate) const MAX_HELLO_BYTES: usize = 64 << 10;
+/// How many settings a hello may carry.
+pub(crate) const MAX_SETTINGS: usize = 32;
+/// The longest key or value of a setting, and the longest name of a cluster.
+pub(crate) const MAX_SETTING_BYTES: usize = 256;
+/// The largest payload of a welcome.
+pub(crate) const MAX_WELCOME_PAYLOAD: usize = 16 << 10;
+const _: () = assert!(MAX_SETTINGS * 2 * MAX_SETTING_BYTES * 2 <= MAX_HELLO_BYTES);
+const _: () = assert!(MAX_WELCOME_PAYLOAD < MAX_HELLO_BYTES);
+
+/// The versions of the wire protocol that this library speaks.
+pub(crate) const PROTOCOL: VersionRange = VersionRange { min: 1, max: 1 };
+
+/// The versions that a node speaks, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRange {
+    /// The oldest.
+    pub min: u16,
+    /// The newest.
+    pub max: u16,
+}
+
+impl VersionRange {
+    /// The newest version that both speak.
+    #[must_use]
+    pub fn common(self, other: Self) -> Option<u16> {
+        let newest = self.max.min(other.max);
+        (newest >= self.min.max(other.min)).then_some(newest)
+    }
+}
+
+impl fmt::Display for VersionRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.min == self.max { write!(f, "{}", self.min) } else { write!(f, "{} to {}", self.min, self.max) }
+    }
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// The versions that it speaks.
+    pub(crate) protocol: VersionRange,
+    /// The cluster that it was configured for.
+    pub(crate) cluster: String,
+    /// The settings that must be the same on every node.
+    pub(crate) settings: BTreeMap<String, String>,
+    /// Its name.
+    pub(crate) name: NodeName,
+    /// Its boot, or none if it has yet to choose one: then it only introduces itself and sends no request.
+    pub(crate) boot: Option<Boot>,
+    /// Where it listens.
+    pub(crate) addr: SocketAddr,
+    /// Whom it means to talk to, if it knows.
+    pub(crate) expects: Option<NodeId>,
+}
+
+impl Hello {
+    /// The node, if it has chosen its boot.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        Some(NodeId { name: self.name.clone(), boot: self.boot? })
+    }
+}
+
+/// The answer to a hello.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum HelloAnswer {
+    /// The dialler may send requests.
+    Welcome(Welcome),
+    /// It may not; the connection closes.
+    Refused(Refusal),
+}
+
+/// A welcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    /// The version that the connection uses.
+    pub(crate) protocol: u16,
+    /// Who answers.
+    pub(crate) id: Identity,
+    /// The greatest generation of the dialler's name that the acceptor knows, 0 if none.
+    pub(crate) your_generation: u64,
+    /// For the cluster's own use, at most [`MAX_WELCOME_PAYLOAD`] bytes.
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Why a node refused another. `ours` is the value of the node that was refused, `theirs` of the one that refused it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The nodes were configured for different clusters.
+    WrongCluster {
+        /// The refusing node's cluster.
+        theirs: String,
+        /// The refused node's cluster.
+        ours: String,
+    },
+    /// The nodes have no version of the protocol in common.
+    Version {
+        /// What the refusing node speaks.
+        theirs: VersionRange,
+        /// What the refused node speaks.
+        ours: VersionRange,
+    },
+    /// Settings differ that must be the same on every node.
+    Settings(Vec<SettingDifference>),
+    /// A newer life of the refused node's name is part of the cluster.
+    NameTaken {
+        /// The newer life.
+        by: Boot,
+    },
+    /// Another node, or another life of it, listens at the address.
+    NotMe {
+        /// Who listens there.
+        actual: NodeId,
+    },
+    /// The refusing node is stopping.
+    ShuttingDown,
+    /// The refusing node has not chosen its boot yet.
+    Starting,
+}
+
+impl Refusal {
+    /// Whether the same hello may be welcomed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::NotMe { .. } | Self::ShuttingDown | Self::Starting)
+    }
+}
+
+/// One setting that differs. A node that lacks it has `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingDifference {
+    /// The setting's name.
+    pub key: String,
+    /// The refusing node's value.
+    pub theirs: Option<String>,
+    /// The refused node's value.
+    pub ours: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WrongCluster { theirs, ours } => write!(
+                f,
+                "it belongs to the cluster {theirs:?} and this node to {ours:?}: give both the same cluster name, or \
+                 remove its address from this node's seeds"
+            ),
+            Self::Version { theirs, ours } => write!(
+                f,
+                "it speaks protocol version {theirs} and this node {ours}: upgrade the older of the two"
+            ),
+            Self::Settings(differences) => {
+                f.write_str("settings that must be the same on every node differ:")?;
+                for (i, d) in differences.iter().enumerate() {
+                    let value = |v: &Option<String>| v.clone().unwrap_or_else(|| "nothing".to_owned());
+                    let comma = if i == 0 { "" } else { "," };
+                    write!(f, "{comma} {} is {} there and {} here", d.key, value(&d.theirs), value(&d.ours))?;
+                }
+                f.write_str(": configure both alike")
+            }
+            Self::NameTaken { by } => write!(
+                f,
+                "a newer process with this node's name runs (boot {by}): stop one of the two, or name them differently"
+            ),
+            Self::NotMe { actual } => {
+                write!(f, "{actual} listens at this address now: the view of the cluster is about to catch up")
+            }
+            Self::ShuttingDown => f.write_str("it is shutting down"),
+            Self::Starting => f.write_str("it is still starting"),
+        }
+    }
+}
+
+/// How a node introduces itself and whom it admits. Called on the library's executor; must not block.
+pub(crate) trait HelloPolicy: Send + Sync {
+    /// What this node says to the one it dials.
+    fn hello(&self, expects: Option<&NodeId>) -> Hello;
+    /// Judges a node that has dialled this one from `from`.
+    fn admit(&self, hello: &Hello, from: SocketAddr) -> HelloAnswer;
+}
+
+/// Compares what the acceptor would say of itself with the hello that it received: the version to speak, or the first
+/// reason to refuse.
+pub(crate) fn judge(acceptor: &Hello, dialler: &Hello) -> Result<u16, Refusal> {
+    if acceptor.cluster != dialler.cluster {
+        return Err(Refusal::WrongCluster { theirs: acceptor.cluster.clone(), ours: dialler.cluster.clone() });
+    }
+    let version = acceptor
+        .protocol
+        .common(dialler.protocol)
+        .ok_or(Refusal::Version { theirs: acceptor.protocol, ours: dialler.protocol })?;
+    let differences = differences(&acceptor.settings, &dialler.settings);
+    if !differences.is_empty() {
+        return Err(Refusal::Settings(differences));
+    }
+    match (acceptor.node(), &dialler.expects) {
+        (Some(actual), Some(expected)) if actual != *expected => Err(Refusal::NotMe { actual }),
+        _ => Ok(version),
+    }
+}
+
+fn differences(theirs: &BTreeMap<String, String>, ours: &BTreeMap<String, String>) -> Vec<SettingDifference> {
+    let missing_there = ours.keys().filter(|key| !theirs.contains_key(*key));
+    let mut keys: Vec<_> = theirs.keys().chain(missing_there).collect();
+    keys.sort();
+    keys.into_iter()
+        .filter(|key| theirs.get(*key) != ours.get(*key))
+        .map(|key| SettingDifference { key: key.clone(), theirs: theirs.get(key).cloned(), ours: ours.get(key).cloned() })
+        .collect()
+}
+
+/// Why bytes are not a hello.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HelloError {
+    #[error("the hello has the unknown encoding {0}")]
+    Encoding(u8),
+    #[error("the hello does not decode")]
+    Undecodable,
+    #[error("the hello is larger than is allowed")]
+    TooLarge,
+}
+
+/// A message of the hello as bytes.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, HelloError> {
+    let bytes = postcard::to_extend(message, vec![ENCODING]).map_err(|_| HelloError::Undecodable)?;
+    if bytes.len() > MAX_HELLO_BYTES { Err(HelloError::TooLarge) } else { Ok(bytes) }
+}
+
+/// The inverse of [`encode`]; every byte must be used.
+pub(crate) fn decode<T: DeserializeOwned + Bounded>(bytes: &[u8]) -> Result<T, HelloError> {
+    if bytes.len() > MAX_HELLO_BYTES {
+        return Err(HelloError::TooLarge);
+    }
+    let (&encoding, rest) = bytes.split_first().ok_or(HelloError::Undecodable)?;
+    if encoding != ENCODING {
+        return Err(HelloError::Encoding(encoding));
+    }
+    match postcard::take_from_bytes::<T>(rest) {
+        Ok((message, [])) if message.is_bounded() => Ok(message),
+        Ok((_, [])) => Err(HelloError::TooLarge),
+        _ => Err(HelloError::Undecodable),
+    }
+}
+
+/// What a peer's message must keep to beside its size in bytes.
+pub(crate) trait Bounded {
+    fn is_bounded(&self) -> bool;
+}
+
+impl Bounded for Hello {
+    fn is_bounded(&self) -> bool {
+        let short = |text: &String| text.len() <= MAX_SETTING_BYTES;
+        short(&self.cluster)
+            && self.settings.len() <= MAX_SETTINGS
+            && self.settings.iter().all(|(key, value)| short(key) && short(value))
+            && self.protocol.min <= self.protocol.max
+    }
+}
+
+impl Bounded for HelloAnswer {
+    fn is_bounded(&self) -> bool {
+        match self {
+            Self::Welcome(welcome) => welcome.payload.len() <= MAX_WELCOME_PAYLOAD,
+            Self::Refused(Refusal::Settings(differences)) => differences.len() <= 2 * MAX_SETTINGS,
+            Self::Refused(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hello(name: &str) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            cluster: "shop".to_owned(),
+            settings: BTreeMap::from([("shards".to_owned(), "4096".to_owned())]),
+            name: NodeName::new(name).expect("a valid name"),
+            boot: Some(Boot { generation: 1, nonce: 7 }),
+            addr: "127.0.0.1:1".parse().expect("an address"),
+            expects: None,
+        }
+    }
+
+    #[test]
+    fn like_nodes_agree_on_the_newest_version() {
+        let (mut a, mut b) = (hello("a"), hello("b"));
+        a.protocol = VersionRange { min: 1, max: 4 };
+        b.protocol = VersionRange { min: 2, max: 3 };
+        assert_eq!(judge(&a, &b), Ok(3));
+        b.expects = a.node();
+        assert_eq!(judge(&a, &b), Ok(3));
+    }
+
+    #[test]
+    fn each_difference_is_named() {
+        let ours = hello("a");
+        let refusal = |change: &dyn Fn(&mut Hello)| {
+            let mut theirs = hello("b");
+            change(&mut theirs);
+            judge(&ours, &theirs).expect_err("a refusal").to_string()
+        };
+        assert!(refusal(&|h| h.cluster = "test".to_owned()).contains("\"shop\" and this node to \"test\""));
+        assert!(refusal(&|h| h.protocol = VersionRange { min: 2, max: 3 }).contains("version 1 and this node 2 to 3"));
+        let settings = refusal(&|h| {
+            h.settings = BTreeMap::from([("shards".to_owned(), "64".to_owned()), ("copies".to_owned(), "3".to_owned())]);
+        });
+        assert!(settings.contains("copies is nothing there and 3 here, shards is 4096 there and 64 here"), "{settings}");
+        let other = NodeId { name: ours.name.clone(), boot: Boot { generation: 0, nonce: 0 } };
+        assert!(refusal(&|h| h.expects = Some(other.clone())).contains("a#1."));
+    }
+
+    #[test]
+    fn messages_survive_their_bytes_and_nothing_else_does() {
+        let bytes = encode(&hello("a")).expect("small");
+        assert_eq!(bytes[0], ENCODING);
+        assert_eq!(decode::<Hello>(&bytes), Ok(hello("a")));
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert_eq!(decode::<Hello>(&longer), Err(HelloError::Undecodable));
+        let mut newer = bytes;
+        newer[0] = 9;
+        assert_eq!(decode::<Hello>(&newer), Err(HelloError::Encoding(9)));
+        let refused = HelloAnswer::Refused(Refusal::ShuttingDown);
+        assert_eq!(decode::<HelloAnswer>(&encode(&refused).expect("small")), Ok(refused));
+    }
+
+    #[test]
+    fn too_much_is_refused() {
+        let mut many = hello("a");
+        many.settings = (0..=MAX_SETTINGS).map(|i| (i.to_string(), String::new())).collect();
+        assert_eq!(decode::<Hello>(&encode(&many).expect("encodes")), Err(HelloError::TooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode::<Hello>(&bytes);
+            let _ = decode::<HelloAnswer>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The handle to a running node.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::driver::{Command, Drops};
+use crate::error::Error;
+use crate::ground::{Env, Executor};
+use crate::identity::{Boot, NodeId};
+use crate::membership::core::SharedTable;
+use crate::membership::view::Members;
+use crate::rpc::{Rpc, TransportStats};
+use crate::secure::envelope::DropReason;
+use crate::state::{PROFILE_KEY, Profile, StateError};
+use crate::transport::Transport;
+
+/// Why a node no longer takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// [`Node::leave`] was called.
+    Left,
+    /// A newer process has this node's name.
+    NameTaken {
+        /// Its boot.
+        by: Boot,
+    },
+    /// [`Node::stop`] was called, or the last handle was dropped.
+    Stopped,
+}
+
+/// A running node. Cheap to clone; when the last clone is dropped, the node stops without a farewell, as if it had
+/// crashed.
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) id: NodeId,
+    pub(crate) addr: SocketAddr,
+    pub(crate) cluster: String,
+    pub(crate) env: Env,
+    pub(crate) members: Members,
+    pub(crate) rpc: Rpc,
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) table: SharedTable,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) drops: Arc<Drops>,
+    pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
+    pub(crate) joined: Arc<watch::Sender<bool>>,
+    pub(crate) driver: JoinHandle<()>,
+    pub(crate) executor: Executor,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("id", &self.id).field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.send_if_modified(|reason| {
+            let first = reason.is_none();
+            reason.get_or_insert(StopReason::Stopped);
+            first
+        });
+        self.driver.abort();
+    }
+}
+
+impl Node {
+    /// Starts to describe a node. Its name is stable: the node that is started again under it is the same node.
+    #[must_use]
+    pub fn builder(name: impl Into<String>) -> crate::Builder {
+        crate::Builder::new(name.into())
+    }
+
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// This life of this node.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        &self.inner.id
+    }
+
+    /// Where it listens: with port 0, the port that the operating system chose.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.inner.addr
+    }
+
+    /// The name of its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.inner.cluster
+    }
+
+    /// What it stands on.
+    #[must_use]
+    pub fn env(&self) -> &Env {
+        &self.inner.env
+    }
+
+    /// Who is there.
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        &self.inner.members
+    }
+
+    /// Typed calls between nodes.
+    #[must_use]
+    pub fn rpc(&self) -> &Rpc {
+        &self.inner.rpc
+    }
+
+    /// Waits until the node has exchanged all state with a member, or knows that it is the first. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] or [`Error::NameTaken`] if the node has stopped.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let (mut joined, mut stop) = (self.inner.joined.subscribe(), self.inner.stop.subscribe());
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(Option::is_some) => Err(self.stopped_error()),
+            _ = joined.wait_for(|joined| *joined) => Ok(()),
+        }
+    }
+
+    fn stopped_error(&self) -> Error {
+        match *self.inner.stop.borrow() {
+            Some(StopReason::NameTaken { by }) => Error::NameTaken { by },
+            _ => Error::Stopped,
+        }
+    }
+
+    /// Writes one entry of this node's state, which all members will see as [`Member::state`](crate::Member).
+    ///
+    /// # Errors
+    /// [`StateError`] if the key or the value is over its limit. Nothing was changed then.
+    pub fn set_state(&self, key: &str, value: impl Into<Vec<u8>>) -> Result<(), StateError> {
+        if key.is_empty() || key.len() > crate::MAX_KEY_BYTES || key.starts_with('.') {
+            return Err(StateError::Key(key.to_owned()));
+        }
+        self.write_state(key, value.into())
+    }
+
+    fn write_state(&self, key: &str, value: Vec<u8>) -> Result<(), StateError> {
+        let entry = self.inner.table.lock().unwrap_or_else(PoisonError::into_inner).set(key, value)?;
+        if let Some(entry) = entry {
+            // If the driver's queue is full the hint is lost, and push-pull spreads the entry.
+            let _ = self.inner.commands.try_send(Command::Spread(entry));
+        }
+        Ok(())
+    }
+
+    fn change_profile(&self, change: impl FnOnce(&mut Profile)) {
+        let mut profile = {
+            let table = self.inner.table.lock().unwrap_or_else(PoisonError::into_inner);
+            table
+                .value(&self.inner.id, PROFILE_KEY)
+                .and_then(|bytes| postcard::from_bytes(bytes).ok())
+                .unwrap_or_default()
+        };
+        change(&mut profile);
+        let bytes = postcard::to_allocvec(&profile).expect("a profile encodes");
+        self.write_state(PROFILE_KEY, bytes).expect("a profile is within the limits: the builder checked its parts");
+    }
+
+    /// Says to all that this node is about to leave: it goes on serving, and nothing new is placed on it.
+    pub fn drain(&self) {
+        self.change_profile(|profile| profile.draining = true);
+    }
+
+    /// Leaves: tells the others, then stops. They see [`Status::Left`](crate::Status) at once, not a failure. The name
+    /// may come back at any time.
+    ///
+    /// Takes `within` at most; who was not told by then finds out by probing. Not cancel safe: once begun, the node
+    /// will stop.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if it had stopped before.
+    pub async fn leave(&self, within: Duration) -> Result<(), Error> {
+        self.change_profile(|profile| {
+            profile.draining = true;
+            profile.left = true;
+        });
+        let (done, left) = oneshot::channel();
+        self.inner.commands.send(Command::Leave(within, done)).await.map_err(|_| self.stopped_error())?;
+        left.await.map_err(|_| self.stopped_error())?;
+        self.inner.transport.shutdown().await;
+        Ok(())
+    }
+
+    /// Stops without a farewell. Peers see a connection that was closed, and then a member that does not answer.
+    pub async fn stop(&self) {
+        self.inner.stop.send_if_modified(|reason| {
+            let first = reason.is_none();
+            reason.get_or_insert(StopReason::Stopped);
+            first
+        });
+        self.inner.transport.shutdown().await;
+    }
+
+    /// Waits until the node has stopped, and says why. Cancel safe.
+    pub async fn stopped(&self) -> StopReason {
+        let mut stop = self.inner.stop.subscribe();
+        let reason = stop.wait_for(Option::is_some).await.map(|reason| *reason);
+        // The sender lives in `self`.
+        reason.ok().flatten().unwrap_or(StopReason::Stopped)
+    }
+
+    /// Gossip datagrams that were dropped since the start, by reason.
+    #[must_use]
+    pub fn dropped_datagrams(&self) -> BTreeMap<DropReason, u64> {
+        self.inner.drops.snapshot()
+    }
+
+    /// What the transport has counted since the start.
+    #[must_use]
+    pub fn transport_stats(&self) -> &TransportStats {
+        self.inner.transport.stats()
+    }
+
+    /// Starts a task on the executor that the node's own tasks run on: for the floors above, never for application
+    /// code. The caller keeps the handle and aborts it.
+    #[doc(hidden)]
+    pub fn spawn_internal<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.inner.executor.spawn(task)
+    }
+}

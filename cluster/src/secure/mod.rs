@@ -1,0 +1,8 @@
+//! What keeps strangers out: one secret, and all keys derived from it.
+
+pub(crate) mod envelope;
+mod replay;
+mod secret;
+pub(crate) mod tls;
+
+pub use secret::{MIN_SECRET_BYTES, Secret, SecretError};

@@ -1,0 +1,13 @@
+//! Node state: what each node says of itself to all others.
+//!
+//! Every node owns one small map. Only its owner writes to it, and numbers each write, so the greatest version is
+//! right and nothing needs merging. Gossip carries entries as hints; push-pull compares how far each side has read
+//! ([`Digest`]) and sends the rest, so a hint that was lost costs time and no truth.
+
+mod profile;
+mod table;
+
+pub use profile::{Profile, Weight, WeightError};
+pub(crate) use profile::PROFILE_KEY;
+pub(crate) use table::{Digest, Entry, Table};
+pub use table::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, StateError};

@@ -1,0 +1,394 @@
+//! The other end of a link: connections that peers dialled, and the requests on them.
+//!
+//! A handler answers through a [`RawReply`], at once or later and from any thread. Each request of a connection has a
+//! slot, the same that the caller's slab gave it, and each use of a slot a serial number: an answer whose serial number
+//! is no longer the slot's was cancelled, and is dropped.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
+
+use super::frame::{self, Frame, FrameBuffer, Lane, Malformed, Status};
+use super::greeting::{read_message, write_message};
+use super::pending::index_of;
+use super::queue::{Outbox, Queue, write_lane};
+use super::tasks::lock;
+use super::{CLOSE_MALFORMED, CLOSE_REFUSED, CLOSE_SHED, Caller, HandlerTable, READ_CHUNKS, Shared};
+use crate::hello::{self, Hello, HelloAnswer};
+
+/// Replies that are kept beyond their cancelled calls may be as many again as requests in flight.
+const OPEN_REPLIES_PER_SLOT: usize = 2;
+
+/// The requests of one peer on one connection.
+pub(crate) struct Inbound {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) caller: Caller,
+    /// None for calls of this node to itself.
+    connection: Option<Connection>,
+    state: Mutex<State>,
+}
+
+struct State {
+    queues: [Queue; 3],
+    slots: Vec<Slot>,
+    serial: u64,
+    /// Replies that exist.
+    open: usize,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Of the request in hand; 0 if there is none.
+    serial: u64,
+    /// The task that works on it, if one does.
+    task: Option<AbortHandle>,
+}
+
+/// A request as a handler sees it.
+pub(crate) struct Request<'a> {
+    pub(crate) body: &'a [u8],
+    /// How long the caller will still wait.
+    pub(crate) timeout: Duration,
+}
+
+impl Inbound {
+    pub(crate) fn open(shared: Arc<Shared>, caller: Caller, connection: Option<Connection>) -> Arc<Self> {
+        let state =
+            State { queues: Default::default(), slots: Vec::new(), serial: 0, open: 0, closed: false };
+        Arc::new(Self { shared, caller, connection, state: Mutex::new(state) })
+    }
+
+    /// Takes received bytes of a lane, runs the requests in them and cancels what they cancel.
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        lane: Lane,
+        frames: &mut FrameBuffer,
+        chunks: &mut [Bytes],
+    ) -> Result<(), Malformed> {
+        let handlers = self.shared.handlers();
+        let (mut count, mut bytes) = (0, 0);
+        let fed = chunks.iter_mut().map(std::mem::take).try_for_each(|chunk| {
+            bytes += chunk.len() as u64;
+            count += frames.feed(&chunk, |frame| {
+                match frame {
+                    Frame::Request { id, method, timeout_ms, body } => {
+                        let timeout = Duration::from_millis(timeout_ms.into());
+                        self.serve(&handlers, lane, id, method, Request { body, timeout });
+                    }
+                    Frame::Cancel { id } => self.cancel(id),
+                    Frame::Skip => {}
+                    Frame::Response { .. } => return Err(Malformed::WrongDirection),
+                }
+                Ok(())
+            })?;
+            Ok(())
+        });
+        self.shared.stats.frames_in.add(count);
+        self.shared.stats.bytes_in.add(bytes);
+        fed
+    }
+
+    fn serve(self: &Arc<Self>, handlers: &HandlerTable, lane: Lane, id: u32, method: u16, request: Request<'_>) {
+        let Some(reply) = self.register(lane, id) else {
+            self.shared.stats.overloads.inc();
+            return;
+        };
+        let Some(handler) = handlers.get(&method) else {
+            reply.answer(Status::NoSuchMethod, &[]);
+            return;
+        };
+        // Dropping the reply while the handler unwinds answers the call.
+        let run = AssertUnwindSafe(|| handler.handle(&self.caller, request, reply));
+        if catch_unwind(run).is_err() {
+            self.shared.stats.handler_panics.inc();
+            tracing::error!(method, peer = %self.caller.node, "a handler panicked");
+        }
+    }
+
+    /// Gives a request its slot, or answers that there is none.
+    fn register(self: &Arc<Self>, lane: Lane, id: u32) -> Option<RawReply> {
+        let limit = self.shared.config.max_in_flight;
+        let index = index_of(id);
+        let mut state = lock(&self.state);
+        if state.closed {
+            return None;
+        }
+        if index >= limit || state.open >= OPEN_REPLIES_PER_SLOT * limit {
+            let queue = &mut state.queues[lane.index()];
+            frame::put_response(&mut queue.buf, id, Status::Overloaded, &[]);
+            let writer = queue.writer();
+            drop(state);
+            writer.into_iter().for_each(Waker::wake);
+            return None;
+        }
+        if state.slots.len() <= index {
+            state.slots.resize_with(index + 1, Slot::default);
+        }
+        state.serial += 1;
+        state.open += 1;
+        let serial = state.serial;
+        let abandoned = std::mem::replace(&mut state.slots[index], Slot { serial, task: None });
+        drop(state);
+        if let Some(task) = abandoned.task {
+            task.abort();
+        }
+        Some(RawReply { inbound: Arc::clone(self), lane, id, serial, is_open: true })
+    }
+
+    fn cancel(&self, id: u32) {
+        let mut state = lock(&self.state);
+        let slot = state.slots.get_mut(index_of(id)).map(std::mem::take);
+        drop(state);
+        if let Some(task) = slot.and_then(|slot| slot.task) {
+            task.abort();
+        }
+    }
+
+    /// Ends the connection: aborts what works on its requests and drops what was to be answered.
+    pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
+        if let Some(connection) = &self.connection {
+            connection.close(code, reason);
+        }
+        let mut state = lock(&self.state);
+        state.closed = true;
+        let slots = std::mem::take(&mut state.slots);
+        state.queues.iter_mut().for_each(Queue::clear);
+        drop(state);
+        slots.into_iter().filter_map(|slot| slot.task).for_each(|task| task.abort());
+    }
+
+    /// Serves one lane until its connection ends.
+    async fn read_lane(self: Arc<Self>, lane: Lane, mut stream: RecvStream) {
+        let limit = self.shared.config.max_queued_bytes;
+        let mut frames = FrameBuffer::new(self.shared.config.max_frame_bytes);
+        let mut chunks: [Bytes; READ_CHUNKS] = Default::default();
+        while let Ok(Some(count)) = stream.read_chunks(&mut chunks).await {
+            if let Err(malformed) = self.accept(lane, &mut frames, &mut chunks[..count]) {
+                self.shared.stats.malformed.inc();
+                tracing::warn!(peer = %self.caller.node, %malformed, "closing a connection");
+                self.close(CLOSE_MALFORMED, b"malformed frame");
+                return;
+            }
+            // A peer that sends requests and does not read the answers is not read from either.
+            std::future::poll_fn(|cx| lock(&self.state).queues[lane.index()].poll_relief(cx, limit)).await;
+        }
+    }
+}
+
+impl Outbox for Inbound {
+    fn poll_batch(&self, lane: Lane, cx: &Context<'_>) -> Poll<Option<Bytes>> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Poll::Ready(None);
+        }
+        state.queues[lane.index()].poll_take(cx).map(Some)
+    }
+}
+
+/// The right to answer one request. Dropped, it answers that the handler ended without an answer.
+pub(crate) struct RawReply {
+    inbound: Arc<Inbound>,
+    lane: Lane,
+    id: u32,
+    serial: u64,
+    is_open: bool,
+}
+
+impl RawReply {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inbound.shared
+    }
+
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.inbound.caller
+    }
+
+    /// Whether the caller still waits.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let state = lock(&self.inbound.state);
+        !state.closed && state.slots.get(index_of(self.id)).is_some_and(|slot| slot.serial == self.serial)
+    }
+
+    /// Answers, if the caller still waits.
+    pub(crate) fn answer(mut self, status: Status, body: &[u8]) {
+        self.send(status, body);
+    }
+
+    /// Has `task` aborted when the request is cancelled.
+    pub(crate) fn attach(inbound: &Inbound, id: u32, serial: u64, task: AbortHandle) {
+        let mut state = lock(&inbound.state);
+        match state.slots.get_mut(index_of(id)) {
+            Some(slot) if slot.serial == serial => slot.task = Some(task),
+            // It was cancelled, or it has answered already; aborting what has ended does nothing.
+            _ => {
+                drop(state);
+                task.abort();
+            }
+        }
+    }
+
+    /// What [`RawReply::attach`] needs once the reply itself has moved into the task.
+    pub(crate) fn ticket(&self) -> (Arc<Inbound>, u32, u64) {
+        (Arc::clone(&self.inbound), self.id, self.serial)
+    }
+
+    fn send(&mut self, status: Status, body: &[u8]) {
+        self.is_open = false;
+        let config = &self.inbound.shared.config;
+        let stats = &self.inbound.shared.stats;
+        let mut state = lock(&self.inbound.state);
+        state.open -= 1;
+        let is_wanted = state.slots.get(index_of(self.id)).is_some_and(|slot| slot.serial == self.serial);
+        if state.closed || !is_wanted {
+            return;
+        }
+        state.slots[index_of(self.id)] = Slot::default();
+        let queue = &mut state.queues[self.lane.index()];
+        let (status, body): (_, &[u8]) = if body.len() > config.max_frame_bytes {
+            (Status::AnswerTooLarge, &[])
+        } else if queue.buf.len() > config.max_queued_bytes {
+            stats.answers_dropped.inc();
+            // What surely was not applied stays so; of anything else only that much can be said.
+            match status {
+                Status::NoSuchMethod | Status::BadRequest | Status::Overloaded | Status::ShuttingDown => (status, &[]),
+                _ => (Status::AnswerDropped, &[]),
+            }
+        } else {
+            (status, body)
+        };
+        frame::put_response(&mut queue.buf, self.id, status, body);
+        let writer = queue.writer();
+        drop(state);
+        stats.frames_out.inc();
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+}
+
+impl Drop for RawReply {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.send(Status::HandlerDropped, &[]);
+        }
+    }
+}
+
+/// Accepts connections until the endpoint closes.
+pub(crate) async fn accept_for_ever(shared: Arc<Shared>) {
+    while let Some(incoming) = shared.endpoint.accept().await {
+        let permit = Arc::clone(&shared.handshakes).try_acquire_owned();
+        let is_full = shared.inbound_open.load(Ordering::Relaxed) >= shared.config.max_connections;
+        let Ok(permit) = permit else {
+            shared.stats.handshakes_shed.inc();
+            incoming.ignore();
+            continue;
+        };
+        if is_full {
+            shared.stats.handshakes_shed.inc();
+            incoming.refuse();
+            continue;
+        }
+        shared.tasks.spawn(serve_connection(Arc::clone(&shared), incoming, permit));
+    }
+}
+
+/// A connection from its first packet to its end.
+async fn serve_connection(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+    let Some((connection, control, inbound)) = receive(&shared, incoming).await else {
+        shared.stats.handshake_failures.inc();
+        return;
+    };
+    drop(permit);
+    shared.stats.connections_in.inc();
+    let serial = shared.register_inbound(&inbound);
+    let mut tasks = JoinSet::new();
+    let mut is_open = [false; 3];
+    start_lane(&inbound, Lane::Control, control, &mut tasks, &mut is_open);
+    loop {
+        // The peer opens the other lanes at its own pace; each names itself in its first byte.
+        let Ok((send, mut recv)) = connection.accept_bi().await else { break };
+        let mut name = [0];
+        let deadline = Instant::now() + shared.config.hello_timeout;
+        let named = timeout_at(deadline, recv.read_exact(&mut name)).await;
+        let lane = Lane::from_byte(name[0]).filter(|lane| !is_open[lane.index()]);
+        match (named, lane) {
+            (Ok(Ok(())), Some(lane)) => start_lane(&inbound, lane, (send, recv), &mut tasks, &mut is_open),
+            _ => {
+                shared.stats.malformed.inc();
+                connection.close(CLOSE_MALFORMED, b"malformed lane");
+                break;
+            }
+        }
+    }
+    inbound.close(CLOSE_SHED, b"the connection has ended");
+    shared.forget_inbound(serial);
+    tasks.abort_all();
+    while tasks.join_next().await.is_some() {}
+}
+
+fn start_lane(
+    inbound: &Arc<Inbound>,
+    lane: Lane,
+    (send, recv): (SendStream, RecvStream),
+    tasks: &mut JoinSet<()>,
+    is_open: &mut [bool; 3],
+) {
+    is_open[lane.index()] = true;
+    if send.set_priority(lane.priority()).is_err() {
+        // The stream was reset; its reader will see that.
+    }
+    tasks.spawn(write_lane(Arc::clone(inbound), lane, send, Arc::clone(&inbound.shared.stats)));
+    tasks.spawn(Arc::clone(inbound).read_lane(lane, recv));
+}
+
+type Received = (Connection, (SendStream, RecvStream), Arc<Inbound>);
+
+/// The handshake and the hello of a connection; `None` if either fails, with the connection closed.
+async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {
+    let connecting = incoming.accept().ok()?;
+    let deadline = Instant::now() + shared.config.connect_timeout;
+    let connection = timeout_at(deadline, connecting).await.ok()?.ok()?;
+    let deadline = Instant::now() + shared.config.hello_timeout;
+    let hello = async {
+        let (send, mut recv) = connection.accept_bi().await.ok()?;
+        let mut name = [0];
+        recv.read_exact(&mut name).await.ok()?;
+        if Lane::from_byte(name[0]) != Some(Lane::Control) {
+            return None;
+        }
+        let hello = hello::decode::<Hello>(&read_message(&mut recv).await?).ok()?;
+        Some((send, recv, hello))
+    };
+    let Some((mut send, recv, hello)) = timeout_at(deadline, hello).await.ok().flatten() else {
+        connection.close(CLOSE_REFUSED, b"no hello");
+        return None;
+    };
+    let answer = shared.policy.admit(&hello, connection.remote_address());
+    let encoded = hello::encode(&answer).ok()?;
+    timeout_at(deadline, write_message(&mut send, &encoded)).await.ok()?.ok()?;
+    match (answer, hello.node()) {
+        (HelloAnswer::Welcome(_), Some(node)) => {
+            let caller = Caller { node, addr: hello.addr };
+            let inbound = Inbound::open(Arc::clone(shared), caller, Some(connection.clone()));
+            Some((connection, (send, recv), inbound))
+        }
+        // Refused, or welcomed without a boot of its own: the peer reads the answer and goes.
+        (answer, _) => {
+            let _ = send.finish();
+            let _ = timeout_at(deadline, connection.closed()).await;
+            connection.close(CLOSE_REFUSED, b"the hello was all");
+            drop(answer);
+            None
+        }
+    }
+}

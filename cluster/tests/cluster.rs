@@ -1,0 +1,111 @@
+//! Whole nodes on loopback: that they find each other, lose each other, and say clearly why they will not have someone.
+
+use std::time::Duration;
+
+use polity_cluster::{DropReason, Error, Node, Preset, Status, StopReason};
+
+fn builder(name: &str) -> polity_cluster::Builder {
+    Node::builder(name).cluster("test").preset(Preset::Local).secret([7; 32]).listen("127.0.0.1:0")
+}
+
+/// Waits until `node` sees what `seen` asks for. Bounded by the test runner alone: nothing here is about time.
+async fn until(node: &Node, mut seen: impl FnMut(&polity_cluster::View) -> bool) {
+    let mut changes = node.members().subscribe();
+    while !seen(&node.members().snapshot()) {
+        changes.next().await;
+    }
+}
+
+#[tokio::test]
+async fn ten_nodes_know_each_other_and_their_state() {
+    let mut nodes = vec![builder("n0").zone("z0").start().await.expect("starts")];
+    let seed = nodes[0].addr();
+    let others = (1..10).map(|i| builder(&format!("n{i}")).seeds([seed]).zone(format!("z{i}")).start());
+    for other in futures_util::future::join_all(others).await {
+        nodes.push(other.expect("starts"));
+    }
+    nodes[3].set_state("load", b"7".to_vec()).expect("within limits");
+    for node in &nodes {
+        until(node, |view| {
+            view.up().count() == 10
+                && view.up().all(|member| {
+                    let zone = member.profile.as_ref().and_then(|profile| profile.zone.clone());
+                    zone == Some(member.id.name.as_str().replace('n', "z"))
+                })
+                && view.members["n3"].state.get("load").map(Vec::as_slice) == Some(b"7")
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_is_left_and_one_that_stops_is_down() {
+    let first = builder("a").start().await.expect("starts");
+    let second = builder("b").seeds([first.addr()]).start().await.expect("starts");
+    let third = builder("c").seeds([first.addr()]).start().await.expect("starts");
+    until(&first, |view| view.up().count() == 3).await;
+    second.leave(Duration::from_secs(1)).await.expect("leaves");
+    assert_eq!(second.stopped().await, StopReason::Left);
+    until(&first, |view| view.members["b"].status == Status::Left).await;
+    until(&third, |view| view.members["b"].status == Status::Left).await;
+    third.stop().await;
+    until(&first, |view| view.members["c"].status == Status::Down).await;
+}
+
+#[tokio::test]
+async fn a_name_comes_back_under_a_newer_boot_and_the_older_process_stops() {
+    let first = builder("a").start().await.expect("starts");
+    let old = builder("b").seeds([first.addr()]).start().await.expect("starts");
+    let new = builder("b").seeds([first.addr()]).start().await.expect("starts");
+    assert!(new.id().boot.generation > old.id().boot.generation);
+    assert_eq!(old.stopped().await, StopReason::NameTaken { by: new.id().boot });
+    until(&first, |view| view.members["b"].id == *new.id() && view.members["b"].status == Status::Alive).await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_told_why_it_may_not_join() {
+    let member = builder("a").must_match("shards", 256).start().await.expect("starts");
+    let seed = member.addr();
+    let refusal = |builder: polity_cluster::Builder| async move {
+        builder.seeds([seed]).start().await.expect_err("refused").to_string()
+    };
+    let text = refusal(builder("b").must_match("shards", 256).cluster("other")).await;
+    assert!(text.contains("\"other\"") && text.contains("\"test\""), "{text}");
+    let text = refusal(builder("b").must_match("shards", 512)).await;
+    assert!(text.contains("shards") && text.contains("256") && text.contains("512"), "{text}");
+    let text = refusal(builder("b").must_match("shards", 256).secret([8; 32])).await;
+    assert!(text.contains("secret") && text.contains("certificate"), "{text}");
+    assert_eq!(member.members().snapshot().members.len(), 1, "nobody was listed");
+}
+
+#[tokio::test]
+async fn nonsense_is_refused_before_anything_starts() {
+    let error = |builder: polity_cluster::Builder| async move { builder.start().await.expect_err("refused") };
+    assert!(matches!(error(builder("")).await, Error::Name(_)));
+    assert!(matches!(error(builder("b").secret([1; 8])).await, Error::Secret(_)));
+    assert!(matches!(error(builder("b").weight(0)).await, Error::Weight(_)));
+    assert!(matches!(error(builder("b").listen("127.0.0.1:70000")).await, Error::Config { setting: "listen", .. }));
+    assert!(matches!(error(builder("b").seeds(["nowhere"])).await, Error::Config { setting: "seeds", .. }));
+    assert!(matches!(error(builder("b").listen("0.0.0.0:0")).await, Error::Config { setting: "advertise", .. }));
+    let lan = Node::builder("b").listen("127.0.0.1:0");
+    assert!(matches!(error(lan).await, Error::Config { setting: "secret", .. }));
+    let taken = builder("a").start().await.expect("starts");
+    let text = error(builder("b").listen(taken.addr())).await.to_string();
+    assert!(text.contains(&taken.addr().to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn garbage_is_dropped_and_counted() {
+    let node = builder("a").start().await.expect("starts");
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let mut sealed = [0u8; 60];
+    (sealed[0], sealed[33]) = (1, 1);
+    for datagram in [&[1u8; 10][..], &sealed, &[1; 1300], &[9; 100]] {
+        socket.send_to(datagram, node.addr()).await.expect("sent");
+    }
+    let wanted = [DropReason::Truncated, DropReason::Unauthentic, DropReason::Oversized, DropReason::Version];
+    while wanted.iter().any(|reason| node.dropped_datagrams()[reason] == 0) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.members().snapshot().members.len(), 1);
+}

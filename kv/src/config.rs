@@ -1,0 +1,102 @@
+//! The limits and times of a store.
+
+use std::time::Duration;
+
+use polity_shard::ShardCount;
+use serde::{Deserialize, Serialize};
+
+use crate::roster::MAX_REPLICAS;
+
+/// How many replicas must do their part before an operation is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Consistency {
+    /// One. A write may be lost with that replica, a read may be stale; both work in any part of a split cluster.
+    One,
+    /// More than half. A read sees every write that was acknowledged before it began (promise K3).
+    #[default]
+    Quorum,
+    /// All. A write reaches every replica; neither works while one of them is away.
+    All,
+}
+
+/// Limits and times of a store. Those marked *must match* are compared when a node joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KvConfig {
+    /// Into how many shards the keys are divided. Must match.
+    pub shards: ShardCount,
+    /// How many nodes hold each key. Must match. 3 survives the loss of one node; at most 7.
+    pub replicas: u8,
+    /// The longest key. 4 KiB, at most 64 KiB: keys are sent with every request.
+    pub max_key_bytes: usize,
+    /// The largest value. 1 MiB; the siblings of a key together take at most three times that, so that they fit into
+    /// one frame of the transport (4 MiB).
+    pub max_value_bytes: usize,
+    /// The most siblings that a key may have before writes without their context are refused.
+    pub max_siblings: usize,
+    /// How long an operation may take. 2 s: more than a connect with one lost packet.
+    pub timeout: Duration,
+    /// How long a read waits for the replicas it asked before it asks the others too. 50 ms: twice a slow round trip.
+    pub hedge_after: Duration,
+    /// How often the replicas of a shard compare what they hold when nothing has changed.
+    pub patrol_interval: Duration,
+    /// How often work that could not be done is tried again.
+    pub upkeep_interval: Duration,
+}
+
+impl Default for KvConfig {
+    fn default() -> Self {
+        Self {
+            shards: ShardCount::default(),
+            replicas: 3,
+            max_key_bytes: 4 << 10,
+            max_value_bytes: 1 << 20,
+            max_siblings: 64,
+            timeout: Duration::from_secs(2),
+            hedge_after: Duration::from_millis(50),
+            patrol_interval: Duration::from_secs(10),
+            upkeep_interval: Duration::from_millis(50),
+        }
+    }
+}
+
+/// A limit or time outside of its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} {problem}")]
+pub struct ConfigError {
+    /// Which.
+    pub setting: &'static str,
+    /// What would be right.
+    pub problem: &'static str,
+}
+
+impl KvConfig {
+    /// The settings in which all members must agree.
+    #[must_use]
+    pub fn must_match(&self) -> [(&'static str, String); 2] {
+        [("kv.shards", self.shards.get().to_string()), ("kv.replicas", self.replicas.to_string())]
+    }
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first that is outside of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let check = |ok, setting, problem| if ok { Ok(()) } else { Err(ConfigError { setting, problem }) };
+        let ms = Duration::from_millis;
+        check((1..=MAX_REPLICAS).contains(&usize::from(self.replicas)), "replicas", "is between 1 and 7")?;
+        check((1..=64 << 10).contains(&self.max_key_bytes), "max_key_bytes", "is between 1 and 65,536")?;
+        check((1..=1 << 20).contains(&self.max_value_bytes), "max_value_bytes", "is between 1 and 1,048,576")?;
+        check((1..=1024).contains(&self.max_siblings), "max_siblings", "is between 1 and 1,024")?;
+        check(self.timeout >= ms(10), "timeout", "is at least 10 ms")?;
+        check(self.hedge_after >= ms(1), "hedge_after", "is at least 1 ms")?;
+        check(self.patrol_interval >= ms(100), "patrol_interval", "is at least 100 ms")?;
+        check(self.upkeep_interval >= ms(5), "upkeep_interval", "is at least 5 ms")
+    }
+
+    /// The most bytes that the siblings of a key may take together.
+    pub(crate) fn max_record_bytes(&self) -> usize {
+        3 * self.max_value_bytes
+    }
+}

@@ -1,0 +1,411 @@
+//! One operation from its call to its answer: whom to ask, and when enough have answered.
+//!
+//! A read is coordinated where it is called. A write is coordinated by a replica of the key, which counts it under its
+//! own name, so that a key's history has few writers; the caller's node hands it over to one. What can fail at each
+//! step of a write, and what the caller is told:
+//!
+//! | step | failure | outcome |
+//! |---|---|---|
+//! | the write is handed over | no replica could be reached | not applied |
+//! | | the replica was reached, and did not answer | unknown |
+//! | what is to be replaced is read from a quorum | too few answer | not applied |
+//! | the write is counted and stored at the coordinator | it is refused there | not applied |
+//! | the record is merged at the others | too few answer | unknown |
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::future::Future;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use polity_cluster::rpc::{Outcome as RpcOutcome, Peer, Rpc, RpcError};
+use polity_cluster::{Node, NodeId};
+use polity_crdt::VersionVector;
+use polity_shard::ShardId;
+use tokio::time::Instant;
+
+use crate::config::{Consistency, KvConfig};
+use crate::error::{KvError, Outcome};
+use crate::map::Map;
+use crate::record::{self, Blob, Record};
+use crate::roster::Roster;
+use crate::store::{Store, WriteError};
+use crate::tally::{Tally, Verdict, Vouch};
+use crate::wire::{MERGE, Merge, READ, Read, WRITE, Write, WriteAnswer};
+
+/// What a replica that hands a write over leaves of the time to the one that coordinates it, so that the coordinator's
+/// answer arrives before the caller gives up.
+const COORDINATORS_SHARE: f64 = 0.8;
+
+/// Carries out operations.
+#[derive(Debug)]
+pub(crate) struct Coordinator {
+    pub(crate) node: NodeId,
+    pub(crate) rpc: Rpc,
+    pub(crate) store: Arc<Store>,
+    pub(crate) map: RwLock<Arc<Map>>,
+    pub(crate) config: KvConfig,
+}
+
+/// Why an operation did not get enough answers.
+struct TooFew {
+    answered: usize,
+    needed: usize,
+    reason: String,
+}
+
+impl TooFew {
+    fn error(self, what: &'static str, outcome: Outcome) -> KvError {
+        let Self { answered, needed, reason } = self;
+        KvError::NotEnoughReplicas { what, answered, needed, reason, outcome }
+    }
+}
+
+/// What a replica says that was asked to coordinate a write, or what stands in for its answer.
+enum HandedOver {
+    Answered(WriteAnswer),
+    /// It never got the write.
+    NotReached(String),
+    /// It may have got it.
+    Lost(String),
+}
+
+impl Coordinator {
+    pub(crate) fn new(node: &Node, store: Arc<Store>, config: KvConfig) -> Self {
+        Self {
+            node: node.id().clone(),
+            rpc: node.rpc().clone(),
+            store,
+            map: RwLock::default(),
+            config,
+        }
+    }
+
+    pub(crate) fn map(&self) -> Arc<Map> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_map(&self, map: Map) {
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
+    }
+
+    // ---- read -----------------------------------------------------------------------------------------------------
+
+    /// Reads a key: the merge of what enough replicas have.
+    pub(crate) async fn read(&self, key: &Blob, level: Consistency, within: Duration) -> Result<Record, KvError> {
+        let deadline = Instant::now() + within;
+        self.gather(key, level, deadline).await.map_err(|few| few.error("a read", Outcome::NotApplied))
+    }
+
+    async fn gather(&self, key: &Blob, level: Consistency, deadline: Instant) -> Result<Record, TooFew> {
+        let map = self.map();
+        let shard = self.store.shard_of(&key.0);
+        let mut tally = Tally::new(self.store.placed(shard), level);
+        let mut merged = Record::default();
+        let named = tally.target_id();
+        let read = Read { shard: shard.get(), named, key: key.clone() };
+
+        let mut candidates = self.by_preference(&map, shard);
+        let first = tally.needed_of_target();
+        let ask = |peer: Peer| {
+            let (rpc, read) = (&self.rpc, &read);
+            async move {
+                let within = deadline.saturating_duration_since(Instant::now());
+                let answer = rpc.call(&peer, &READ, read, within).await;
+                (peer.id, answer.map(|answer| (answer.vouch, answer.record)))
+            }
+        };
+        let mut take = |node: &NodeId, tally: &mut Tally, vouch, record: Option<Blob>| -> Result<(), String> {
+            if let Some(bytes) = record {
+                merged.merge_owned(record::decode(&bytes.0).map_err(|error| error.to_string())?);
+            }
+            tally.answered(node.clone(), vouch);
+            Ok(())
+        };
+        let mut local = |tally: &mut Tally| {
+            let (record, vouch) = self.store.read(shard, &key.0, named).map_err(|error| error.to_string())?;
+            take(&self.node, tally, vouch, record.map(Blob::from))
+        };
+        let mut errors = Errors::default();
+        if let Some(at) = candidates.iter().position(|node| *node == self.node) {
+            candidates.remove(at);
+            tally.asked(&self.node);
+            errors.note(&self.node, local(&mut tally));
+        }
+        self.collect(&map, &mut tally, candidates, first, deadline, ask, take, errors).await?;
+        Ok(merged)
+    }
+
+    /// The boots of a shard in the order in which they are asked: this node, those that answer, those that have not
+    /// answered lately, those that are not up.
+    fn by_preference(&self, map: &Map, shard: ShardId) -> VecDeque<NodeId> {
+        let mut nodes = map.preference_list(shard);
+        nodes.sort_by_key(|node| {
+            if *node == self.node {
+                0
+            } else if !map.is_up(node) {
+                3
+            } else if self.rpc.is_stalled(node) {
+                2
+            } else {
+                1
+            }
+        });
+        nodes.into()
+    }
+
+    /// Asks `at_first` of the candidates, and more as answers fail, as rosters become known, or as time passes; until
+    /// the tally is done.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one loop, which two kinds of operation share")]
+    async fn collect<A, Fut>(
+        &self,
+        map: &Map,
+        tally: &mut Tally,
+        mut candidates: VecDeque<NodeId>,
+        at_first: usize,
+        deadline: Instant,
+        ask: impl Fn(Peer) -> Fut,
+        mut take: impl FnMut(&NodeId, &mut Tally, Vouch, A) -> Result<(), String>,
+        mut errors: Errors,
+    ) -> Result<(), TooFew>
+    where
+        Fut: Future<Output = (NodeId, Result<(Vouch, A), RpcError>)>,
+    {
+        let mut pending = FuturesUnordered::new();
+        let hedge = tokio::time::sleep_until((Instant::now() + self.config.hedge_after).min(deadline));
+        tokio::pin!(hedge);
+        let mut hedged = false;
+        loop {
+            let wanted = match tally.verdict() {
+                Verdict::Done => return Ok(()),
+                Verdict::Ask(nodes) => nodes,
+            };
+            // Rosters that came up are asked at once; our own, in order of preference and only as many as are needed.
+            for node in wanted {
+                if !candidates.contains(&node) {
+                    candidates.push_front(node);
+                }
+            }
+            let enough = |pending: usize, tally: &Tally| !hedged && pending + tally.answers() >= at_first;
+            while !(enough(pending.len(), tally) && !tally.has_widened())
+                && let Some(node) = candidates.pop_front()
+            {
+                tally.asked(&node);
+                match map.peer(&node) {
+                    Some(peer) => pending.push(ask(peer)),
+                    None => errors.note(&node, Err("it is not a member any more".to_owned())),
+                }
+            }
+            if pending.is_empty() {
+                return Err(TooFew {
+                    answered: tally.answers(),
+                    needed: tally.needed_of_target(),
+                    reason: errors.text(),
+                });
+            }
+            tokio::select! {
+                biased;
+                Some((node, answer)) = pending.next() => {
+                    let taken = match answer {
+                        Ok((vouch, answer)) => {
+                            if vouch == Vouch::Nothing {
+                                errors.note(&node, Err("it has just started and is not ready".to_owned()));
+                            }
+                            take(&node, tally, vouch, answer)
+                        }
+                        Err(error) => Err(error.to_string()),
+                    };
+                    if taken.is_err() {
+                        tally.failed();
+                    }
+                    errors.note(&node, taken);
+                }
+                () = &mut hedge, if !hedged => hedged = true,
+                () = tokio::time::sleep_until(deadline) => {
+                    errors.note(&self.node, Err("the time was over".to_owned()));
+                    return Err(TooFew {
+                        answered: tally.answers(),
+                        needed: tally.needed_of_target(),
+                        reason: errors.text(),
+                    });
+                }
+            }
+        }
+    }
+
+    // ---- write ----------------------------------------------------------------------------------------------------
+
+    /// Writes a value, or deletes if there is none. Returns the context that covers what was written.
+    pub(crate) async fn write(
+        &self,
+        key: Blob,
+        value: Option<Blob>,
+        context: Option<VersionVector>,
+        level: Consistency,
+        within: Duration,
+    ) -> Result<VersionVector, KvError> {
+        let deadline = Instant::now() + within;
+        let map = self.map();
+        let shard = self.store.shard_of(&key.0);
+        let mut errors = Errors::default();
+        let mut best = (0, self.store.placed(shard).quorum());
+        for node in self.by_preference(&map, shard) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let write = Write {
+                key: key.clone(),
+                value: value.clone(),
+                context: context.clone(),
+                level,
+                timeout_ms: u32::try_from(left.mul_f64(COORDINATORS_SHARE).as_millis()).unwrap_or(u32::MAX),
+            };
+            match self.hand_over(&map, &node, write, left).await {
+                HandedOver::Answered(WriteAnswer::Done(context)) => return Ok(context),
+                HandedOver::Answered(WriteAnswer::NotHere(reason)) | HandedOver::NotReached(reason) => {
+                    errors.note(&node, Err(reason));
+                }
+                HandedOver::Answered(WriteAnswer::TooManySiblings(siblings)) => {
+                    return Err(KvError::TooManySiblings { siblings: siblings as usize });
+                }
+                HandedOver::Answered(WriteAnswer::NotEnough { answered, needed, reason }) => {
+                    best = best.max((answered as usize, needed as usize));
+                    errors.note(&node, Err(reason));
+                }
+                HandedOver::Answered(WriteAnswer::Unknown { answered, needed, reason }) => {
+                    let few = TooFew { answered: answered as usize, needed: needed as usize, reason };
+                    return Err(few.error("a write", Outcome::Unknown));
+                }
+                HandedOver::Lost(reason) => return Err(KvError::CoordinatorLost { reason }),
+            }
+        }
+        let few = TooFew { answered: best.0, needed: best.1, reason: errors.text() };
+        Err(few.error("a write", Outcome::NotApplied))
+    }
+
+    async fn hand_over(&self, map: &Map, to: &NodeId, write: Write, within: Duration) -> HandedOver {
+        if *to == self.node {
+            return HandedOver::Answered(self.coordinate(write).await);
+        }
+        let Some(peer) = map.peer(to) else {
+            return HandedOver::NotReached("it is not a member any more".to_owned());
+        };
+        match self.rpc.call(&peer, &WRITE, &write, within).await {
+            Ok(answer) => HandedOver::Answered(answer),
+            Err(error) if error.outcome() == RpcOutcome::NotApplied => HandedOver::NotReached(error.to_string()),
+            Err(error) => HandedOver::Lost(error.to_string()),
+        }
+    }
+
+    /// Coordinates a write as a replica of its key.
+    pub(crate) async fn coordinate(&self, write: Write) -> WriteAnswer {
+        let deadline = Instant::now() + Duration::from_millis(write.timeout_ms.into());
+        let map = self.map();
+        let shard = self.store.shard_of(&write.key.0);
+        let target = self.store.placed(shard);
+        if !target.contains(&self.node) {
+            return WriteAnswer::NotHere("it is no replica of the key".to_owned());
+        }
+        let Some(rosters) = self.store.rosters(shard) else {
+            return WriteAnswer::NotHere("it has just started and is not ready".to_owned());
+        };
+        if let Err(few) = self.is_possible(&map, &rosters, write.level) {
+            return not_enough(few);
+        }
+        let context = match write.context {
+            Some(context) => context,
+            // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
+            None => match self.gather(&write.key, write.level, deadline).await {
+                Ok(record) => record.context().clone(),
+                Err(few) => return not_enough(few),
+            },
+        };
+
+        let mut tally = Tally::new(target, write.level);
+        let named = tally.target_id();
+        let written = match self.store.write(shard, &write.key.0, write.value.as_ref(), &context, named) {
+            Ok(written) => written,
+            Err(WriteError::TooManySiblings(count) | WriteError::RecordTooLarge(count)) => {
+                return WriteAnswer::TooManySiblings(u32::try_from(count).unwrap_or(u32::MAX));
+            }
+            Err(WriteError::Malformed(error)) => return WriteAnswer::NotHere(error.to_string()),
+            Err(WriteError::Engine(error)) => {
+                return WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() };
+            }
+        };
+        tally.asked(&self.node);
+        tally.answered(self.node.clone(), written.vouch);
+        let merge = Merge { shard: shard.get(), named, key: write.key, record: written.record.into() };
+        let ask = |peer: Peer| {
+            let (rpc, merge) = (&self.rpc, &merge);
+            async move {
+                let within = deadline.saturating_duration_since(Instant::now());
+                let answer = rpc.call(&peer, &MERGE, merge, within).await;
+                (peer.id, answer.map(|vouch| (vouch, ())))
+            }
+        };
+        let take = |node: &NodeId, tally: &mut Tally, vouch, ()| {
+            tally.answered(node.clone(), vouch);
+            Ok(())
+        };
+        let mut all: Vec<NodeId> = rosters.iter().flat_map(Roster::nodes).cloned().collect();
+        all.sort_unstable();
+        all.dedup();
+        all.retain(|node| *node != self.node);
+        // Every replica gets the write, whatever the level; the level says whose answers are waited for.
+        let everyone = usize::MAX;
+        match self.collect(&map, &mut tally, all.into(), everyone, deadline, ask, take, Errors::default()).await {
+            Ok(()) => WriteAnswer::Done(written.context),
+            Err(few) => WriteAnswer::Unknown {
+                answered: few.answered as u32,
+                needed: few.needed as u32,
+                reason: few.reason,
+            },
+        }
+    }
+
+    /// Whether enough boots of every roster are up: if not, nothing should be begun.
+    fn is_possible(&self, map: &Map, rosters: &[Roster], level: Consistency) -> Result<(), TooFew> {
+        for roster in rosters {
+            let needed = match level {
+                Consistency::One => return Ok(()),
+                Consistency::Quorum => roster.quorum(),
+                Consistency::All => roster.len(),
+            };
+            let down: BTreeSet<&NodeId> = roster.nodes().iter().filter(|node| !map.is_up(node)).collect();
+            let answered = roster.len() - down.len();
+            if answered < needed {
+                return Err(TooFew { answered, needed, reason: format!("these are not up: {down:?}") });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_enough(few: TooFew) -> WriteAnswer {
+    WriteAnswer::NotEnough { answered: few.answered as u32, needed: few.needed as u32, reason: few.reason }
+}
+
+/// What went wrong with whom, for the error's text.
+#[derive(Default)]
+struct Errors(String);
+
+impl Errors {
+    /// The longest text: a handful of replicas, a sentence each.
+    const MAX_BYTES: usize = 1024;
+
+    fn note(&mut self, node: &NodeId, result: Result<(), String>) {
+        if let Err(error) = result
+            && self.0.len() < Self::MAX_BYTES
+        {
+            let separator = if self.0.is_empty() { "" } else { "; " };
+            let _ = write!(self.0, "{separator}{node}: {error}");
+        }
+    }
+
+    fn text(self) -> String {
+        if self.0.is_empty() { "no others are known".to_owned() } else { self.0 }
+    }
+}

@@ -1,0 +1,98 @@
+//! What can go wrong with an operation, and whether it may have happened all the same.
+
+use crate::engine::EngineError;
+
+/// Whether an operation that failed may have taken effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has not, and will not.
+    NotApplied,
+    /// It may have, now or later: a reader may see it.
+    Unknown,
+}
+
+/// Why an operation failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum KvError {
+    // Reject: the call must change.
+    /// The key is over the limit. Nothing was written.
+    #[error("a key has 1 to {limit} bytes; this one has {bytes}")]
+    KeySize {
+        /// The key's length.
+        bytes: usize,
+        /// The longest key.
+        limit: usize,
+    },
+    /// The value is over the limit. Nothing was written.
+    #[error("a value has at most {limit} bytes; this one has {bytes}")]
+    ValueTooLarge {
+        /// The value's length.
+        bytes: usize,
+        /// The largest value.
+        limit: usize,
+    },
+    /// The key has too many concurrent values. Nothing was written. Read them, merge them, and write the result with
+    /// the context of the read.
+    #[error("the key has {siblings} concurrent values, and no room for another: read, merge, and write with the context")]
+    TooManySiblings {
+        /// How many.
+        siblings: usize,
+    },
+
+    // Retry.
+    /// Too few replicas could be reached for this level of consistency, or they are not ready yet.
+    #[error("{what}: {answered} of {needed} replicas answered ({reason}); {}", outcome_text(*outcome))]
+    NotEnoughReplicas {
+        /// What was tried.
+        what: &'static str,
+        /// How many answered.
+        answered: usize,
+        /// How many must.
+        needed: usize,
+        /// What the others said, or why they were not asked.
+        reason: String,
+        /// Whether a write may have taken effect.
+        outcome: Outcome,
+    },
+    /// A replica that would have coordinated the write failed in the midst of it.
+    #[error("the replica that coordinated the write failed ({reason}); the write may have been applied")]
+    CoordinatorLost {
+        /// What is known of it.
+        reason: String,
+    },
+
+    // Give up.
+    /// The storage engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The store has stopped.
+    #[error("the store has stopped")]
+    Stopped,
+}
+
+fn outcome_text(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NotApplied => "nothing was written",
+        Outcome::Unknown => "a write may have been applied",
+    }
+}
+
+impl KvError {
+    /// Whether the operation may have taken effect. Of a read, always [`Outcome::NotApplied`].
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::NotEnoughReplicas { outcome, .. } => *outcome,
+            Self::CoordinatorLost { .. } | Self::Engine(_) => Outcome::Unknown,
+            _ => Outcome::NotApplied,
+        }
+    }
+
+    /// Whether the same call may succeed later. A write whose outcome is unknown may then take effect twice, which for
+    /// the same value and context is one more sibling of equal content.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::NotEnoughReplicas { .. } | Self::CoordinatorLost { .. })
+    }
+}

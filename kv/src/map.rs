@@ -1,0 +1,78 @@
+//! Where everything is, as one node sees it: the members, and the shards placed on them.
+
+use std::collections::BTreeMap;
+
+use polity_cluster::rpc::Peer;
+use polity_cluster::{Member, NodeId, NodeName, Status, View};
+use polity_shard::{Candidate, Placement, ReplicaCount, ShardCount, ShardId};
+
+use crate::roster::Roster;
+
+/// One version of the map. Replaced as a whole when the members change.
+#[derive(Debug, Default)]
+pub(crate) struct Map {
+    members: BTreeMap<NodeName, Member>,
+    placement: Option<Placement>,
+    digest: u64,
+}
+
+impl Map {
+    /// The map of a view. Shards go to members that are up, have said what they are, and are not about to leave.
+    pub(crate) fn new(view: &View, shards: ShardCount, replicas: ReplicaCount) -> Self {
+        let candidates: Vec<Candidate> = view
+            .up()
+            .filter_map(|member| {
+                let profile = member.profile.as_ref().filter(|profile| !profile.draining)?;
+                Some(Candidate::new(member.id.name.clone(), profile.weight, profile.zone.clone()))
+            })
+            .collect();
+        let placement = (!candidates.is_empty()).then(|| Placement::compute(&candidates, shards, replicas));
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        for member in view.up() {
+            hasher.update(&(member.id.name.as_str().len() as u64).to_le_bytes());
+            hasher.update(member.id.name.as_str().as_bytes());
+            hasher.update(&member.id.boot.to_bytes());
+            let profile = postcard::to_allocvec(&member.profile).expect("a profile encodes");
+            hasher.update(&profile);
+        }
+        Self { members: view.members.clone(), placement, digest: hasher.digest() }
+    }
+
+    /// Tells two views of who is up apart.
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// The boots that a shard belongs to, the preferred ones first.
+    pub(crate) fn preference_list(&self, shard: ShardId) -> Vec<NodeId> {
+        let names = self.placement.iter().flat_map(|placement| placement.preference_list(shard));
+        names.filter_map(|name| self.members.get(name)).map(|member| member.id.clone()).collect()
+    }
+
+    pub(crate) fn roster(&self, shard: ShardId) -> Roster {
+        Roster::new(self.preference_list(shard))
+    }
+
+    /// How to reach a boot, if it is the newest of its name.
+    pub(crate) fn peer(&self, node: &NodeId) -> Option<Peer> {
+        let member = self.members.get(&node.name).filter(|member| member.id == *node)?;
+        Some(Peer { id: member.id.clone(), addr: member.addr })
+    }
+
+    /// The members that are up.
+    pub(crate) fn up(&self) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(|member| member.status.is_up())
+    }
+
+    /// Whether this boot is a member that is up.
+    pub(crate) fn is_up(&self, node: &NodeId) -> bool {
+        self.members.get(&node.name).is_some_and(|member| member.id == *node && member.status.is_up())
+    }
+
+    /// Whether this boot can never be heard again: its node runs under a newer one, or has left.
+    pub(crate) fn is_gone(&self, node: &NodeId) -> bool {
+        self.members.get(&node.name).is_some_and(|member| {
+            member.id.boot > node.boot || (member.id == *node && member.status == Status::Left)
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! A roster: the boots that hold a shard at one time.
+//!
+//! Placement names nodes; a roster names *boots* of nodes, because a node that started again has lost what it held. So
+//! the roster of a shard changes when its placement does and when one of its nodes restarts.
+
+use std::fmt;
+use std::sync::Arc;
+
+use polity_cluster::NodeId;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The most boots in a roster: the most replicas that a store may have.
+pub const MAX_REPLICAS: usize = 7;
+
+/// A set of boots that hold one shard. Sorted, without duplicates, and never larger than [`MAX_REPLICAS`].
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Roster(Arc<[NodeId]>);
+
+/// Names a roster in 64 bits: two of the rosters that one shard ever has meet with a chance of 2⁻⁶⁴.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(crate) struct RosterId(u64);
+
+impl Roster {
+    pub(crate) fn new(nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        let mut nodes: Vec<NodeId> = nodes.into_iter().collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        debug_assert!(nodes.len() <= MAX_REPLICAS, "placement gives at most this many");
+        Self(nodes.into())
+    }
+
+    pub(crate) fn nodes(&self) -> &[NodeId] {
+        &self.0
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn contains(&self, node: &NodeId) -> bool {
+        self.0.binary_search(node).is_ok()
+    }
+
+    /// More than half. Any two quorums of a roster have a boot in common.
+    pub(crate) fn quorum(&self) -> usize {
+        self.0.len() / 2 + 1
+    }
+
+    pub(crate) fn id(&self) -> RosterId {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        for node in self.nodes() {
+            hasher.update(&(node.name.as_str().len() as u64).to_le_bytes());
+            hasher.update(node.name.as_str().as_bytes());
+            hasher.update(&node.boot.to_bytes());
+        }
+        RosterId(hasher.digest())
+    }
+}
+
+impl fmt::Debug for Roster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.nodes()).finish()
+    }
+}
+
+impl<'de> Deserialize<'de> for Roster {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let nodes = Vec::<NodeId>::deserialize(deserializer)?;
+        if nodes.len() > MAX_REPLICAS {
+            return Err(D::Error::custom("a roster has more boots than a shard has replicas"));
+        }
+        if !nodes.is_sorted_by(|a, b| a < b) {
+            return Err(D::Error::custom("a roster is sorted and has no duplicates"));
+        }
+        Ok(Self(nodes.into()))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use polity_cluster::{Boot, NodeName};
+
+    /// `"a1"` is boot 1 of node a.
+    pub(crate) fn boot(text: &str) -> NodeId {
+        let (name, generation) = text.split_at(1);
+        let generation = generation.parse().expect("a digit");
+        NodeId { name: NodeName::new(name).expect("valid"), boot: Boot { generation, nonce: 7 } }
+    }
+
+    /// `roster("a1 b1 c1")`.
+    pub(crate) fn roster(text: &str) -> Roster {
+        Roster::new(text.split_whitespace().map(boot))
+    }
+
+    #[test]
+    fn a_roster_is_a_set_of_boots() {
+        assert_eq!(roster("b1 a1 a1"), roster("a1 b1"));
+        assert_eq!(roster("b1 a1").id(), roster("a1 b1").id());
+        assert_ne!(roster("a1 b1").id(), roster("a2 b1").id());
+        assert_eq!([1, 2, 2, 3, 3], [1, 2, 3, 4, 5].map(|n| Roster::new((1..=n).map(|i| boot(&format!("a{i}")))).quorum()));
+    }
+
+    #[test]
+    fn a_roster_from_a_peer_is_checked() {
+        let good = postcard::to_allocvec(&roster("a1 b1")).expect("encodes");
+        assert_eq!(postcard::from_bytes::<Roster>(&good).expect("decodes"), roster("a1 b1"));
+        let unsorted = postcard::to_allocvec(&vec![boot("b1"), boot("a1")]).expect("encodes");
+        assert!(postcard::from_bytes::<Roster>(&unsorted).is_err());
+        let crowd: Vec<_> = (1..=8).map(|i| boot(&format!("a{i}"))).collect();
+        assert!(postcard::from_bytes::<Roster>(&postcard::to_allocvec(&crowd).expect("encodes")).is_err());
+    }
+}

@@ -1,0 +1,334 @@
+//! What one node holds: for each shard its standing, the digest of its records, and the records in the engine.
+//!
+//! Everything here is synchronous and takes one shard's lock for a short time. That one lock orders three things that
+//! must not be seen apart: a record's change, the digest's change, and the standing that the answer vouches with.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use polity_cluster::NodeId;
+use polity_crdt::{ReplicaId, VersionVector};
+use polity_shard::{ShardCount, ShardId};
+
+use crate::config::KvConfig;
+use crate::digest::{Buckets, Digest};
+use crate::engine::{Engine, EngineError};
+use crate::record::{self, Blob, NotARecord, Record};
+use crate::roster::{Roster, RosterId};
+use crate::standing::Standing;
+use crate::tally::Vouch;
+
+/// One shard as one node has it.
+#[derive(Debug)]
+struct Shard {
+    /// What placement says. Always known.
+    placed: Roster,
+    /// `None` until this node has learned the rosters of the shard from one that knows them.
+    standing: Option<Standing>,
+    digest: Digest,
+    /// Whether there is any record.
+    holds_records: bool,
+    /// The replica that this node is for the shard's keys. A new one each time the shard's records were dropped, so
+    /// that no dot is ever used twice.
+    replica: ReplicaId,
+}
+
+/// Why a write was not done here.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    Malformed(NotARecord),
+    TooManySiblings(usize),
+    RecordTooLarge(usize),
+    Engine(EngineError),
+}
+
+impl From<EngineError> for WriteError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+/// The records of one node.
+#[derive(Debug)]
+pub(crate) struct Store {
+    own: NodeId,
+    count: ShardCount,
+    shards: Vec<Mutex<Shard>>,
+    engine: Arc<dyn Engine>,
+    max_siblings: usize,
+    max_record_bytes: usize,
+    tenancies: AtomicU64,
+}
+
+/// What a shard answers to a replica that asks for all it has.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// The rosters that it stands for.
+    pub(crate) rosters: Vec<Roster>,
+    pub(crate) digest: Digest,
+}
+
+/// A record as it is after a write, and who must have it.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) record: Vec<u8>,
+    pub(crate) context: VersionVector,
+    pub(crate) vouch: Vouch,
+}
+
+impl Store {
+    pub(crate) fn new(own: NodeId, config: &KvConfig, engine: Arc<dyn Engine>) -> Self {
+        let store = Self {
+            own,
+            count: config.shards,
+            shards: Vec::new(),
+            engine,
+            max_siblings: config.max_siblings,
+            max_record_bytes: config.max_record_bytes(),
+            tenancies: AtomicU64::new(0),
+        };
+        let shards = (0..config.shards.get()).map(|_| {
+            Mutex::new(Shard {
+                placed: Roster::new([]),
+                standing: None,
+                digest: Digest::default(),
+                holds_records: false,
+                replica: store.next_replica(),
+            })
+        });
+        Self { shards: shards.collect(), ..store }
+    }
+
+    /// Nothing that this boot or another has been: the boot is random, and the count grows.
+    fn next_replica(&self) -> ReplicaId {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        hasher.update(&self.own.boot.to_bytes());
+        hasher.update(&self.tenancies.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+        ReplicaId(hasher.digest())
+    }
+
+    pub(crate) fn own(&self) -> &NodeId {
+        &self.own
+    }
+
+    pub(crate) fn shard_of(&self, key: &[u8]) -> ShardId {
+        self.count.shard_of(key)
+    }
+
+    pub(crate) fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
+        self.count.ids()
+    }
+
+    pub(crate) fn has_shard(&self, shard: ShardId) -> bool {
+        shard.index() < self.shards.len()
+    }
+
+    fn shard(&self, shard: ShardId) -> MutexGuard<'_, Shard> {
+        self.shards[shard.index()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- standing -------------------------------------------------------------------------------------------------
+
+    /// The roster that placement gives a shard.
+    pub(crate) fn placed(&self, shard: ShardId) -> Roster {
+        self.shard(shard).placed.clone()
+    }
+
+    /// Placement has changed.
+    pub(crate) fn place(&self, shard: ShardId, roster: Roster) {
+        let mut shard = self.shard(shard);
+        if let Some(standing) = &mut shard.standing {
+            standing.move_to(roster.clone());
+        }
+        if !roster.is_empty() {
+            shard.placed = roster;
+        }
+    }
+
+    /// This node has learned which rosters a shard has had; none, if it has just been founded.
+    pub(crate) fn introduce(&self, shard: ShardId, rosters: Vec<Roster>) {
+        let mut shard = self.shard(shard);
+        if shard.standing.is_none() && !shard.placed.is_empty() {
+            shard.standing = Some(Standing::new(shard.placed.clone(), rosters));
+        }
+    }
+
+    pub(crate) fn is_introduced(&self, shard: ShardId) -> bool {
+        self.shard(shard).standing.is_some()
+    }
+
+    /// The rosters that this node stands for, the current one first. `None` if it does not know.
+    pub(crate) fn rosters(&self, shard: ShardId) -> Option<Vec<Roster>> {
+        self.shard(shard).standing.as_ref().map(|standing| standing.rosters().cloned().collect())
+    }
+
+    /// Reads or changes the standing of a shard, if it is known.
+    pub(crate) fn with_standing<T>(&self, shard: ShardId, change: impl FnOnce(&mut Standing) -> T) -> Option<T> {
+        self.shard(shard).standing.as_mut().map(change)
+    }
+
+    pub(crate) fn digest(&self, shard: ShardId) -> Digest {
+        self.shard(shard).digest.clone()
+    }
+
+    pub(crate) fn holds_records(&self, shard: ShardId) -> bool {
+        self.shard(shard).holds_records
+    }
+
+    /// A replica of `under` asks for all that this shard has: fences it, and gives the account that the answer brings.
+    /// `None` if this node does not know yet what it should have.
+    pub(crate) fn account(&self, shard: ShardId, under: &Roster) -> Option<Account> {
+        let mut shard = self.shard(shard);
+        let standing = shard.standing.as_mut()?;
+        standing.fence(under);
+        let rosters = standing.rosters().cloned().collect();
+        Some(Account { rosters, digest: shard.digest.clone() })
+    }
+
+    // ---- records --------------------------------------------------------------------------------------------------
+
+    /// A record, and what its answer vouches for.
+    pub(crate) fn read(
+        &self,
+        shard: ShardId,
+        key: &[u8],
+        named: RosterId,
+    ) -> Result<(Option<Vec<u8>>, Vouch), EngineError> {
+        let guard = self.shard(shard);
+        let record = self.engine.load(shard, key)?;
+        Ok((record, guard.vouch(named)))
+    }
+
+    /// Merges a record into this node's. Whoever sent it, and whatever this node's standing: what a replica has
+    /// acknowledged enters wherever it arrives.
+    pub(crate) fn merge(&self, shard: ShardId, key: &[u8], bytes: &[u8], named: RosterId) -> Result<Vouch, WriteError> {
+        let mut guard = self.shard(shard);
+        let old = self.engine.load(shard, key)?;
+        if old.as_deref() != Some(bytes) {
+            let theirs = record::decode(bytes).map_err(WriteError::Malformed)?;
+            let mut ours = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode);
+            if let Ok(ours) = &mut ours
+                && ours.merge_owned(theirs)
+            {
+                self.put_record(&mut guard, shard, key, old.as_deref(), &record::encode(ours))?;
+            }
+            ours.map_err(WriteError::Malformed)?;
+        }
+        Ok(guard.vouch(named))
+    }
+
+    /// Writes a value, or a delete if there is none, over what `context` covers.
+    pub(crate) fn write(
+        &self,
+        shard: ShardId,
+        key: &[u8],
+        value: Option<&Blob>,
+        context: &VersionVector,
+        named: RosterId,
+    ) -> Result<Written, WriteError> {
+        let mut guard = self.shard(shard);
+        let old = self.engine.load(shard, key)?;
+        let mut record = match old.as_deref() {
+            Some(bytes) => record::decode(bytes).map_err(WriteError::Malformed)?,
+            None => Record::default(),
+        };
+        match value {
+            Some(value) => {
+                record
+                    .put(guard.replica, context, value.clone())
+                    .map_err(|error| WriteError::Engine(EngineError { action: "counted a write", cause: error.to_string() }))?;
+            }
+            None => {
+                record.delete(context);
+            }
+        }
+        if value.is_some() && record.len() > self.max_siblings {
+            return Err(WriteError::TooManySiblings(record.len()));
+        }
+        let bytes = record::encode(&record);
+        if bytes.len() > self.max_record_bytes + MAX_HISTORY_BYTES {
+            return Err(WriteError::RecordTooLarge(record.len()));
+        }
+        self.put_record(&mut guard, shard, key, old.as_deref(), &bytes)?;
+        Ok(Written { record: bytes, context: record.context().clone(), vouch: guard.vouch(named) })
+    }
+
+    fn put_record(
+        &self,
+        guard: &mut Shard,
+        shard: ShardId,
+        key: &[u8],
+        old: Option<&[u8]>,
+        new: &[u8],
+    ) -> Result<(), EngineError> {
+        self.engine.store(shard, key, new)?;
+        guard.digest.change(key, old, new);
+        guard.holds_records = true;
+        Ok(())
+    }
+
+    /// The records of some buckets whose keys are greater than `after`, until they fill `bytes`. Returns whether there
+    /// are more.
+    pub(crate) fn page(
+        &self,
+        shard: ShardId,
+        buckets: Buckets,
+        after: Option<&[u8]>,
+        bytes: usize,
+    ) -> Result<(Vec<(Blob, Blob)>, bool), EngineError> {
+        let (mut page, mut filled, mut more) = (Vec::new(), 0, false);
+        self.engine.scan(shard, after, &mut |key, record| {
+            if !buckets.contains_key(key) {
+                return ControlFlow::Continue(());
+            }
+            if filled > 0 && filled + key.len() + record.len() > bytes {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            filled += key.len() + record.len();
+            page.push((key.to_vec().into(), record.to_vec().into()));
+            ControlFlow::Continue(())
+        })?;
+        Ok((page, more))
+    }
+
+    /// Drops the records of a shard that belongs to others now, if nothing has changed since they were given `given`.
+    pub(crate) fn release(&self, shard: ShardId, given: &Digest) -> Result<bool, EngineError> {
+        let mut guard = self.shard(shard);
+        let ours = guard.standing.as_ref().is_none_or(|s| s.current().contains(&self.own) || !s.is_ready());
+        if ours || guard.digest != *given {
+            return Ok(false);
+        }
+        self.engine.clear(shard)?;
+        guard.digest = Digest::default();
+        guard.holds_records = false;
+        guard.replica = self.next_replica();
+        Ok(true)
+    }
+
+    /// The live keys of the records that this node holds, with their values counted: for statistics.
+    pub(crate) fn records(&self) -> Result<u64, EngineError> {
+        let mut count = 0;
+        for shard in self.shard_ids() {
+            self.engine.scan(shard, None, &mut |_, _| {
+                count += 1;
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(count)
+    }
+}
+
+/// Room for the causal history beside a record's values: some hundred writers of one key.
+const MAX_HISTORY_BYTES: usize = 64 << 10;
+
+impl Shard {
+    fn vouch(&self, named: RosterId) -> Vouch {
+        match &self.standing {
+            None => Vouch::Nothing,
+            Some(standing) if standing.is_ready() && standing.current().id() == named => Vouch::Agree,
+            Some(standing) => Vouch::For(standing.rosters().cloned().collect()),
+        }
+    }
+}

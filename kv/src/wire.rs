@@ -1,0 +1,166 @@
+//! What the stores of two nodes say to each other. Byte formats: docs/WIRE.md.
+
+use polity_cluster::rpc::{Lane, Method};
+use polity_crdt::VersionVector;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Consistency;
+use crate::digest::{Buckets, Digest};
+use crate::record::Blob;
+use crate::roster::{Roster, RosterId};
+use crate::tally::Vouch;
+
+/// Merges a record.
+pub(crate) const MERGE: Method<Merge, Vouch> = Method::new(32, "kv.merge", Lane::Call);
+/// Reads a record.
+pub(crate) const READ: Method<Read, ReadAnswer> = Method::new(33, "kv.read", Lane::Call);
+/// Coordinates a write.
+pub(crate) const WRITE: Method<Write, WriteAnswer> = Method::new(34, "kv.write", Lane::Call);
+/// Gives an account of shards, and fences them.
+pub(crate) const ACCOUNT: Method<AccountRequest, AccountAnswer> = Method::new(35, "kv.account", Lane::Control);
+/// Fetches records.
+pub(crate) const FETCH: Method<Fetch, Page> = Method::new(36, "kv.fetch", Lane::Bulk);
+/// Takes records over from one that they no longer belong to.
+pub(crate) const OFFER: Method<Offer, ()> = Method::new(37, "kv.offer", Lane::Bulk);
+/// Asks whether replicas are ready, and tells them which rosters are still owed elsewhere.
+pub(crate) const READY: Method<ReadyRequest, Vec<bool>> = Method::new(38, "kv.ready", Lane::Control);
+/// Learns the rosters of all shards.
+pub(crate) const INTRODUCE: Method<(), Option<Rosters>> = Method::new(39, "kv.introduce", Lane::Control);
+/// Asks how much is left to do.
+pub(crate) const PROGRESS: Method<(), Progress> = Method::new(40, "kv.progress", Lane::Control);
+
+/// The most shards that one message speaks of: with 256 bytes of digest each, well within a frame.
+pub(crate) const MAX_SHARDS_A_MESSAGE: usize = 4096;
+
+/// A list of rosters per shard. Few rosters serve many shards, so each is sent once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rosters {
+    table: Vec<Roster>,
+    lists: Vec<Vec<u32>>,
+}
+
+impl Rosters {
+    pub(crate) fn new(lists: &[Vec<Roster>]) -> Self {
+        let mut table: Vec<Roster> = lists.iter().flatten().cloned().collect();
+        table.sort_unstable();
+        table.dedup();
+        let index = |roster| table.binary_search(roster).expect("the table holds every roster") as u32;
+        let lists = lists.iter().map(|list| list.iter().map(index).collect()).collect();
+        Self { table, lists }
+    }
+
+    /// The list at `at`; empty if there is none. Indexes that point nowhere are left out.
+    pub(crate) fn list(&self, at: usize) -> Vec<Roster> {
+        let list = self.lists.get(at).into_iter().flatten();
+        list.filter_map(|index| self.table.get(*index as usize).cloned()).collect()
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Merge {
+    pub(crate) shard: u32,
+    pub(crate) named: RosterId,
+    pub(crate) key: Blob,
+    pub(crate) record: Blob,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Read {
+    pub(crate) shard: u32,
+    pub(crate) named: RosterId,
+    pub(crate) key: Blob,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ReadAnswer {
+    pub(crate) record: Option<Blob>,
+    pub(crate) vouch: Vouch,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Write {
+    pub(crate) key: Blob,
+    /// `None` deletes.
+    pub(crate) value: Option<Blob>,
+    /// `None` replaces what a quorum knows.
+    pub(crate) context: Option<VersionVector>,
+    pub(crate) level: Consistency,
+    pub(crate) timeout_ms: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum WriteAnswer {
+    Done(VersionVector),
+    /// Not written, and another replica may do better.
+    NotHere(String),
+    /// Not written, and no other replica would.
+    TooManySiblings(u32),
+    /// Not written.
+    NotEnough { answered: u32, needed: u32, reason: String },
+    /// Written here, and too few others are known to have it.
+    Unknown { answered: u32, needed: u32, reason: String },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AccountRequest {
+    /// The shards, the asker's current roster of each, and the total of its digest there.
+    pub(crate) shards: Vec<(u32, u64)>,
+    pub(crate) rosters: Rosters,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AccountAnswer {
+    /// For each shard asked for: `None` if this node does not know its standing; else its digest if it differs.
+    pub(crate) accounts: Vec<Option<Option<Digest>>>,
+    pub(crate) rosters: Rosters,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Fetch {
+    pub(crate) shard: u32,
+    pub(crate) buckets: Buckets,
+    pub(crate) after: Option<Blob>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Page {
+    pub(crate) records: Vec<(Blob, Blob)>,
+    pub(crate) more: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Offer {
+    pub(crate) shard: u32,
+    pub(crate) records: Vec<(Blob, Blob)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ReadyRequest {
+    pub(crate) shards: Vec<u32>,
+    /// For each shard the asker's current roster, then those that it owes.
+    pub(crate) rosters: Rosters,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// Tells two views of the members apart.
+    pub(crate) view: u64,
+    /// Shards that are not ready, not handed over, or not introduced.
+    pub(crate) pending: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::roster::tests::roster;
+
+    #[test]
+    fn rosters_are_sent_once_and_bad_indexes_are_left_out() {
+        let lists = [vec![roster("a1 b1"), roster("b1 c1")], vec![], vec![roster("a1 b1")]];
+        let mut sent = Rosters::new(&lists);
+        assert_eq!(sent.table.len(), 2);
+        assert_eq!([sent.list(0), sent.list(1), sent.list(2), sent.list(3)], [lists[0].clone(), vec![], lists[2].clone(), vec![]]);
+        sent.lists[2].push(99);
+        assert_eq!(sent.list(2), lists[2]);
+    }
+}

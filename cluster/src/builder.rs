@@ -26,12 +26,12 @@ use crate::rpc::{Rpc, RpcErrorKind};
 use crate::secure::Secret;
 use crate::secure::envelope::{DropReason, MAX_DATAGRAM_BYTES, Opener, Sealer};
 use crate::secure::tls::TlsIdentity;
-use crate::state::{PROFILE_KEY, Profile, Table, Weight};
+use crate::state::{PROFILE_KEY, Profile, Table, Weight, Zone};
 use crate::transport::config::TransportConfig;
 use crate::transport::socket::GossipSink;
 use crate::transport::{Transport, TransportParts};
 
-/// The longest name of a cluster, of a zone and of a role, in bytes.
+/// The longest name of a cluster and of a role, in bytes.
 const MAX_WORD_BYTES: usize = 64;
 /// The most roles that a node may have.
 const MAX_ROLES: usize = 8;
@@ -291,7 +291,6 @@ impl Builder {
             Ok(())
         };
         word("cluster", &self.cluster)?;
-        self.zone.iter().try_for_each(|zone| word("zone", zone))?;
         self.roles.iter().try_for_each(|role| word("role", role))?;
         for (key, value) in &self.settings {
             word("must_match", key)?;
@@ -332,7 +331,7 @@ impl Builder {
         timings.validate().map_err(|problem| Error::config("timings", problem))?;
         let profile = Profile {
             weight: Weight::new(self.weight)?,
-            zone: self.zone.clone(),
+            zone: self.zone.as_deref().map(Zone::new).transpose()?,
             roles: self.roles.clone(),
             draining: false,
             left: false,
@@ -357,8 +356,7 @@ impl Builder {
         if addr.port() == 0 {
             addr.set_port(bound.port());
         }
-        let doorman =
-            Arc::new(Doorman::new(self.cluster.clone(), self.settings.clone(), plan.name.clone(), addr));
+        let doorman = Arc::new(Doorman::new(self.cluster.clone(), self.settings.clone(), plan.name.clone(), addr));
         let (datagrams, datagrams_in) = mpsc::channel::<Vec<u8>>(DATAGRAM_QUEUE);
         let gossip = Arc::new(GossipQueue { queue: datagrams, drops: drops.clone() });
         let parts = TransportParts {

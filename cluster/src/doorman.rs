@@ -30,12 +30,7 @@ struct State {
 const MAX_WARNED: usize = 256;
 
 impl Doorman {
-    pub(crate) fn new(
-        cluster: String,
-        settings: BTreeMap<String, String>,
-        name: NodeName,
-        addr: SocketAddr,
-    ) -> Self {
+    pub(crate) fn new(cluster: String, settings: BTreeMap<String, String>, name: NodeName, addr: SocketAddr) -> Self {
         Self { cluster, settings, name, addr, state: Mutex::default() }
     }
 

@@ -110,6 +110,8 @@ pub(crate) struct Driver {
     next_look: Duration,
     /// The view may differ from what was published.
     dirty: bool,
+    /// All state has been exchanged with a member, or there is none.
+    joined: bool,
 }
 
 impl Driver {
@@ -124,11 +126,10 @@ impl Driver {
             next_announce: Duration::ZERO,
             next_look: Duration::ZERO,
             dirty: true,
+            joined: false,
         };
         driver.next_push_pull = driver.jittered(driver.parts.timings.push_pull_interval);
-        if greeted.is_empty() {
-            driver.parts.joined.send_replace(true);
-        }
+        driver.joined = greeted.is_empty();
         for seed in greeted {
             driver.met(seed);
         }
@@ -231,7 +232,8 @@ impl Driver {
                 if !lacking.is_empty() {
                     self.tell(&peer, Tell { members: Vec::new(), entries: lacking });
                 }
-                self.parts.joined.send_replace(true);
+                self.joined = true;
+                self.dirty = true;
             }
             Done::Exchanged(_, Err(error)) => tracing::debug!(%error, "a push-pull failed"),
             Done::Greeted(_, Ok(identity)) => self.met(identity),
@@ -377,6 +379,8 @@ impl Driver {
         }
         self.parts.members.update(members);
         self.table().retain(&names);
+        // Only now can whoever waits for it see the members.
+        self.parts.joined.send_if_modified(|joined| std::mem::replace(joined, self.joined) != self.joined);
     }
 
     /// Tells some members that we go, then all the others by gossip.
@@ -414,8 +418,7 @@ fn peer(identity: &Identity) -> Peer {
 
 fn describe(table: &Table, known: &FocaMember<Identity>) -> Member {
     let id: &NodeId = &known.id().node;
-    let profile: Option<Profile> =
-        table.value(id, PROFILE_KEY).and_then(|bytes| postcard::from_bytes(bytes).ok());
+    let profile: Option<Profile> = table.value(id, PROFILE_KEY).and_then(|bytes| postcard::from_bytes(bytes).ok());
     let left = profile.as_ref().is_some_and(|profile| profile.left);
     let status = match known.state() {
         State::Alive => Status::Alive,

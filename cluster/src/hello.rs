@@ -164,10 +164,9 @@ impl fmt::Display for Refusal {
                 "it belongs to the cluster {theirs:?} and this node to {ours:?}: give both the same cluster name, or \
                  remove its address from this node's seeds"
             ),
-            Self::Version { theirs, ours } => write!(
-                f,
-                "it speaks protocol version {theirs} and this node {ours}: upgrade the older of the two"
-            ),
+            Self::Version { theirs, ours } => {
+                write!(f, "it speaks protocol version {theirs} and this node {ours}: upgrade the older of the two")
+            }
             Self::Settings(differences) => {
                 f.write_str("settings that must be the same on every node differ:")?;
                 for (i, d) in differences.iter().enumerate() {
@@ -224,7 +223,11 @@ fn differences(theirs: &BTreeMap<String, String>, ours: &BTreeMap<String, String
     keys.sort();
     keys.into_iter()
         .filter(|key| theirs.get(*key) != ours.get(*key))
-        .map(|key| SettingDifference { key: key.clone(), theirs: theirs.get(key).cloned(), ours: ours.get(key).cloned() })
+        .map(|key| SettingDifference {
+            key: key.clone(),
+            theirs: theirs.get(key).cloned(),
+            ours: ours.get(key).cloned(),
+        })
         .collect()
 }
 
@@ -324,9 +327,13 @@ mod tests {
         assert!(refusal(&|h| h.cluster = "test".to_owned()).contains("\"shop\" and this node to \"test\""));
         assert!(refusal(&|h| h.protocol = VersionRange { min: 2, max: 3 }).contains("version 1 and this node 2 to 3"));
         let settings = refusal(&|h| {
-            h.settings = BTreeMap::from([("shards".to_owned(), "64".to_owned()), ("copies".to_owned(), "3".to_owned())]);
+            h.settings =
+                BTreeMap::from([("shards".to_owned(), "64".to_owned()), ("copies".to_owned(), "3".to_owned())]);
         });
-        assert!(settings.contains("copies is nothing there and 3 here, shards is 4096 there and 64 here"), "{settings}");
+        assert!(
+            settings.contains("copies is nothing there and 3 here, shards is 4096 there and 64 here"),
+            "{settings}"
+        );
         let other = NodeId { name: ours.name.clone(), boot: Boot { generation: 0, nonce: 0 } };
         assert!(refusal(&|h| h.expects = Some(other.clone())).contains("a#1."));
     }

@@ -27,18 +27,18 @@ pub const MAX_NAME_BYTES: usize = 64;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeName(Arc<str>);
 
-/// Why a text is not a [`NodeName`].
+/// Why a text is not a [`NodeName`] or a [`Zone`](crate::Zone).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
     /// The name has no characters.
-    #[error("a node's name must not be empty")]
+    #[error("a name must not be empty")]
     Empty,
     /// The name is too long.
-    #[error("a node's name is at most {MAX_NAME_BYTES} bytes long; this one has {0}")]
+    #[error("a name is at most {MAX_NAME_BYTES} bytes long; this one has {0}")]
     TooLong(usize),
     /// The name has a control character, or white space at an end.
-    #[error("a node's name must not contain control characters or begin or end with white space: {0:?}")]
+    #[error("a name must not contain control characters or begin or end with white space: {0:?}")]
     BadCharacter(String),
 }
 

@@ -49,14 +49,12 @@ mod transport;
 pub use builder::Builder;
 pub use config::{Preset, Timings};
 pub use error::Error;
+pub use ground::{BoxFuture, Env, Ground};
 #[cfg(feature = "turmoil")]
 pub use ground::{Memory, Simulated, Tap};
-pub use ground::{BoxFuture, Env, Ground};
 pub use identity::{Boot, Identity, MAX_NAME_BYTES, NameError, NodeId, NodeName};
 pub use membership::view::{Member, MemberEvent, Members, Status, Subscription, View};
 pub use node::{Node, StopReason};
 pub use secure::envelope::DropReason;
 pub use secure::{MIN_SECRET_BYTES, Secret, SecretError};
-pub use state::{
-    MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError,
-};
+pub use state::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError, Zone};

@@ -126,20 +126,23 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Stopped`] or [`Error::NameTaken`] if the node has stopped.
-    pub async fn ready(&self) -> Result<(), Error> {
+    pub fn ready(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let (mut joined, mut stop) = (self.inner.joined.subscribe(), self.inner.stop.subscribe());
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(Option::is_some) => Err(self.stopped_error()),
-            _ = joined.wait_for(|joined| *joined) => Ok(()),
+        async move {
+            tokio::select! {
+                biased;
+                reason = async { stop.wait_for(Option::is_some).await.ok().and_then(|reason| *reason) } => {
+                    Err(stopped_error(reason))
+                }
+                joined = async { joined.wait_for(|joined| *joined).await.is_ok() } => {
+                    if joined { Ok(()) } else { Err(Error::Stopped) }
+                }
+            }
         }
     }
 
     fn stopped_error(&self) -> Error {
-        match *self.inner.stop.borrow() {
-            Some(StopReason::NameTaken { by }) => Error::NameTaken { by },
-            _ => Error::Stopped,
-        }
+        stopped_error(*self.inner.stop.borrow())
     }
 
     /// Writes one entry of this node's state, which all members will see as [`Member::state`](crate::Member).
@@ -239,5 +242,12 @@ impl Node {
         F::Output: Send + 'static,
     {
         self.inner.executor.spawn(task)
+    }
+}
+
+fn stopped_error(reason: Option<StopReason>) -> Error {
+    match reason {
+        Some(StopReason::NameTaken { by }) => Error::NameTaken { by },
+        _ => Error::Stopped,
     }
 }

@@ -29,8 +29,8 @@ async fn ten_nodes_know_each_other_and_their_state() {
         until(node, |view| {
             view.up().count() == 10
                 && view.up().all(|member| {
-                    let zone = member.profile.as_ref().and_then(|profile| profile.zone.clone());
-                    zone == Some(member.id.name.as_str().replace('n', "z"))
+                    let zone = member.profile.as_ref().and_then(|profile| profile.zone.as_ref());
+                    zone.map(|zone| zone.as_str()) == Some(&member.id.name.as_str().replace('n', "z"))
                 })
                 && view.members["n3"].state.get("load").map(Vec::as_slice) == Some(b"7")
         })

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use polity_shard::ShardCount;
+use polity_shard::{ReplicaCount, ShardCount};
 use serde::{Deserialize, Serialize};
-
-use crate::roster::MAX_REPLICAS;
 
 /// How many replicas must do their part before an operation is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -26,8 +24,8 @@ pub enum Consistency {
 pub struct KvConfig {
     /// Into how many shards the keys are divided. Must match.
     pub shards: ShardCount,
-    /// How many nodes hold each key. Must match. 3 survives the loss of one node; at most 7.
-    pub replicas: u8,
+    /// How many nodes hold each key. Must match. 3 survives the loss of one node.
+    pub replicas: ReplicaCount,
     /// The longest key. 4 KiB, at most 64 KiB: keys are sent with every request.
     pub max_key_bytes: usize,
     /// The largest value. 1 MiB; the siblings of a key together take at most three times that, so that they fit into
@@ -49,7 +47,7 @@ impl Default for KvConfig {
     fn default() -> Self {
         Self {
             shards: ShardCount::default(),
-            replicas: 3,
+            replicas: ReplicaCount::default(),
             max_key_bytes: 4 << 10,
             max_value_bytes: 1 << 20,
             max_siblings: 64,
@@ -75,7 +73,7 @@ impl KvConfig {
     /// The settings in which all members must agree.
     #[must_use]
     pub fn must_match(&self) -> [(&'static str, String); 2] {
-        [("kv.shards", self.shards.get().to_string()), ("kv.replicas", self.replicas.to_string())]
+        [("kv.shards", self.shards.get().to_string()), ("kv.replicas", self.replicas.get().to_string())]
     }
 
     /// Checks the ranges.
@@ -85,7 +83,6 @@ impl KvConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let check = |ok, setting, problem| if ok { Ok(()) } else { Err(ConfigError { setting, problem }) };
         let ms = Duration::from_millis;
-        check((1..=MAX_REPLICAS).contains(&usize::from(self.replicas)), "replicas", "is between 1 and 7")?;
         check((1..=64 << 10).contains(&self.max_key_bytes), "max_key_bytes", "is between 1 and 65,536")?;
         check((1..=1 << 20).contains(&self.max_value_bytes), "max_value_bytes", "is between 1 and 1,048,576")?;
         check((1..=1024).contains(&self.max_siblings), "max_siblings", "is between 1 and 1,024")?;

@@ -73,13 +73,7 @@ enum HandedOver {
 
 impl Coordinator {
     pub(crate) fn new(node: &Node, store: Arc<Store>, config: KvConfig) -> Self {
-        Self {
-            node: node.id().clone(),
-            rpc: node.rpc().clone(),
-            store,
-            map: RwLock::default(),
-            config,
-        }
+        Self { node: node.id().clone(), rpc: node.rpc().clone(), store, map: RwLock::default(), config }
     }
 
     pub(crate) fn map(&self) -> Arc<Map> {
@@ -104,7 +98,7 @@ impl Coordinator {
         let mut tally = Tally::new(self.store.placed(shard), level);
         let mut merged = Record::default();
         let named = tally.target_id();
-        let read = Read { shard: shard.get(), named, key: key.clone() };
+        let read = Read { shard: shard.0, named, key: key.clone() };
 
         let mut candidates = self.by_preference(&map, shard);
         let first = tally.needed_of_target();
@@ -113,7 +107,7 @@ impl Coordinator {
             async move {
                 let within = deadline.saturating_duration_since(Instant::now());
                 let answer = rpc.call(&peer, &READ, read, within).await;
-                (peer.id, answer.map(|answer| (answer.vouch, answer.record)))
+                (peer.node, answer.map(|answer| (answer.vouch, answer.record)))
             }
         };
         let mut take = |node: &NodeId, tally: &mut Tally, vouch, record: Option<Blob>| -> Result<(), String> {
@@ -181,21 +175,24 @@ impl Coordinator {
                 Verdict::Done => return Ok(()),
                 Verdict::Ask(nodes) => nodes,
             };
-            // Rosters that came up are asked at once; our own, in order of preference and only as many as are needed.
-            for node in wanted {
-                if !candidates.contains(&node) {
-                    candidates.push_front(node);
-                }
-            }
-            let enough = |pending: usize, tally: &Tally| !hedged && pending + tally.answers() >= at_first;
-            while !(enough(pending.len(), tally) && !tally.has_widened())
-                && let Some(node) = candidates.pop_front()
-            {
+            let mut start = |node: NodeId, tally: &mut Tally, pending: &mut FuturesUnordered<Fut>| {
                 tally.asked(&node);
                 match map.peer(&node) {
                     Some(peer) => pending.push(ask(peer)),
                     None => errors.note(&node, Err("it is not a member any more".to_owned())),
                 }
+            };
+            // The boots of rosters that came up are asked at once; those of our own in order of preference, and only as
+            // many as are needed.
+            for node in wanted {
+                if !candidates.contains(&node) {
+                    start(node, tally, &mut pending);
+                }
+            }
+            while (hedged || pending.is_empty() || pending.len() + tally.answers() < at_first)
+                && let Some(node) = candidates.pop_front()
+            {
+                start(node, tally, &mut pending);
             }
             if pending.is_empty() {
                 return Err(TooFew {
@@ -216,9 +213,6 @@ impl Coordinator {
                         }
                         Err(error) => Err(error.to_string()),
                     };
-                    if taken.is_err() {
-                        tally.failed();
-                    }
                     errors.note(&node, taken);
                 }
                 () = &mut hedge, if !hedged => hedged = true,
@@ -337,13 +331,13 @@ impl Coordinator {
         };
         tally.asked(&self.node);
         tally.answered(self.node.clone(), written.vouch);
-        let merge = Merge { shard: shard.get(), named, key: write.key, record: written.record.into() };
+        let merge = Merge { shard: shard.0, named, key: write.key, record: written.record.into() };
         let ask = |peer: Peer| {
             let (rpc, merge) = (&self.rpc, &merge);
             async move {
                 let within = deadline.saturating_duration_since(Instant::now());
                 let answer = rpc.call(&peer, &MERGE, merge, within).await;
-                (peer.id, answer.map(|vouch| (vouch, ())))
+                (peer.node, answer.map(|vouch| (vouch, ())))
             }
         };
         let take = |node: &NodeId, tally: &mut Tally, vouch, ()| {
@@ -358,11 +352,9 @@ impl Coordinator {
         let everyone = usize::MAX;
         match self.collect(&map, &mut tally, all.into(), everyone, deadline, ask, take, Errors::default()).await {
             Ok(()) => WriteAnswer::Done(written.context),
-            Err(few) => WriteAnswer::Unknown {
-                answered: few.answered as u32,
-                needed: few.needed as u32,
-                reason: few.reason,
-            },
+            Err(few) => {
+                WriteAnswer::Unknown { answered: few.answered as u32, needed: few.needed as u32, reason: few.reason }
+            }
         }
     }
 

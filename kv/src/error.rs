@@ -34,7 +34,9 @@ pub enum KvError {
     },
     /// The key has too many concurrent values. Nothing was written. Read them, merge them, and write the result with
     /// the context of the read.
-    #[error("the key has {siblings} concurrent values, and no room for another: read, merge, and write with the context")]
+    #[error(
+        "the key has {siblings} concurrent values, and no room for another: read, merge, and write with the context"
+    )]
     TooManySiblings {
         /// How many.
         siblings: usize,

@@ -1,1 +1,40 @@
-//! Under construction.
+//! The replicated key-value store of `polity`.
+//!
+//! Keys are divided into shards, shards are placed on nodes, and every key is on N of them. A call is answered when a
+//! quorum has done its part. Concurrent writes are kept side by side until a writer that has seen them replaces them.
+//! Quorums stay true while nodes join, leave, die and come back without memory; how is told in [`mod@standing`].
+//!
+//! | module | idea | kind |
+//! |---|---|---|
+//! | [`mod@roster`] | the boots that hold a shard at one time | pure |
+//! | [`mod@standing`] | what a node still owes an account of before it may vouch for a shard | pure |
+//! | [`mod@tally`] | when enough have answered | pure |
+//! | [`mod@digest`] | what a shard holds, in a few numbers | pure |
+//! | [`mod@record`] | what is kept under a key | pure |
+//! | [`mod@engine`] | where records are kept | trait |
+//! | [`mod@store`] | one node's shards: standing, digest and records under one lock each | synchronous |
+//! | [`mod@serve`] | what a node does for its peers | handlers |
+//! | [`mod@coordinator`] | one operation from its call to its answer | asynchronous |
+//! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
+#![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
+
+mod config;
+mod coordinator;
+mod digest;
+mod engine;
+mod error;
+mod kv;
+mod map;
+mod record;
+mod roster;
+mod serve;
+mod standing;
+mod store;
+mod tally;
+mod upkeep;
+mod wire;
+
+pub use config::{ConfigError, Consistency, KvConfig};
+pub use engine::{Engine, EngineError, MemoryEngine, Visit};
+pub use error::{KvError, Outcome};
+pub use kv::{Context, Entry, Get, Kv, Put};

@@ -23,10 +23,12 @@ impl Map {
             .up()
             .filter_map(|member| {
                 let profile = member.profile.as_ref().filter(|profile| !profile.draining)?;
-                Some(Candidate::new(member.id.name.clone(), profile.weight, profile.zone.clone()))
+                Some(Candidate { name: member.id.name.clone(), weight: profile.weight, zone: profile.zone.clone() })
             })
             .collect();
-        let placement = (!candidates.is_empty()).then(|| Placement::compute(&candidates, shards, replicas));
+        let placement = Placement::compute(&candidates, shards, replicas)
+            .inspect_err(|error| tracing::error!(%error, "shards cannot be placed on these members"))
+            .ok();
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
         for member in view.up() {
             hasher.update(&(member.id.name.as_str().len() as u64).to_le_bytes());
@@ -56,7 +58,7 @@ impl Map {
     /// How to reach a boot, if it is the newest of its name.
     pub(crate) fn peer(&self, node: &NodeId) -> Option<Peer> {
         let member = self.members.get(&node.name).filter(|member| member.id == *node)?;
-        Some(Peer { id: member.id.clone(), addr: member.addr })
+        Some(Peer { node: member.id.clone(), addr: member.addr })
     }
 
     /// The members that are up.
@@ -71,8 +73,8 @@ impl Map {
 
     /// Whether this boot can never be heard again: its node runs under a newer one, or has left.
     pub(crate) fn is_gone(&self, node: &NodeId) -> bool {
-        self.members.get(&node.name).is_some_and(|member| {
-            member.id.boot > node.boot || (member.id == *node && member.status == Status::Left)
-        })
+        self.members
+            .get(&node.name)
+            .is_some_and(|member| member.id.boot > node.boot || (member.id == *node && member.status == Status::Left))
     }
 }

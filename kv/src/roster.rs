@@ -7,13 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use polity_cluster::NodeId;
-use serde::{Deserialize, Deserializer, Serialize};
+use polity_shard::ReplicaCount;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The most boots in a roster: the most replicas that a store may have.
-pub const MAX_REPLICAS: usize = 7;
+/// The most boots in a roster.
+pub(crate) const MAX_REPLICAS: usize = ReplicaCount::MAX as usize;
 
 /// A set of boots that hold one shard. Sorted, without duplicates, and never larger than [`MAX_REPLICAS`].
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Roster(Arc<[NodeId]>);
 
 /// Names a roster in 64 bits: two of the rosters that one shard ever has meet with a chance of 2⁻⁶⁴.
@@ -67,6 +68,12 @@ impl fmt::Debug for Roster {
     }
 }
 
+impl Serialize for Roster {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0[..].serialize(serializer)
+    }
+}
+
 impl<'de> Deserialize<'de> for Roster {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error as _;
@@ -89,7 +96,7 @@ pub(crate) mod tests {
     /// `"a1"` is boot 1 of node a.
     pub(crate) fn boot(text: &str) -> NodeId {
         let (name, generation) = text.split_at(1);
-        let generation = generation.parse().expect("a digit");
+        let generation = generation.parse().expect("a number");
         NodeId { name: NodeName::new(name).expect("valid"), boot: Boot { generation, nonce: 7 } }
     }
 
@@ -103,7 +110,10 @@ pub(crate) mod tests {
         assert_eq!(roster("b1 a1 a1"), roster("a1 b1"));
         assert_eq!(roster("b1 a1").id(), roster("a1 b1").id());
         assert_ne!(roster("a1 b1").id(), roster("a2 b1").id());
-        assert_eq!([1, 2, 2, 3, 3], [1, 2, 3, 4, 5].map(|n| Roster::new((1..=n).map(|i| boot(&format!("a{i}")))).quorum()));
+        assert_eq!(
+            [1, 2, 2, 3, 3],
+            [1, 2, 3, 4, 5].map(|n| Roster::new((1..=n).map(|i| boot(&format!("a{i}")))).quorum())
+        );
     }
 
     #[test]
@@ -112,7 +122,7 @@ pub(crate) mod tests {
         assert_eq!(postcard::from_bytes::<Roster>(&good).expect("decodes"), roster("a1 b1"));
         let unsorted = postcard::to_allocvec(&vec![boot("b1"), boot("a1")]).expect("encodes");
         assert!(postcard::from_bytes::<Roster>(&unsorted).is_err());
-        let crowd: Vec<_> = (1..=8).map(|i| boot(&format!("a{i}"))).collect();
+        let crowd: Vec<_> = (1..=17).map(|i| boot(&format!("a{i}"))).collect();
         assert!(postcard::from_bytes::<Roster>(&postcard::to_allocvec(&crowd).expect("encodes")).is_err());
     }
 }

@@ -174,9 +174,11 @@ impl Standing {
         true
     }
 
-    /// A quorum of the current roster is ready and knows all that we know: nothing needs to be owed here.
-    pub(crate) fn relieve(&mut self) {
-        self.covered.append(&mut self.owed);
+    /// A quorum of `current` is ready and was told of `owed`: if that is still all, nothing needs to be owed here.
+    pub(crate) fn relieve(&mut self, current: &Roster, owed: &[Roster]) {
+        if *current == self.current && self.owed.iter().all(|roster| owed.contains(roster)) {
+            self.covered.append(&mut self.owed);
+        }
     }
 }
 
@@ -294,7 +296,8 @@ mod tests {
         });
         let mut standing = Standing::new(roster("b1"), owed);
         assert!(!standing.settle(&boot("b1"), always, never));
-        standing.relieve();
-        assert!(!standing.is_ready());
+        let owed: Vec<_> = standing.owed().cloned().collect();
+        standing.relieve(&roster("b1"), &owed);
+        assert!(standing.owed().next().is_none() && !standing.is_ready());
     }
 }

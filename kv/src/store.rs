@@ -117,15 +117,15 @@ impl Store {
     }
 
     pub(crate) fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
-        self.count.ids()
+        self.count.iter()
     }
 
     pub(crate) fn has_shard(&self, shard: ShardId) -> bool {
-        shard.index() < self.shards.len()
+        self.count.contains(shard)
     }
 
     fn shard(&self, shard: ShardId) -> MutexGuard<'_, Shard> {
-        self.shards[shard.index()].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard.0 as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // ---- standing -------------------------------------------------------------------------------------------------
@@ -235,9 +235,9 @@ impl Store {
         };
         match value {
             Some(value) => {
-                record
-                    .put(guard.replica, context, value.clone())
-                    .map_err(|error| WriteError::Engine(EngineError { action: "counted a write", cause: error.to_string() }))?;
+                record.put(guard.replica, context, value.clone()).map_err(|error| {
+                    WriteError::Engine(EngineError { action: "counted a write", cause: error.to_string() })
+                })?;
             }
             None => {
                 record.delete(context);

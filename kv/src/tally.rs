@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use polity_cluster::NodeId;
 use serde::{Deserialize, Serialize};
 
-use crate::Consistency;
+use crate::config::Consistency;
 use crate::roster::{Roster, RosterId};
 
 /// What a replica says of its standing with each answer.
@@ -36,15 +36,13 @@ pub(crate) struct Tally {
     target: Roster,
     level: Consistency,
     answers: BTreeMap<NodeId, Vec<Roster>>,
-    /// Answered without being able to vouch for anything.
-    mute: usize,
     asked: BTreeSet<NodeId>,
 }
 
 impl Tally {
     /// For an operation whose coordinator believes that the shard belongs to `target`.
     pub(crate) fn new(target: Roster, level: Consistency) -> Self {
-        Self { target, level, answers: BTreeMap::new(), mute: 0, asked: BTreeSet::new() }
+        Self { target, level, answers: BTreeMap::new(), asked: BTreeSet::new() }
     }
 
     pub(crate) fn target_id(&self) -> RosterId {
@@ -65,13 +63,13 @@ impl Tally {
             Vouch::For(rosters) if !rosters.is_empty() => {
                 self.answers.insert(node, rosters);
             }
-            Vouch::For(_) | Vouch::Nothing => self.mute += 1,
+            Vouch::For(_) | Vouch::Nothing => {}
         }
     }
 
-    /// How many have answered, whatever they vouch for.
+    /// How many have answered and vouched for something.
     pub(crate) fn answers(&self) -> usize {
-        self.answers.len() + self.mute
+        self.answers.len()
     }
 
     fn needed(&self, roster: &Roster) -> usize {
@@ -108,9 +106,10 @@ impl Tally {
         let named = self.named();
         // Enough of one roster stand for it and for nothing else.
         let alone = named.iter().any(|roster| {
-            let agreeing = self.answers.iter().filter(|(node, rosters)| {
-                roster.contains(node) && rosters.len() == 1 && rosters[0] == **roster
-            });
+            let agreeing = self
+                .answers
+                .iter()
+                .filter(|(node, rosters)| roster.contains(node) && rosters.len() == 1 && rosters[0] == **roster);
             agreeing.count() >= self.needed(roster)
         });
         // Or each roster that anybody stands for has enough.
@@ -154,7 +153,10 @@ mod tests {
         let (old, new) = ("a1 b1 c1", "b1 c1 d1");
         let both: &[&str] = &[new, old];
         assert_eq!(tally(new, &[("d1", Some(both))]).verdict(), Verdict::Ask(vec![boot("a1"), boot("b1"), boot("c1")]));
-        assert_eq!(tally(new, &[("d1", Some(both)), ("c1", Some(both))]).verdict(), Verdict::Ask(vec![boot("a1"), boot("b1")]));
+        assert_eq!(
+            tally(new, &[("d1", Some(both)), ("c1", Some(both))]).verdict(),
+            Verdict::Ask(vec![boot("a1"), boot("b1")])
+        );
         assert_eq!(tally(new, &[("d1", Some(both)), ("c1", Some(both)), ("a1", Some(both))]).verdict(), Verdict::Done);
         // Two that are ready need no third.
         assert_eq!(tally(new, &[("d1", Some(both)), ("c1", None), ("b1", None)]).verdict(), Verdict::Done);
@@ -174,7 +176,7 @@ mod tests {
         tally.asked(&boot("a2"));
         tally.answered(boot("a2"), Vouch::Nothing);
         assert_eq!(tally.verdict(), Verdict::Ask(vec![boot("c1")]));
-        assert_eq!(tally.answers(), 2);
+        assert_eq!(tally.answers(), 1);
     }
 
     #[test]

@@ -96,9 +96,17 @@ pub(crate) enum WriteAnswer {
     /// Not written, and no other replica would.
     TooManySiblings(u32),
     /// Not written.
-    NotEnough { answered: u32, needed: u32, reason: String },
+    NotEnough {
+        answered: u32,
+        needed: u32,
+        reason: String,
+    },
     /// Written here, and too few others are known to have it.
-    Unknown { answered: u32, needed: u32, reason: String },
+    Unknown {
+        answered: u32,
+        needed: u32,
+        reason: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -159,7 +167,10 @@ mod tests {
         let lists = [vec![roster("a1 b1"), roster("b1 c1")], vec![], vec![roster("a1 b1")]];
         let mut sent = Rosters::new(&lists);
         assert_eq!(sent.table.len(), 2);
-        assert_eq!([sent.list(0), sent.list(1), sent.list(2), sent.list(3)], [lists[0].clone(), vec![], lists[2].clone(), vec![]]);
+        assert_eq!(
+            [sent.list(0), sent.list(1), sent.list(2), sent.list(3)],
+            [lists[0].clone(), vec![], lists[2].clone(), vec![]]
+        );
         sent.lists[2].push(99);
         assert_eq!(sent.list(2), lists[2]);
     }

@@ -30,7 +30,8 @@ mod placement;
 mod rendezvous;
 mod shard_id;
 
-pub use candidate::{Candidate, MAX_ZONE_BYTES, Weight, Zone};
+pub use candidate::Candidate;
 pub use error::Error;
 pub use placement::{MAX_NODES, NodeIndex, Placement, ReplicaCount};
+pub use polity_cluster::{Weight, Zone};
 pub use shard_id::{ShardCount, ShardId};

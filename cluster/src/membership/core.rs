@@ -154,9 +154,7 @@ impl Core {
                 fit.push(member);
             } else if member.id().node.boot > self.own.node.boot {
                 self.outputs.push_back(Output::Superseded(member.id().node.boot));
-            } else if member.id().node.boot == self.own.node.boot
-                && member.id().rejoin == self.foca.identity().rejoin
-            {
+            } else if member.id().node.boot == self.own.node.boot && member.id().rejoin == self.foca.identity().rejoin {
                 // Suspicions and declarations about ourselves are ours to refute. An older `rejoin` of this boot is
                 // settled already; foca would spread that it is down, which all know.
                 fit.push(member);
@@ -286,8 +284,7 @@ fn transmissions(members: usize) -> NonZeroU8 {
 }
 
 fn foca_config(timings: &Timings, members: usize) -> foca::Config {
-    let periodic =
-        |frequency, num_members| Some(foca::PeriodicParams { frequency, num_members });
+    let periodic = |frequency, num_members| Some(foca::PeriodicParams { frequency, num_members });
     foca::Config {
         probe_period: timings.probe_period,
         probe_rtt: timings.probe_timeout,

@@ -27,7 +27,12 @@ impl Solo {
     ///
     /// # Errors
     /// If the socket or the certificates cannot be made.
-    pub fn start(bind: SocketAddr, secret: [u8; 32], name: &NodeName, nonce: u128) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    pub fn start(
+        bind: SocketAddr,
+        secret: [u8; 32],
+        name: &NodeName,
+        nonce: u128,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let socket = UdpSocket::bind(bind)?;
         let addr = socket.local_addr()?;
         let node = NodeId { name: name.clone(), boot: Boot { generation: 1, nonce } };

@@ -173,10 +173,8 @@ impl Opener {
             fresh = key(&self.root, boot);
             &fresh
         };
-        let payload_bytes = sender_key
-            .open_in_place(nonce(counter), aad, sealed)
-            .map_err(|_| DropReason::Unauthentic)?
-            .len();
+        let payload_bytes =
+            sender_key.open_in_place(nonce(counter), aad, sealed).map_err(|_| DropReason::Unauthentic)?.len();
         self.heard(boot, counter);
         Ok((boot, &sealed[..payload_bytes]))
     }

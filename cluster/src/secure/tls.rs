@@ -8,13 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use rustls::RootCertStore;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
-use rustls::RootCertStore;
 use zeroize::Zeroizing;
 
 use crate::identity::NodeName;
@@ -44,7 +47,7 @@ pub(crate) struct TlsIdentity {
 /// Why a node's certificates could not be made. None of it depends on what a peer sends.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum TlsError {
+pub(crate) enum TlsError {
     /// A certificate could not be minted.
     #[error("a certificate could not be made: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -61,11 +64,7 @@ impl TlsIdentity {
     ///
     /// # Errors
     /// [`TlsError`] if the libraries refuse their input, which no seed and no name makes them do.
-    pub(crate) fn from_ca_seed(
-        seed: &[u8; 32],
-        name: &NodeName,
-        leaf_key_seed: &[u8; 32],
-    ) -> Result<Self, TlsError> {
+    pub(crate) fn from_ca_seed(seed: &[u8; 32], name: &NodeName, leaf_key_seed: &[u8; 32]) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let authority_params = authority_params();
         let authority_key = key_pair(seed)?;

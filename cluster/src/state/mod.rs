@@ -7,7 +7,7 @@
 mod profile;
 mod table;
 
-pub use profile::{Profile, Weight, WeightError};
 pub(crate) use profile::PROFILE_KEY;
+pub use profile::{Profile, Weight, WeightError, Zone};
 pub(crate) use table::{Digest, Entry, Table};
 pub use table::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, StateError};

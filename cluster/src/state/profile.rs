@@ -1,13 +1,19 @@
 //! What every node says of itself.
 
+use std::fmt;
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::{NameError, NodeName};
+
 /// The key of the [`Profile`] in node state. Keys of the library begin with a dot; the application's must not.
 pub(crate) const PROFILE_KEY: &str = ".profile";
 
-/// How much of the shards a node takes, in proportion to the others: 1 to 1,000; 100 unless said otherwise.
+/// The share of a node relative to the others, from 1 to 1,000, by default 100: per cent of a usual node.
+///
+/// With one replica, a node of weight 200 holds twice the shards of one of weight 100. With more it holds less than
+/// that, because no node holds a shard twice: with as many replicas as nodes each node holds every shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct Weight(NonZeroU16);
@@ -58,13 +64,46 @@ impl From<Weight> for u16 {
     }
 }
 
+/// A failure domain, such as a rack or a datacentre: named like a node. Nodes of one zone are expected to fail together.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Zone(NodeName);
+
+impl Zone {
+    /// Checks and takes a name: 1 to 64 bytes of UTF-8 without control characters or white space at its ends.
+    ///
+    /// # Errors
+    /// [`NameError`] says what is wrong with it.
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        NodeName::new(name).map(Self)
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Debug for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// What every node says of itself: what placement needs, and whether it is about to go.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Profile {
     /// Its share of the work.
     pub weight: Weight,
     /// Its failure domain, such as a rack or an availability zone.
-    pub zone: Option<String>,
+    pub zone: Option<Zone>,
     /// Free words for the application, such as `"worker"`.
     pub roles: Vec<String>,
     /// It is leaving: it still serves, and nothing new should be placed on it.

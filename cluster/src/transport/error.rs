@@ -165,7 +165,10 @@ impl Failure {
     }
 
     pub(crate) fn encode(mut self) -> Vec<u8> {
-        let end = self.message.floor_char_boundary(Self::MAX_MESSAGE_BYTES);
+        let mut end = self.message.len().min(Self::MAX_MESSAGE_BYTES);
+        while !self.message.is_char_boundary(end) {
+            end -= 1;
+        }
         self.message.truncate(end);
         postcard::to_extend(&self, Vec::new()).expect("a short text encodes")
     }

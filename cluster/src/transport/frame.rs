@@ -113,7 +113,10 @@ pub(crate) enum Frame<'a> {
 /// Why bytes are not frames. The connection they came on is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Malformed {
-    TooLong { bytes: usize, limit: usize },
+    TooLong {
+        bytes: usize,
+        limit: usize,
+    },
     TooShort,
     Kind(u8),
     Status(u8),

@@ -11,17 +11,18 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
+use quinn::{Connection, Incoming, VarInt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 use super::frame::{self, Frame, FrameBuffer, Lane, Malformed, Status};
-use super::greeting::{read_message, write_message};
+use super::greeting::{LaneStreams, read_message, write_message};
+use super::lane::{self, LaneEnd, Side};
 use super::pending::index_of;
-use super::queue::{Outbox, Queue, write_lane};
+use super::queue::Queue;
 use super::tasks::lock;
-use super::{CLOSE_MALFORMED, CLOSE_REFUSED, CLOSE_SHED, Caller, HandlerTable, READ_CHUNKS, Shared};
+use super::{CLOSE_MALFORMED, CLOSE_REFUSED, CLOSE_SHED, Caller, HandlerTable, Shared};
 use crate::hello::{self, Hello, HelloAnswer};
 
 /// Replies that are kept beyond their cancelled calls may be as many again as requests in flight.
@@ -62,39 +63,8 @@ pub(crate) struct Request<'a> {
 
 impl Inbound {
     pub(crate) fn open(shared: Arc<Shared>, caller: Caller, connection: Option<Connection>) -> Arc<Self> {
-        let state =
-            State { queues: Default::default(), slots: Vec::new(), serial: 0, open: 0, closed: false };
+        let state = State { queues: Default::default(), slots: Vec::new(), serial: 0, open: 0, closed: false };
         Arc::new(Self { shared, caller, connection, state: Mutex::new(state) })
-    }
-
-    /// Takes received bytes of a lane, runs the requests in them and cancels what they cancel.
-    pub(crate) fn accept(
-        self: &Arc<Self>,
-        lane: Lane,
-        frames: &mut FrameBuffer,
-        chunks: &mut [Bytes],
-    ) -> Result<(), Malformed> {
-        let handlers = self.shared.handlers();
-        let (mut count, mut bytes) = (0, 0);
-        let fed = chunks.iter_mut().map(std::mem::take).try_for_each(|chunk| {
-            bytes += chunk.len() as u64;
-            count += frames.feed(&chunk, |frame| {
-                match frame {
-                    Frame::Request { id, method, timeout_ms, body } => {
-                        let timeout = Duration::from_millis(timeout_ms.into());
-                        self.serve(&handlers, lane, id, method, Request { body, timeout });
-                    }
-                    Frame::Cancel { id } => self.cancel(id),
-                    Frame::Skip => {}
-                    Frame::Response { .. } => return Err(Malformed::WrongDirection),
-                }
-                Ok(())
-            })?;
-            Ok(())
-        });
-        self.shared.stats.frames_in.add(count);
-        self.shared.stats.bytes_in.add(bytes);
-        fed
     }
 
     fn serve(self: &Arc<Self>, handlers: &HandlerTable, lane: Lane, id: u32, method: u16, request: Request<'_>) {
@@ -165,32 +135,48 @@ impl Inbound {
         drop(state);
         slots.into_iter().filter_map(|slot| slot.task).for_each(|task| task.abort());
     }
-
-    /// Serves one lane until its connection ends.
-    async fn read_lane(self: Arc<Self>, lane: Lane, mut stream: RecvStream) {
-        let limit = self.shared.config.max_queued_bytes;
-        let mut frames = FrameBuffer::new(self.shared.config.max_frame_bytes);
-        let mut chunks: [Bytes; READ_CHUNKS] = Default::default();
-        while let Ok(Some(count)) = stream.read_chunks(&mut chunks).await {
-            if let Err(malformed) = self.accept(lane, &mut frames, &mut chunks[..count]) {
-                self.shared.stats.malformed.inc();
-                tracing::warn!(peer = %self.caller.node, %malformed, "closing a connection");
-                self.close(CLOSE_MALFORMED, b"malformed frame");
-                return;
-            }
-            // A peer that sends requests and does not read the answers is not read from either.
-            std::future::poll_fn(|cx| lock(&self.state).queues[lane.index()].poll_relief(cx, limit)).await;
-        }
-    }
 }
 
-impl Outbox for Inbound {
+impl Side for Inbound {
+    fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn backlog(&self, lane: Lane) -> usize {
+        lock(&self.state).queues[lane.index()].buf.len()
+    }
+
+    /// Runs the requests in received bytes and cancels what they cancel.
+    fn receive(self: &Arc<Self>, lane: Lane, frames: &mut FrameBuffer, chunks: &mut [Bytes]) -> Result<(), Malformed> {
+        let handlers = self.shared.handlers();
+        let (mut count, mut bytes) = (0, 0);
+        let fed = chunks.iter_mut().map(std::mem::take).try_for_each(|chunk| {
+            bytes += chunk.len() as u64;
+            count += frames.feed(&chunk, |frame| {
+                match frame {
+                    Frame::Request { id, method, timeout_ms, body } => {
+                        let timeout = Duration::from_millis(timeout_ms.into());
+                        self.serve(&handlers, lane, id, method, Request { body, timeout });
+                    }
+                    Frame::Cancel { id } => self.cancel(id),
+                    Frame::Skip => {}
+                    Frame::Response { .. } => return Err(Malformed::WrongDirection),
+                }
+                Ok(())
+            })?;
+            Ok(())
+        });
+        self.shared.stats.frames_in.add(count);
+        self.shared.stats.bytes_in.add(bytes);
+        fed
+    }
+
     fn poll_batch(&self, lane: Lane, cx: &Context<'_>) -> Poll<Option<Bytes>> {
         let mut state = lock(&self.state);
         if state.closed {
             return Poll::Ready(None);
         }
-        state.queues[lane.index()].poll_take(cx).map(Some)
+        state.queues[lane.index()].poll_take(&self.shared.stats, cx).map(Some)
     }
 }
 
@@ -266,9 +252,9 @@ impl RawReply {
             (status, body)
         };
         frame::put_response(&mut queue.buf, self.id, status, body);
+        queue.frames += 1;
         let writer = queue.writer();
         drop(state);
-        stats.frames_out.inc();
         if let Some(writer) = writer {
             writer.wake();
         }
@@ -293,6 +279,13 @@ pub(crate) async fn accept_for_ever(shared: Arc<Shared>) {
             incoming.ignore();
             continue;
         };
+        // Under load a dialler must first show that its address is its own, so that forged ones cannot take every place.
+        if shared.handshakes.available_permits() < shared.config.max_handshakes / 2 && incoming.may_retry() {
+            if incoming.retry().is_err() {
+                shared.stats.handshakes_shed.inc();
+            }
+            continue;
+        }
         if is_full {
             shared.stats.handshakes_shed.inc();
             incoming.refuse();
@@ -339,7 +332,7 @@ async fn serve_connection(shared: Arc<Shared>, incoming: Incoming, permit: Owned
 fn start_lane(
     inbound: &Arc<Inbound>,
     lane: Lane,
-    (send, recv): (SendStream, RecvStream),
+    (send, recv): LaneStreams,
     tasks: &mut JoinSet<()>,
     is_open: &mut [bool; 3],
 ) {
@@ -347,11 +340,18 @@ fn start_lane(
     if send.set_priority(lane.priority()).is_err() {
         // The stream was reset; its reader will see that.
     }
-    tasks.spawn(write_lane(Arc::clone(inbound), lane, send, Arc::clone(&inbound.shared.stats)));
-    tasks.spawn(Arc::clone(inbound).read_lane(lane, recv));
+    tasks.spawn(run_lane(Arc::clone(inbound), lane, (send, recv)));
 }
 
-type Received = (Connection, (SendStream, RecvStream), Arc<Inbound>);
+async fn run_lane(inbound: Arc<Inbound>, lane: Lane, (mut send, mut recv): LaneStreams) {
+    if let LaneEnd::Malformed(malformed) = lane::run(&inbound, lane, &mut send, &mut recv).await {
+        inbound.shared.stats.malformed.inc();
+        tracing::warn!(peer = %inbound.caller.node, %malformed, "closing a connection");
+        inbound.close(CLOSE_MALFORMED, b"malformed frame");
+    }
+}
+
+type Received = (Connection, LaneStreams, Arc<Inbound>);
 
 /// The handshake and the hello of a connection; `None` if either fails, with the connection closed.
 async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {

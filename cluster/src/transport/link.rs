@@ -14,19 +14,20 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{Connection, RecvStream};
+use quinn::Connection;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::error::{Phase, RpcErrorKind};
 use super::frame::{self, Frame, FrameBuffer, Lane, Malformed};
-use super::greeting;
+use super::greeting::{self, LaneStreams};
 use super::inbound::Inbound;
+use super::lane::{self, LaneEnd, Side};
 use super::pending::{Ending, Pending, Waiting};
-use super::queue::{Outbox, Queue, write_lane};
+use super::queue::Queue;
 use super::tasks::lock;
-use super::{CLOSE_IDLE, CLOSE_MALFORMED, CLOSE_SUPERSEDED, Caller, Peer, READ_CHUNKS, Shared};
+use super::{CLOSE_IDLE, CLOSE_MALFORMED, CLOSE_SUPERSEDED, Caller, Peer, Shared};
 
 /// The longest a call may take: a day, so that no sum of times overflows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -65,7 +66,11 @@ enum Stage {
     Greeting,
     /// The connection, or none if the peer is this node itself.
     Up(Option<Connection>),
-    Backoff { until: Instant, since: Instant, cause: RpcErrorKind },
+    Backoff {
+        until: Instant,
+        since: Instant,
+        cause: RpcErrorKind,
+    },
     Closed(RpcErrorKind),
 }
 
@@ -110,13 +115,15 @@ impl Link {
         let queued = body.len() + state.queues[lane.index()].buf.len();
         if state.pending.is_full() || queued > config.max_queued_bytes {
             self.shared.stats.overloads.inc();
-            let limit = if state.pending.is_full() { "requests in flight to one peer" } else { "bytes queued for one peer" };
+            let limit =
+                if state.pending.is_full() { "requests in flight to one peer" } else { "bytes queued for one peer" };
             return Err((state.phase(), RpcErrorKind::Overloaded(limit)));
         }
         let at = state.queues[lane.index()].end();
         let id = state.pending.insert(Waiting { waker: None, deadline, lane, at });
         let queue = &mut state.queues[lane.index()];
         frame::put_request(&mut queue.buf, id, method, timeout_ms, body);
+        queue.frames += 1;
         let writer = queue.writer();
         state.last_call = now;
         state.silent_since.get_or_insert(now);
@@ -130,7 +137,6 @@ impl Link {
         }
         let epoch = state.epoch;
         drop(state);
-        self.shared.stats.frames_out.inc();
         if let Some(writer) = writer {
             writer.wake();
         }
@@ -245,10 +251,9 @@ impl Link {
         self.shared.stats.connections_out.inc();
         self.enter(epoch, Stage::Up(Some(connection.clone())));
         let mut lanes = JoinSet::new();
-        for (lane, (send, recv)) in Lane::ALL.into_iter().zip(streams) {
-            let outbox = Arc::new(Outgoing { link: Arc::clone(self), epoch });
-            lanes.spawn(write_lane(outbox, lane, send, Arc::clone(&self.shared.stats)));
-            lanes.spawn(Arc::clone(self).read_lane(connection.clone(), recv));
+        let side = Arc::new(Outgoing { link: Arc::clone(self), epoch });
+        for (lane, streams) in Lane::ALL.into_iter().zip(streams) {
+            lanes.spawn(run_lane(Arc::clone(&side), connection.clone(), lane, streams));
         }
         let ended = loop {
             let idle_at = lock(&self.state).last_call + self.shared.config.link_idle;
@@ -272,33 +277,10 @@ impl Link {
         }
     }
 
-    async fn read_lane(self: Arc<Self>, connection: Connection, mut stream: RecvStream) {
-        let mut frames = FrameBuffer::new(self.shared.config.max_frame_bytes);
-        let mut chunks: [Bytes; READ_CHUNKS] = Default::default();
-        let mut wakers = Vec::new();
-        loop {
-            match stream.read_chunks(&mut chunks).await {
-                Ok(Some(count)) => {
-                    if let Err(malformed) = self.deliver(&mut frames, &mut chunks[..count], &mut wakers) {
-                        self.shared.stats.malformed.inc();
-                        tracing::warn!(peer = %self.peer.node, %malformed, "closing a connection");
-                        connection.close(CLOSE_MALFORMED, b"malformed frame");
-                        return;
-                    }
-                }
-                Ok(None) => {
-                    connection.close(CLOSE_MALFORMED, b"a lane ended");
-                    return;
-                }
-                // The connection is gone; the driver fails what was sent.
-                Err(_) => return,
-            }
-        }
-    }
-
     /// Hands received answers to their calls, a whole batch under one lock.
-    fn deliver(&self, frames: &mut FrameBuffer, chunks: &mut [Bytes], wakers: &mut Vec<Waker>) -> Result<(), Malformed> {
+    fn deliver(&self, frames: &mut FrameBuffer, chunks: &mut [Bytes]) -> Result<(), Malformed> {
         let limit = self.shared.config.max_unread_bytes;
+        let mut wakers = Vec::new();
         let (mut count, mut bytes) = (0, 0);
         let mut state = lock(&self.state);
         let state_now = &mut *state;
@@ -328,7 +310,7 @@ impl Link {
         drop(state);
         self.shared.stats.frames_in.add(count);
         self.shared.stats.bytes_in.add(bytes);
-        wakers.drain(..).for_each(Waker::wake);
+        wake(wakers);
         fed
     }
 
@@ -336,21 +318,20 @@ impl Link {
     async fn run_loopback(self: &Arc<Self>, epoch: u64) -> Option<Ended> {
         let caller = Caller { node: self.peer.node.clone(), addr: self.peer.addr };
         let inbound = Inbound::open(Arc::clone(&self.shared), caller, None);
-        let outgoing = Outgoing { link: Arc::clone(self), epoch };
+        let outgoing = Arc::new(Outgoing { link: Arc::clone(self), epoch });
         let limit = self.shared.config.max_frame_bytes;
         let mut requests = Lane::ALL.map(|_| FrameBuffer::new(limit));
         let mut answers = Lane::ALL.map(|_| FrameBuffer::new(limit));
-        let mut wakers = Vec::new();
         loop {
             let idle_at = lock(&self.state).last_call + self.shared.config.link_idle;
             tokio::select! {
                 biased;
                 (lane, batch) = next_batch(&*inbound) => {
-                    let fed = self.deliver(&mut answers[lane.index()], &mut [batch], &mut wakers);
+                    let fed = outgoing.receive(lane, &mut answers[lane.index()], &mut [batch]);
                     fed.expect("this node's own frames are well-formed");
                 }
-                (lane, batch) = next_batch(&outgoing) => {
-                    let fed = inbound.accept(lane, &mut requests[lane.index()], &mut [batch]);
+                (lane, batch) = next_batch(&*outgoing) => {
+                    let fed = inbound.receive(lane, &mut requests[lane.index()], &mut [batch]);
                     fed.expect("this node's own frames are well-formed");
                     // A program whose calls to itself follow each other without an end must not starve the others.
                     tokio::task::yield_now().await;
@@ -535,17 +516,43 @@ struct Outgoing {
     epoch: u64,
 }
 
-impl Outbox for Outgoing {
+impl Side for Outgoing {
+    fn shared(&self) -> &Arc<Shared> {
+        &self.link.shared
+    }
+
+    fn backlog(&self, _lane: Lane) -> usize {
+        // Answers are always read: what waits here is this node's own, and bounded where it is queued.
+        0
+    }
+
+    fn receive(self: &Arc<Self>, _lane: Lane, frames: &mut FrameBuffer, chunks: &mut [Bytes]) -> Result<(), Malformed> {
+        self.link.deliver(frames, chunks)
+    }
+
     fn poll_batch(&self, lane: Lane, cx: &Context<'_>) -> Poll<Option<Bytes>> {
         let mut state = lock(&self.link.state);
         if state.epoch != self.epoch || !matches!(state.stage, Stage::Up(_)) {
             return Poll::Ready(None);
         }
-        state.queues[lane.index()].poll_take(cx).map(Some)
+        state.queues[lane.index()].poll_take(&self.link.shared.stats, cx).map(Some)
     }
 }
 
-async fn next_batch(outbox: &impl Outbox) -> (Lane, Bytes) {
+async fn run_lane(side: Arc<Outgoing>, connection: Connection, lane: Lane, (mut send, mut recv): LaneStreams) {
+    match lane::run(&side, lane, &mut send, &mut recv).await {
+        // The connection is gone; the driver fails what was sent.
+        LaneEnd::Gone => {}
+        LaneEnd::Finished => connection.close(CLOSE_MALFORMED, b"a lane ended"),
+        LaneEnd::Malformed(malformed) => {
+            side.link.shared.stats.malformed.inc();
+            tracing::warn!(peer = %side.link.peer.node, %malformed, "closing a connection");
+            connection.close(CLOSE_MALFORMED, b"malformed frame");
+        }
+    }
+}
+
+async fn next_batch(outbox: &impl Side) -> (Lane, Bytes) {
     std::future::poll_fn(|cx| {
         for lane in Lane::ALL {
             if let Poll::Ready(Some(batch)) = outbox.poll_batch(lane, cx) {

@@ -2,10 +2,10 @@
 //!
 //! A lane is a long-lived stream that carries frames of many calls at once. Lanes have priorities, so that bulk does not
 //! hold up calls, and a flow-control window each that together stay below the connection's, so that one lane cannot take
-//! all of it. Frames are appended to a buffer per lane; one writer task per lane drains it in batches, one reader task
-//! per lane parses whatever has arrived. Nothing on this path starts a task or a timer per call.
+//! all of it. Frames are appended to a buffer per lane; one task per lane drains it in batches and parses whatever has
+//! arrived. Nothing on this path starts a task or a timer per call.
 //!
-//! Modules, upwards: [`frame`] (bytes), [`pending`] and [`queue`] (what waits), [`greeting`] (admission), [`link`]
+//! Modules, upwards: [`frame`] (bytes), [`pending`] and [`queue`] (what waits), [`lane`], [`greeting`] (admission), [`link`]
 //! (outbound) and [`inbound`], and this one, which owns the endpoint. All tasks run on the runtime in which
 //! [`Transport::start`] was called and end with [`Transport::shutdown`].
 
@@ -14,6 +14,7 @@ pub(crate) mod error;
 pub(crate) mod frame;
 pub(crate) mod greeting;
 pub(crate) mod inbound;
+pub(crate) mod lane;
 pub(crate) mod link;
 pub(crate) mod pending;
 pub(crate) mod queue;
@@ -60,9 +61,6 @@ pub(crate) const CLOSE_IDLE: VarInt = VarInt::from_u32(3);
 pub(crate) const CLOSE_SUPERSEDED: VarInt = VarInt::from_u32(4);
 pub(crate) const CLOSE_REFUSED: VarInt = VarInt::from_u32(5);
 pub(crate) const CLOSE_SHED: VarInt = VarInt::from_u32(6);
-
-/// How many received chunks a reader takes at once. A chunk is what one packet carried, some 1,200 bytes or more.
-pub(crate) const READ_CHUNKS: usize = 32;
 
 /// The most streams that a peer may open: three lanes, with room to grow. QUIC allocates for each in advance.
 const MAX_STREAMS: u32 = 8;

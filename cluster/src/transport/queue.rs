@@ -1,12 +1,10 @@
-//! Frames that wait to be written: one buffer per lane, drained in batches by one writer each.
+//! Frames that wait to be written: one buffer per lane, drained in batches.
 
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use quinn::SendStream;
 
-use super::frame::{self, Lane};
+use super::frame;
 use super::stats::TransportStats;
 
 /// The most that a writer takes at once: 128 KiB, some ninety packets. What is taken counts as sent, so a writer that
@@ -20,9 +18,10 @@ pub(crate) struct Queue {
     pub(crate) buf: BytesMut,
     /// How many bytes were taken from `buf` before: the offset of its first byte in the lane.
     taken: u64,
+    /// Requests and answers that were queued since the last batch was taken.
+    pub(crate) frames: u64,
+    /// The lane's task, while it waits for something to write.
     writer: Option<Waker>,
-    /// A reader that waits until there is room again.
-    relief: Option<Waker>,
 }
 
 impl Queue {
@@ -52,52 +51,25 @@ impl Queue {
     }
 
     /// The next batch for the writer.
-    pub(crate) fn poll_take(&mut self, cx: &Context<'_>) -> Poll<Bytes> {
+    pub(crate) fn poll_take(&mut self, stats: &TransportStats, cx: &Context<'_>) -> Poll<Bytes> {
         if self.buf.is_empty() {
-            self.writer = Some(cx.waker().clone());
+            match &mut self.writer {
+                Some(writer) => writer.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
             return Poll::Pending;
         }
         let batch = self.buf.split_to(self.buf.len().min(BATCH_BYTES));
         self.taken += batch.len() as u64;
-        if let Some(relief) = self.relief.take() {
-            relief.wake();
-        }
+        stats.frames_out.add(std::mem::take(&mut self.frames));
         Poll::Ready(batch.freeze())
-    }
-
-    /// Waits until at most `limit` bytes wait.
-    pub(crate) fn poll_relief(&mut self, cx: &Context<'_>, limit: usize) -> Poll<()> {
-        if self.buf.len() <= limit {
-            return Poll::Ready(());
-        }
-        self.relief = Some(cx.waker().clone());
-        Poll::Pending
     }
 
     /// Forgets everything that waits.
     pub(crate) fn clear(&mut self) {
         self.taken += self.buf.len() as u64;
         self.buf = BytesMut::new();
+        self.frames = 0;
         self.writer = None;
-        if let Some(relief) = self.relief.take() {
-            relief.wake();
-        }
-    }
-}
-
-/// What a writer drains.
-pub(crate) trait Outbox: Send + Sync + 'static {
-    /// The next batch, or `None` when the connection is over.
-    fn poll_batch(&self, lane: Lane, cx: &Context<'_>) -> Poll<Option<Bytes>>;
-}
-
-/// Writes one lane until its connection ends.
-pub(crate) async fn write_lane<O: Outbox>(outbox: Arc<O>, lane: Lane, mut stream: SendStream, stats: Arc<TransportStats>) {
-    while let Some(batch) = std::future::poll_fn(|cx| outbox.poll_batch(lane, cx)).await {
-        stats.bytes_out.add(batch.len() as u64);
-        if stream.write_chunk(batch).await.is_err() {
-            // The connection is gone; whoever watches it fails what was sent.
-            return;
-        }
     }
 }

@@ -58,7 +58,11 @@ impl DemuxSocket {
         };
         let transmit = Transmit { destination, ecn: None, contents: bytes, segment_size: None, src_ip: None };
         let sent = self.inner.try_send(&transmit).is_ok();
-        if sent { self.stats.gossip_out.inc() } else { self.stats.gossip_dropped.inc() }
+        if sent {
+            self.stats.gossip_out.inc()
+        } else {
+            self.stats.gossip_dropped.inc()
+        }
         sent
     }
 }

@@ -24,11 +24,11 @@ impl MemoryEngine {
     }
 
     fn read(&self, shard: ShardId) -> RwLockReadGuard<'_, Records> {
-        self.shards[shard.index()].read().unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard.0 as usize].read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self, shard: ShardId) -> RwLockWriteGuard<'_, Records> {
-        self.shards[shard.index()].write().unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard.0 as usize].write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -25,7 +25,8 @@ pub(crate) fn serve() -> Result<(SocketAddr, CertificateDer<'static>)> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_single_cert(vec![cert.clone()], key)?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(quinn::crypto::rustls::QuicServerConfig::try_from(tls)?));
+    let mut config =
+        quinn::ServerConfig::with_crypto(Arc::new(quinn::crypto::rustls::QuicServerConfig::try_from(tls)?));
     config.transport_config(transport());
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let addr = socket.local_addr()?;
@@ -142,7 +143,7 @@ impl Client {
         Ok(client)
     }
 
-    pub(crate) async fn call(&self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) async fn request(&self, payload: &[u8]) -> Vec<u8> {
         let (sender, receiver) = oneshot::channel();
         {
             let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,12 +13,14 @@ pub(crate) struct Sample {
     pub(crate) p99_us: f64,
 }
 
+/// One caller of many.
+pub(crate) trait Caller: Clone + Send + Sync + 'static {
+    /// Makes one call and checks its answer.
+    fn call(&self) -> impl Future<Output = ()> + Send;
+}
+
 /// Runs `concurrency` callers for `duration` on the current runtime.
-pub(crate) async fn run<C, F>(concurrency: usize, duration: Duration, caller: C) -> Sample
-where
-    C: Fn() -> F + Clone + Send + 'static,
-    F: Future<Output = ()> + Send + 'static,
-{
+pub(crate) async fn run(concurrency: usize, duration: Duration, caller: &impl Caller) -> Sample {
     let started = Instant::now();
     let end = started + duration;
     let mut tasks = JoinSet::new();
@@ -28,7 +30,7 @@ where
             let mut nanos: Vec<u32> = Vec::with_capacity(1 << 16);
             let mut before = Instant::now();
             while before < end {
-                caller().await;
+                caller.call().await;
                 let after = Instant::now();
                 nanos.push(u32::try_from((after - before).as_nanos()).unwrap_or(u32::MAX));
                 before = after;

@@ -5,16 +5,16 @@ use std::io::{BufRead, BufReader, Read as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use polity_cluster::rpc::{Lane, Method, Peer, Rpc, Solo};
 use polity_cluster::{Boot, NodeId, NodeName};
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::load::{self, Sample};
+use crate::load::{self, Caller, Sample};
 use crate::{Options, floor};
 
-const PAYLOAD_BYTES: usize = 100;
+pub(crate) const PAYLOAD_BYTES: usize = 100;
 const CONCURRENCIES: [usize; 3] = [1, 64, 512];
 const ECHO: Method<Payload, Payload> = Method::new(1, "echo", Lane::Call);
 const SECRET: [u8; 32] = [7; 32];
@@ -103,7 +103,7 @@ struct Measured {
 
 async fn measure(line: &str, options: Options) -> Result<Vec<Measured>> {
     let [ours, floor, cert, tonic] = line.split_whitespace().collect::<Vec<_>>()[..] else {
-        return Err(anyhow!("the server said {line:?}"));
+        bail!("the server said {line:?}");
     };
     let cert: Vec<u8> =
         (0..cert.len()).step_by(2).map(|i| u8::from_str_radix(&cert[i..i + 2], 16)).collect::<Result<_, _>>()?;
@@ -111,33 +111,23 @@ async fn measure(line: &str, options: Options) -> Result<Vec<Measured>> {
     let node = NodeId { name: NodeName::new("server")?, boot: Boot { generation: 1, nonce: SERVER_NONCE } };
     let peer = Peer { node, addr: ours.parse()? };
     let solo = solo("client", 1)?;
-    let rpc = solo.rpc();
+    let ours = Ours { rpc: solo.rpc(), peer };
     #[cfg(feature = "peers")]
     let tonic = Some(crate::tonic_peer::Client::connect(tonic.parse()?).await?);
     #[cfg(not(feature = "peers"))]
-    let tonic: Option<()> = (tonic != "-").then_some(());
+    let tonic: Option<floor::Client> = if tonic == "-" { None } else { bail!("the server was built with peers") };
 
     let duration = Duration::from_secs_f64(options.seconds);
     let mut measured = Vec::new();
-    if let Ok(prof) = std::env::var("PROF") {
-        let c: usize = prof.parse().unwrap();
-        for _ in 0..4 { println!("{:?}", run_ours(&rpc, &peer, c, duration).await); }
-        return Ok(measured);
-    }
     for concurrency in CONCURRENCIES {
-        run_ours(&rpc, &peer, concurrency, duration / 4).await;
-        run_floor(&floor, concurrency, duration / 4).await;
+        load::run(concurrency, duration / 4, &ours).await;
+        load::run(concurrency, duration / 4, &floor).await;
         let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..options.rounds {
-            a.push(run_ours(&rpc, &peer, concurrency, duration).await);
-            b.push(run_floor(&floor, concurrency, duration).await);
-            #[cfg(feature = "peers")]
+            a.push(load::run(concurrency, duration, &ours).await);
+            b.push(load::run(concurrency, duration, &floor).await);
             if let Some(tonic) = &tonic {
-                c.push(tonic.run(concurrency, duration).await);
-            }
-            #[cfg(not(feature = "peers"))]
-            if tonic.is_some() {
-                c.extend(b.last().copied());
+                c.push(load::run(concurrency, duration, tonic).await);
             }
         }
         let tonic = (!c.is_empty()).then(|| load::median(&c));
@@ -147,29 +137,25 @@ async fn measure(line: &str, options: Options) -> Result<Vec<Measured>> {
     Ok(measured)
 }
 
-async fn run_ours(rpc: &Rpc, peer: &Peer, concurrency: usize, duration: Duration) -> Sample {
-    let (rpc, peer) = (rpc.clone(), peer.clone());
-    load::run(concurrency, duration, move || {
-        let (rpc, peer) = (rpc.clone(), peer.clone());
-        async move {
-            let request = Payload(vec![1; PAYLOAD_BYTES]);
-            let answer = rpc.call(&peer, &ECHO, &request, TIMEOUT).await.expect("an answer");
-            assert_eq!(answer.0.len(), PAYLOAD_BYTES);
-        }
-    })
-    .await
+#[derive(Clone)]
+struct Ours {
+    rpc: Rpc,
+    peer: Peer,
 }
 
-async fn run_floor(client: &floor::Client, concurrency: usize, duration: Duration) -> Sample {
-    let client = client.clone();
-    load::run(concurrency, duration, move || {
-        let client = client.clone();
-        async move {
-            let request = vec![1; PAYLOAD_BYTES];
-            assert_eq!(client.call(&request).await.len(), PAYLOAD_BYTES);
-        }
-    })
-    .await
+impl Caller for Ours {
+    async fn call(&self) {
+        let request = Payload(vec![1; PAYLOAD_BYTES]);
+        let answer = self.rpc.call(&self.peer, &ECHO, &request, TIMEOUT).await.expect("an answer");
+        assert_eq!(answer.0.len(), PAYLOAD_BYTES);
+    }
+}
+
+impl Caller for floor::Client {
+    async fn call(&self) {
+        let request = vec![1; PAYLOAD_BYTES];
+        assert_eq!(self.request(&request).await.len(), PAYLOAD_BYTES);
+    }
 }
 
 fn report(measured: &[Measured], options: Options) {

@@ -1,0 +1,283 @@
+//! The handle to a node's key-value store.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use polity_cluster::Node;
+use polity_crdt::VersionVector;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::config::{ConfigError, Consistency, KvConfig};
+use crate::coordinator::Coordinator;
+use crate::engine::{Engine, MemoryEngine};
+use crate::error::KvError;
+use crate::record::{Blob, Record};
+use crate::serve;
+use crate::store::Store;
+use crate::upkeep::{self, Upkeep};
+
+/// What a reader has seen of a key. A write that carries it replaces exactly that; without it, two writes that knew
+/// nothing of each other both stay. Opaque, and good for the key that it was read from only.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Context(VersionVector);
+
+/// What is stored under a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    values: Vec<Bytes>,
+    context: Context,
+}
+
+impl Entry {
+    fn new(record: &Record) -> Self {
+        Self {
+            values: record.values().map(|value| value.0.clone()).collect(),
+            context: Context(record.context().clone()),
+        }
+    }
+
+    /// All values that no write has replaced. More than one if writes were concurrent: merge them, and write the result
+    /// with the [`Entry::context`].
+    #[must_use]
+    pub fn values(&self) -> &[Bytes] {
+        &self.values
+    }
+
+    /// The value, if there is exactly one.
+    #[must_use]
+    pub fn value(&self) -> Option<&Bytes> {
+        match &self.values[..] {
+            [value] => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Whether the key has no value: it was never written, or was deleted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// What this read has seen.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+}
+
+/// A node's store. Cheap to clone.
+///
+/// # Guarantees
+/// At [`Consistency::Quorum`], the default, for the failure model and in the words of `docs/SEMANTICS.md`: an
+/// acknowledged write survives failures that destroy fewer than a quorum of its replicas before repair has completed
+/// (K1); concurrent writes stay side by side (K2); a read sees every write that was acknowledged before it began (K3);
+/// an error says whether the write may have been applied (K6).
+#[derive(Clone)]
+pub struct Kv {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    coordinator: Arc<Coordinator>,
+    upkeep: JoinHandle<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.upkeep.abort();
+    }
+}
+
+impl fmt::Debug for Kv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kv").field("node", &self.inner.coordinator.node).finish_non_exhaustive()
+    }
+}
+
+impl Kv {
+    /// Starts the store of a node, in memory. Must be called while the node starts
+    /// ([`polity_cluster::Builder::start_with`]), so that no peer can ask it too early, and once per node.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; nothing was started.
+    pub fn start(node: &Node, config: KvConfig) -> Result<Self, ConfigError> {
+        let engine = Arc::new(MemoryEngine::new(config.shards));
+        Self::start_on(node, config, engine)
+    }
+
+    /// Starts the store of a node on an empty engine of the caller's.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; nothing was started.
+    pub fn start_on(node: &Node, config: KvConfig, engine: Arc<dyn Engine>) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let store = Arc::new(Store::new(node.id().clone(), &config, engine));
+        let coordinator = Arc::new(Coordinator::new(node, store, config));
+        let wake = Arc::new(Notify::new());
+        serve::register(node.rpc(), &coordinator, &wake);
+        let upkeep = node.spawn_internal(Upkeep::new(node, coordinator.clone(), wake).run());
+        Ok(Self { inner: Arc::new(Inner { coordinator, upkeep }) })
+    }
+
+    /// Reads a key. Fails after the store's timeout if too few replicas answer.
+    #[must_use = "a read does nothing until it is awaited"]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Get<'_> {
+        let key = key.as_ref().to_vec().into();
+        Get { kv: self, key, level: Consistency::default(), within: None }
+    }
+
+    /// Writes a value. Unless it is given a [`Put::context`], it replaces what a quorum knows when it is called.
+    #[must_use = "a write does nothing until it is awaited"]
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Put<'_> {
+        Put::new(self, key.as_ref(), Some(Blob(value.into())))
+    }
+
+    /// Deletes a key: whatever its context covers, or, without one, what a quorum knows.
+    #[must_use = "a write does nothing until it is awaited"]
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Put<'_> {
+        Put::new(self, key.as_ref(), None)
+    }
+
+    /// Waits until all members see the same members, and every shard is on the nodes that it belongs to and has caught
+    /// up there: from then on the store survives the next failure. Waits for ever while a failure cannot be repaired;
+    /// give it a timeout. Cancel safe.
+    pub async fn settled(&self) {
+        upkeep::settled(&self.inner.coordinator).await;
+    }
+
+    /// How many shards this node has yet to catch up with, learn about or hand over. 0 when it is done.
+    #[must_use]
+    pub fn pending_shards(&self) -> u32 {
+        upkeep::progress(&self.inner.coordinator).pending
+    }
+
+    /// How many records this node holds, traces of deletes included. Counts them one by one.
+    ///
+    /// # Errors
+    /// [`KvError::Engine`].
+    pub fn local_records(&self) -> Result<u64, KvError> {
+        Ok(self.inner.coordinator.store.records()?)
+    }
+
+    /// The limits and times of this store.
+    #[must_use]
+    pub fn config(&self) -> &KvConfig {
+        &self.inner.coordinator.config
+    }
+
+    fn check(&self, key: &Blob, value: Option<&Blob>) -> Result<(), KvError> {
+        let (limits, bytes) = (self.config(), key.0.len());
+        if bytes == 0 || bytes > limits.max_key_bytes {
+            return Err(KvError::KeySize { bytes, limit: limits.max_key_bytes });
+        }
+        match value.map(|value| value.0.len()) {
+            Some(bytes) if bytes > limits.max_value_bytes => {
+                Err(KvError::ValueTooLarge { bytes, limit: limits.max_value_bytes })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, KvError>> + Send + 'a>>;
+
+/// A read that can be given options before it is awaited.
+#[derive(Debug)]
+pub struct Get<'a> {
+    kv: &'a Kv,
+    key: Blob,
+    level: Consistency,
+    within: Option<Duration>,
+}
+
+impl Get<'_> {
+    /// How many replicas must answer.
+    #[must_use = "a read does nothing until it is awaited"]
+    pub fn consistency(mut self, level: Consistency) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// How long it may take.
+    #[must_use = "a read does nothing until it is awaited"]
+    pub fn timeout(mut self, within: Duration) -> Self {
+        self.within = Some(within);
+        self
+    }
+}
+
+impl<'a> IntoFuture for Get<'a> {
+    type Output = Result<Entry, KvError>;
+    type IntoFuture = Pending<'a, Entry>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            self.kv.check(&self.key, None)?;
+            let here = &self.kv.inner.coordinator;
+            let within = self.within.unwrap_or(here.config.timeout);
+            Ok(Entry::new(&here.read(&self.key, self.level, within).await?))
+        })
+    }
+}
+
+/// A write that can be given options before it is awaited. Returns the context that covers what it wrote.
+///
+/// Dropped while it is under way, its outcome is unknown.
+#[derive(Debug)]
+pub struct Put<'a> {
+    kv: &'a Kv,
+    key: Blob,
+    value: Option<Blob>,
+    context: Option<Context>,
+    level: Consistency,
+    within: Option<Duration>,
+}
+
+impl<'a> Put<'a> {
+    fn new(kv: &'a Kv, key: &[u8], value: Option<Blob>) -> Self {
+        let key = key.to_vec().into();
+        Self { kv, key, value, context: None, level: Consistency::default(), within: None }
+    }
+
+    /// Replaces exactly what this context covers, and saves the round trip that asks a quorum.
+    #[must_use = "a write does nothing until it is awaited"]
+    pub fn context(mut self, context: &Context) -> Self {
+        self.context = Some(context.clone());
+        self
+    }
+
+    /// How many replicas must have written.
+    #[must_use = "a write does nothing until it is awaited"]
+    pub fn consistency(mut self, level: Consistency) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// How long it may take.
+    #[must_use = "a write does nothing until it is awaited"]
+    pub fn timeout(mut self, within: Duration) -> Self {
+        self.within = Some(within);
+        self
+    }
+}
+
+impl<'a> IntoFuture for Put<'a> {
+    type Output = Result<Context, KvError>;
+    type IntoFuture = Pending<'a, Context>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self { kv, key, value, context, level, within } = self;
+            kv.check(&key, value.as_ref())?;
+            let here = &kv.inner.coordinator;
+            let within = within.unwrap_or(here.config.timeout);
+            let written = here.write(key, value, context.map(|context| context.0), level, within).await?;
+            Ok(Context(written))
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! What a node's store does for its peers. Every request is checked against the limits before anything is touched.
+
+use std::sync::Arc;
+
+use polity_cluster::rpc::{Failure, Reply, Rpc};
+use polity_shard::ShardId;
+use tokio::sync::Notify;
+
+use crate::config::KvConfig;
+use crate::coordinator::Coordinator;
+use crate::record::Blob;
+use crate::roster::Roster;
+use crate::store::{Store, WriteError};
+use crate::tally::Vouch;
+use crate::upkeep;
+use crate::wire::{
+    ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, MERGE, Merge, OFFER, Offer,
+    PROGRESS, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, WRITE,
+};
+
+/// How many bytes of records one page brings: enough that round trips do not matter, small enough that a page does not
+/// hold up the executor.
+pub(crate) const PAGE_BYTES: usize = 256 << 10;
+
+/// Registers everything that peers may ask for.
+pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Notify>) {
+    let store = &coordinator.store;
+    let limits = Limits::new(&coordinator.config);
+
+    let here = store.clone();
+    rpc.serve(MERGE, move |_, merge, reply| handle_merge(&here, limits, &merge, reply));
+    let here = store.clone();
+    rpc.serve(READ, move |_, read, reply| handle_read(&here, limits, &read, reply));
+    let here = coordinator.clone();
+    rpc.serve_async(WRITE, move |_, write| {
+        let here = here.clone();
+        async move {
+            limits.check(&write.key, write.value.as_ref()).map_err(Failure::not_applied)?;
+            Ok(here.coordinate(write).await)
+        }
+    });
+    let (here, awake) = (store.clone(), wake.clone());
+    rpc.serve(ACCOUNT, move |_, request, reply| handle_account(&here, &awake, &request, reply));
+    let here = store.clone();
+    rpc.serve(FETCH, move |_, fetch, reply| handle_fetch(&here, &fetch, reply));
+    let here = store.clone();
+    rpc.serve(OFFER, move |_, offer, reply| handle_offer(&here, limits, &offer, reply));
+    let (here, awake) = (store.clone(), wake.clone());
+    rpc.serve(READY, move |_, request, reply| handle_ready(&here, &awake, &request, reply));
+    let here = store.clone();
+    rpc.serve(INTRODUCE, move |_, (), reply| reply.send(&introduction(&here)));
+    let here = coordinator.clone();
+    rpc.serve(PROGRESS, move |_, (), reply| reply.send(&upkeep::progress(&here)));
+}
+
+/// What a peer may send.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    key: usize,
+    value: usize,
+    record: usize,
+}
+
+impl Limits {
+    fn new(config: &KvConfig) -> Self {
+        // A record that another node made under the same limits, with its history, is never refused.
+        Self { key: config.max_key_bytes, value: config.max_value_bytes, record: 2 * config.max_record_bytes() }
+    }
+
+    fn check(&self, key: &Blob, value: Option<&Blob>) -> Result<(), String> {
+        if key.0.is_empty() || key.0.len() > self.key {
+            return Err(format!("a key has 1 to {} bytes", self.key));
+        }
+        if value.is_some_and(|value| value.0.len() > self.value) {
+            return Err(format!("a value has at most {} bytes", self.value));
+        }
+        Ok(())
+    }
+
+    fn check_record(&self, key: &Blob, record: &Blob) -> Result<(), String> {
+        self.check(key, None)?;
+        if record.0.len() > self.record {
+            return Err(format!("a record has at most {} bytes", self.record));
+        }
+        Ok(())
+    }
+}
+
+fn shard_of(store: &Store, shard: u32, key: &Blob) -> Result<ShardId, String> {
+    let ours = store.shard_of(&key.0);
+    if ours.0 == shard { Ok(ours) } else { Err(format!("the key belongs to shard {ours}, not {shard}")) }
+}
+
+fn handle_merge(store: &Store, limits: Limits, merge: &Merge, reply: Reply<Vouch>) {
+    let checked =
+        limits.check_record(&merge.key, &merge.record).and_then(|()| shard_of(store, merge.shard, &merge.key));
+    let shard = match checked {
+        Ok(shard) => shard,
+        Err(reason) => return reply.fail(Failure::not_applied(reason)),
+    };
+    match store.merge(shard, &merge.key.0, &merge.record.0, merge.named) {
+        Ok(vouch) => reply.send(&vouch),
+        Err(error) => reply.fail(failure(error)),
+    }
+}
+
+fn failure(error: WriteError) -> Failure {
+    match error {
+        WriteError::Malformed(error) => Failure::not_applied(error.to_string()),
+        WriteError::TooManySiblings(count) | WriteError::RecordTooLarge(count) => {
+            Failure::not_applied(format!("{count} siblings are too many"))
+        }
+        WriteError::Engine(error) => Failure::unknown(error.to_string()),
+    }
+}
+
+fn handle_read(store: &Store, limits: Limits, read: &Read, reply: Reply<ReadAnswer>) {
+    let checked = limits.check(&read.key, None).and_then(|()| shard_of(store, read.shard, &read.key));
+    let shard = match checked {
+        Ok(shard) => shard,
+        Err(reason) => return reply.fail(Failure::not_applied(reason)),
+    };
+    match store.read(shard, &read.key.0, read.named) {
+        Ok((record, vouch)) => reply.send(&ReadAnswer { record: record.map(Blob::from), vouch }),
+        Err(error) => reply.fail(Failure::not_applied(error.to_string())),
+    }
+}
+
+fn handle_account(store: &Store, wake: &Notify, request: &AccountRequest, reply: Reply<AccountAnswer>) {
+    if request.shards.len() > MAX_SHARDS_A_MESSAGE {
+        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+    }
+    let (mut accounts, mut lists) = (Vec::new(), Vec::new());
+    for (at, (shard, total)) in request.shards.iter().enumerate() {
+        let (shard, under) = (ShardId(*shard), request.rosters.list(at).into_iter().next());
+        let account = under.filter(|_| store.has_shard(shard)).and_then(|under| store.account(shard, &under));
+        let (account, rosters) = match account {
+            Some(account) => {
+                let differs = account.digest.total() != *total;
+                (Some(differs.then_some(account.digest)), account.rosters)
+            }
+            None => (None, Vec::new()),
+        };
+        accounts.push(account);
+        lists.push(rosters);
+    }
+    reply.send(&AccountAnswer { accounts, rosters: Rosters::new(&lists) });
+    // A fence may have given this node something to cover.
+    wake.notify_one();
+}
+
+fn handle_fetch(store: &Store, fetch: &Fetch, reply: Reply<Page>) {
+    let shard = ShardId(fetch.shard);
+    if !store.has_shard(shard) {
+        return reply.fail(Failure::not_applied(format!("there is no shard {shard}")));
+    }
+    let after = fetch.after.as_ref().map(|key| &key.0[..]);
+    match store.page(shard, fetch.buckets, after, PAGE_BYTES) {
+        Ok((records, more)) => reply.send(&Page { records, more }),
+        Err(error) => reply.fail(Failure::not_applied(error.to_string())),
+    }
+}
+
+fn handle_offer(store: &Store, limits: Limits, offer: &Offer, reply: Reply<()>) {
+    for (key, record) in &offer.records {
+        let checked = limits.check_record(key, record).and_then(|()| shard_of(store, offer.shard, key));
+        let shard = match checked {
+            Ok(shard) => shard,
+            Err(reason) => return reply.fail(Failure::unknown(reason)),
+        };
+        if let Err(error) = store.merge(shard, &key.0, &record.0, Roster::new([]).id()) {
+            return reply.fail(Failure::unknown(format!("{error:?}")));
+        }
+    }
+    reply.send(&());
+}
+
+fn handle_ready(store: &Store, wake: &Notify, request: &ReadyRequest, reply: Reply<Vec<bool>>) {
+    if request.shards.len() > MAX_SHARDS_A_MESSAGE {
+        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+    }
+    let own = store.own().clone();
+    let ready = request.shards.iter().enumerate().map(|(at, shard)| {
+        let shard = ShardId(*shard);
+        let mut rosters = request.rosters.list(at).into_iter();
+        let Some(theirs) = rosters.next().filter(|_| store.has_shard(shard)) else { return false };
+        let ready = store.with_standing(shard, |standing| {
+            // What the asker still owes becomes ours to cover, unless we have covered it.
+            rosters.for_each(|roster| standing.learn(roster));
+            standing.is_ready() && *standing.current() == theirs && theirs.contains(&own)
+        });
+        ready.unwrap_or(false)
+    });
+    reply.send(&ready.collect());
+    wake.notify_one();
+}
+
+/// The rosters of all shards, if this node knows them all.
+fn introduction(store: &Store) -> Option<Rosters> {
+    let lists: Option<Vec<Vec<Roster>>> = store.shard_ids().map(|shard| store.rosters(shard)).collect();
+    lists.map(|lists| Rosters::new(&lists))
+}

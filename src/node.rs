@@ -1,0 +1,176 @@
+//! A node with all its floors: wiring, and nothing else.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use polity_cluster::{Env, Preset, Timings};
+use polity_kv::{ConfigError, Kv, KvConfig};
+
+/// Why a node did not start, or what it could not do.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The node itself.
+    #[error(transparent)]
+    Cluster(#[from] polity_cluster::Error),
+    /// The configuration of the key-value store.
+    #[error("the key-value store: {0}")]
+    Kv(#[from] ConfigError),
+}
+
+impl Error {
+    /// Whether the same call may succeed later without a change of configuration.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Cluster(error) => error.is_retryable(),
+            Self::Kv(_) => false,
+        }
+    }
+}
+
+/// A running node. Cheap to clone; when the last clone is dropped, it stops without a farewell, as if it had crashed.
+///
+/// All that a [`polity_cluster::Node`] does, this does too.
+#[derive(Debug, Clone)]
+pub struct Node {
+    cluster: polity_cluster::Node,
+    kv: Kv,
+}
+
+impl Node {
+    /// Starts to describe a node. Its name is stable: the node that is started again under it is the same node.
+    #[must_use]
+    pub fn builder(name: impl Into<String>) -> Builder {
+        Builder { cluster: polity_cluster::Node::builder(name), kv: KvConfig::default() }
+    }
+
+    /// The replicated key-value store.
+    #[must_use]
+    pub fn kv(&self) -> &Kv {
+        &self.kv
+    }
+
+    /// Leaves: hands everything over to the others, tells them, and stops. They see
+    /// [`Status::Left`](polity_cluster::Status) at once, not a failure. The name may come back at any time.
+    ///
+    /// Waits up to `within` until every shard has been taken over; then it goes, whatever is left. Once begun, it cannot
+    /// be taken back; dropping the future leaves a node that nothing is placed on and that still serves.
+    ///
+    /// # Errors
+    /// [`polity_cluster::Error::Stopped`] if the node had stopped before.
+    pub async fn leave(&self, within: Duration) -> Result<(), Error> {
+        self.cluster.drain();
+        // What was not handed over in time is still on the other replicas.
+        let _ = tokio::time::timeout(within, self.kv.settled()).await;
+        Ok(self.cluster.leave(within).await?)
+    }
+}
+
+impl Deref for Node {
+    type Target = polity_cluster::Node;
+    fn deref(&self) -> &polity_cluster::Node {
+        &self.cluster
+    }
+}
+
+/// Describes a node. [`Builder::start`] checks everything before it touches anything.
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct Builder {
+    cluster: polity_cluster::Builder,
+    kv: KvConfig,
+}
+
+impl Builder {
+    /// The name of the cluster. Nodes of differently named clusters refuse each other.
+    pub fn cluster(self, name: impl Into<String>) -> Self {
+        Self { cluster: self.cluster.cluster(name), ..self }
+    }
+
+    /// Where to listen, `IP:PORT`, for gossip and QUIC on the one port. Port 0 lets the system choose.
+    pub fn listen(self, addr: impl ToString) -> Self {
+        Self { cluster: self.cluster.listen(addr), ..self }
+    }
+
+    /// Where others reach this node, if that is not where it listens.
+    pub fn advertise(self, addr: impl ToString) -> Self {
+        Self { cluster: self.cluster.advertise(addr), ..self }
+    }
+
+    /// Members to join through, `HOST:PORT`. One that answers is enough.
+    pub fn seeds<S: ToString>(self, seeds: impl IntoIterator<Item = S>) -> Self {
+        Self { cluster: self.cluster.seeds(seeds), ..self }
+    }
+
+    /// The cluster's secret: at least 32 random bytes. Required unless all is on loopback with [`Preset::Local`].
+    pub fn secret(self, secret: impl Into<Vec<u8>>) -> Self {
+        Self { cluster: self.cluster.secret(secret), ..self }
+    }
+
+    /// Where the members are in relation to each other. [`Preset::Lan`] unless said otherwise.
+    pub fn preset(self, preset: Preset) -> Self {
+        Self { cluster: self.cluster.preset(preset), ..self }
+    }
+
+    /// Changes the preset's times.
+    pub fn timings(self, timings: Timings) -> Self {
+        Self { cluster: self.cluster.timings(timings), ..self }
+    }
+
+    /// This node's share of the work in proportion to the others': 1 to 1,000, 100 unless said otherwise.
+    pub fn weight(self, weight: u16) -> Self {
+        Self { cluster: self.cluster.weight(weight), ..self }
+    }
+
+    /// This node's failure domain: replicas go to distinct zones while there are enough.
+    pub fn zone(self, zone: impl Into<String>) -> Self {
+        Self { cluster: self.cluster.zone(zone), ..self }
+    }
+
+    /// A word for the application.
+    pub fn role(self, role: impl Into<String>) -> Self {
+        Self { cluster: self.cluster.role(role), ..self }
+    }
+
+    /// A setting of the application in which all members must agree.
+    pub fn must_match(self, key: impl Into<String>, value: impl ToString) -> Self {
+        Self { cluster: self.cluster.must_match(key, value), ..self }
+    }
+
+    /// A folder of this node's own, where it remembers its generation.
+    pub fn data_dir(self, folder: impl Into<PathBuf>) -> Self {
+        Self { cluster: self.cluster.data_dir(folder), ..self }
+    }
+
+    /// Runs transport and membership on the caller's runtime instead of on a thread of their own.
+    pub fn on_callers_runtime(self) -> Self {
+        Self { cluster: self.cluster.on_callers_runtime(), ..self }
+    }
+
+    /// What the node stands on: the simulator's ground, for example.
+    pub fn env(self, env: Env) -> Self {
+        Self { cluster: self.cluster.env(env), ..self }
+    }
+
+    /// Limits and times of the key-value store.
+    pub fn kv(self, config: KvConfig) -> Self {
+        Self { kv: config, ..self }
+    }
+
+    /// Starts the node. Returns when it is a member: a seed has let it in, or none has answered and it goes on alone
+    /// (and goes on greeting its seeds; clusters that meet merge).
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing is left running.
+    pub async fn start(self) -> Result<Node, Error> {
+        self.kv.validate()?;
+        let mut cluster = self.cluster;
+        for (key, value) in self.kv.must_match() {
+            cluster = cluster.must_match(key, value);
+        }
+        let (cluster, kv) = cluster.start_with(|node| Kv::start(node, self.kv)).await?;
+        Ok(Node { cluster, kv: kv? })
+    }
+}

@@ -1,0 +1,108 @@
+//! Whole nodes with their stores on loopback.
+
+use std::time::Duration;
+
+use polity::{Consistency, KvConfig, KvError, Node, Outcome, Preset};
+
+fn builder(name: &str) -> polity::Builder {
+    Node::builder(name).cluster("test").preset(Preset::Local).secret([7; 32])
+}
+
+/// Five nodes that know each other and have settled.
+async fn five() -> Vec<Node> {
+    let mut nodes = vec![builder("n0").start().await.expect("starts")];
+    for i in 1..5 {
+        nodes.push(builder(&format!("n{i}")).seeds([nodes[0].addr()]).start().await.expect("starts"));
+    }
+    settled(&nodes).await;
+    nodes
+}
+
+async fn settled(nodes: &[Node]) {
+    for node in nodes {
+        node.kv().settled().await;
+    }
+}
+
+async fn value(node: &Node, key: &str) -> Vec<String> {
+    let entry = node.kv().get(key).await.expect("a quorum answers");
+    let mut values: Vec<_> = entry.values().iter().map(|v| String::from_utf8_lossy(v).into_owned()).collect();
+    values.sort();
+    values
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_node_writes_every_node_reads() {
+    let nodes = five().await;
+    for i in 0..100 {
+        nodes[i % 5].kv().put(format!("k{i}"), format!("v{i}")).await.expect("written");
+    }
+    for i in 0..100 {
+        assert_eq!(value(&nodes[(i + 2) % 5], &format!("k{i}")).await, [format!("v{i}")]);
+        nodes[(i + 1) % 5].kv().put(format!("k{i}"), "again").await.expect("written");
+        assert_eq!(value(&nodes[(i + 3) % 5], &format!("k{i}")).await, ["again"]);
+        nodes[(i + 4) % 5].kv().delete(format!("k{i}")).await.expect("deleted");
+        assert!(value(&nodes[i % 5], &format!("k{i}")).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_writes_stay_side_by_side_until_one_has_seen_both() {
+    let nodes = five().await;
+    let (a, b) = (nodes[0].kv(), nodes[1].kv());
+    let seen = a.get("cart").await.expect("read");
+    a.put("cart", "apple").context(seen.context()).await.expect("written");
+    b.put("cart", "pear").context(seen.context()).await.expect("written");
+    assert_eq!(value(&nodes[2], "cart").await, ["apple", "pear"]);
+    let both = nodes[3].kv().get("cart").await.expect("read");
+    assert!(both.value().is_none());
+    nodes[3].kv().put("cart", "both").context(both.context()).await.expect("written");
+    assert_eq!(value(&nodes[4], "cart").await, ["both"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_are_named() {
+    let node = builder("n0").kv(KvConfig::default()).start().await.expect("starts");
+    let error = node.kv().put(vec![b'k'; 5000], "v").await.expect_err("refused");
+    assert!(matches!(error, KvError::KeySize { bytes: 5000, limit: 4096 }), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotApplied);
+    let error = node.kv().put("k", vec![0; (1 << 20) + 1]).await.expect_err("refused");
+    assert!(error.to_string().contains("1048576"), "{error}");
+    let error = node.kv().get("").await.expect_err("refused");
+    assert!(matches!(error, KvError::KeySize { bytes: 0, .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_nodes_stop_one_after_the_other_and_come_back_empty() {
+    let mut nodes = five().await;
+    for i in 0..200 {
+        nodes[i % 5].kv().put(format!("k{i}"), format!("v{i}")).await.expect("written");
+    }
+    for victim in 0..5 {
+        let survivor = (victim + 1) % 5;
+        nodes[victim].stop().await;
+        let seeds = [nodes[survivor].addr()];
+        nodes[victim] = builder(&format!("n{victim}")).seeds(seeds).start().await.expect("starts again");
+        settled(&nodes).await;
+    }
+    for i in 0..200 {
+        assert_eq!(value(&nodes[(i + 2) % 5], &format!("k{i}")).await, [format!("v{i}")], "k{i}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_has_handed_everything_over() {
+    let mut nodes = five().await;
+    for i in 0..200 {
+        nodes[i % 5].kv().put(format!("k{i}"), format!("v{i}")).consistency(Consistency::All).await.expect("written");
+    }
+    while nodes.len() > 1 {
+        let leaver = nodes.pop().expect("more than one");
+        leaver.leave(Duration::from_secs(20)).await.expect("leaves");
+        settled(&nodes).await;
+        for i in 0..200 {
+            assert_eq!(value(&nodes[i % nodes.len()], &format!("k{i}")).await, [format!("v{i}")], "k{i}");
+        }
+    }
+    assert_eq!(nodes[0].kv().local_records().expect("counts"), 200);
+}

@@ -52,6 +52,20 @@ impl Node {
         &self.kv
     }
 
+    /// Waits until this node is a member that has caught up: every shard that belongs to it is here, and it has nothing
+    /// to hand over. Waits for as long as a failure keeps it from that. Cancel safe.
+    ///
+    /// # Errors
+    /// [`polity_cluster::Error::Stopped`] or `NameTaken` if the node has stopped.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.cluster.ready().await?;
+        tokio::select! {
+            biased;
+            _ = self.cluster.stopped() => Ok(self.cluster.ready().await?),
+            () = self.kv.caught_up() => Ok(()),
+        }
+    }
+
     /// Leaves: hands everything over to the others, tells them, and stops. They see
     /// [`Status::Left`](polity_cluster::Status) at once, not a failure. The name may come back at any time.
     ///

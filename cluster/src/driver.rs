@@ -166,6 +166,8 @@ impl Driver {
             self.carry_out();
         }
         self.errands.shutdown().await;
+        // Whoever was superseded must not be served by either.
+        self.parts.transport.shutdown().await;
     }
 
     fn now(&self) -> Duration {

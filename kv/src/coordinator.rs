@@ -53,11 +53,13 @@ struct TooFew {
     answered: usize,
     needed: usize,
     reason: String,
+    /// Whether it may get them in a moment, with the members as they are.
+    again: bool,
 }
 
 impl TooFew {
     fn error(self, what: &'static str, outcome: Outcome) -> KvError {
-        let Self { answered, needed, reason } = self;
+        let Self { answered, needed, reason, .. } = self;
         KvError::NotEnoughReplicas { what, answered, needed, reason, outcome }
     }
 }
@@ -69,6 +71,14 @@ enum HandedOver {
     NotReached(String),
     /// It may have got it.
     Lost(String),
+}
+
+/// Why one attempt to write failed.
+enum Failed {
+    /// Nothing was written.
+    TooFew(TooFew),
+    /// Trying again is not for us to decide.
+    ForGood(KvError),
 }
 
 impl Coordinator {
@@ -89,12 +99,32 @@ impl Coordinator {
     /// Reads a key: the merge of what enough replicas have.
     pub(crate) async fn read(&self, key: &Blob, level: Consistency, within: Duration) -> Result<Record, KvError> {
         let deadline = Instant::now() + within;
-        self.gather(key, level, deadline).await.map_err(|few| few.error("a read", Outcome::NotApplied))
+        loop {
+            match self.gather(key, level, deadline).await {
+                Ok(record) => return Ok(record),
+                Err(few) if few.again && self.pause(deadline).await => {}
+                Err(few) => return Err(few.error("a read", Outcome::NotApplied)),
+            }
+        }
+    }
+
+    /// Waits a moment before what was not applied is tried again: replicas that have just started, or just got a shard,
+    /// are ready soon. Returns whether there is time left.
+    async fn pause(&self, deadline: Instant) -> bool {
+        let until = Instant::now() + self.config.upkeep_interval / 2;
+        if until >= deadline || self.rpc.is_stopped() {
+            return false;
+        }
+        tokio::time::sleep_until(until).await;
+        true
     }
 
     async fn gather(&self, key: &Blob, level: Consistency, deadline: Instant) -> Result<Record, TooFew> {
         let map = self.map();
         let shard = self.store.shard_of(&key.0);
+        if let Some(rosters) = self.store.rosters(shard) {
+            self.is_possible(&map, &rosters, level)?;
+        }
         let mut tally = Tally::new(self.store.placed(shard), level);
         let mut merged = Record::default();
         let named = tally.target_id();
@@ -199,6 +229,7 @@ impl Coordinator {
                     answered: tally.answers(),
                     needed: tally.needed_of_target(),
                     reason: errors.text(),
+                    again: true,
                 });
             }
             tokio::select! {
@@ -222,6 +253,7 @@ impl Coordinator {
                         answered: tally.answers(),
                         needed: tally.needed_of_target(),
                         reason: errors.text(),
+                        again: false,
                     });
                 }
             }
@@ -240,19 +272,39 @@ impl Coordinator {
         within: Duration,
     ) -> Result<VersionVector, KvError> {
         let deadline = Instant::now() + within;
+        loop {
+            match self.try_write(&key, value.as_ref(), context.as_ref(), level, deadline).await {
+                Ok(context) => return Ok(context),
+                Err(Failed::TooFew(few)) if few.again && self.pause(deadline).await => {}
+                Err(Failed::TooFew(few)) => return Err(few.error("a write", Outcome::NotApplied)),
+                Err(Failed::ForGood(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Hands a write over to one replica after the other, until one has got it.
+    async fn try_write(
+        &self,
+        key: &Blob,
+        value: Option<&Blob>,
+        context: Option<&VersionVector>,
+        level: Consistency,
+        deadline: Instant,
+    ) -> Result<VersionVector, Failed> {
         let map = self.map();
         let shard = self.store.shard_of(&key.0);
         let mut errors = Errors::default();
-        let mut best = (0, self.store.placed(shard).quorum());
+        let (mut best, mut again) = ((0, self.store.placed(shard).quorum()), true);
         for node in self.by_preference(&map, shard) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                again = false;
                 break;
             }
             let write = Write {
                 key: key.clone(),
-                value: value.clone(),
-                context: context.clone(),
+                value: value.cloned(),
+                context: context.cloned(),
                 level,
                 timeout_ms: u32::try_from(left.mul_f64(COORDINATORS_SHARE).as_millis()).unwrap_or(u32::MAX),
             };
@@ -262,21 +314,21 @@ impl Coordinator {
                     errors.note(&node, Err(reason));
                 }
                 HandedOver::Answered(WriteAnswer::TooManySiblings(siblings)) => {
-                    return Err(KvError::TooManySiblings { siblings: siblings as usize });
+                    return Err(Failed::ForGood(KvError::TooManySiblings { siblings: siblings as usize }));
                 }
-                HandedOver::Answered(WriteAnswer::NotEnough { answered, needed, reason }) => {
+                HandedOver::Answered(WriteAnswer::NotEnough { answered, needed, reason, again: may_help }) => {
                     best = best.max((answered as usize, needed as usize));
+                    again &= may_help;
                     errors.note(&node, Err(reason));
                 }
                 HandedOver::Answered(WriteAnswer::Unknown { answered, needed, reason }) => {
-                    let few = TooFew { answered: answered as usize, needed: needed as usize, reason };
-                    return Err(few.error("a write", Outcome::Unknown));
+                    let few = TooFew { answered: answered as usize, needed: needed as usize, reason, again: false };
+                    return Err(Failed::ForGood(few.error("a write", Outcome::Unknown)));
                 }
-                HandedOver::Lost(reason) => return Err(KvError::CoordinatorLost { reason }),
+                HandedOver::Lost(reason) => return Err(Failed::ForGood(KvError::CoordinatorLost { reason })),
             }
         }
-        let few = TooFew { answered: best.0, needed: best.1, reason: errors.text() };
-        Err(few.error("a write", Outcome::NotApplied))
+        Err(Failed::TooFew(TooFew { answered: best.0, needed: best.1, reason: errors.text(), again }))
     }
 
     async fn hand_over(&self, map: &Map, to: &NodeId, write: Write, within: Duration) -> HandedOver {
@@ -369,7 +421,7 @@ impl Coordinator {
             let down: BTreeSet<&NodeId> = roster.nodes().iter().filter(|node| !map.is_up(node)).collect();
             let answered = roster.len() - down.len();
             if answered < needed {
-                return Err(TooFew { answered, needed, reason: format!("these are not up: {down:?}") });
+                return Err(TooFew { answered, needed, reason: format!("these are not up: {down:?}"), again: false });
             }
         }
         Ok(())
@@ -377,7 +429,8 @@ impl Coordinator {
 }
 
 fn not_enough(few: TooFew) -> WriteAnswer {
-    WriteAnswer::NotEnough { answered: few.answered as u32, needed: few.needed as u32, reason: few.reason }
+    let TooFew { answered, needed, reason, again } = few;
+    WriteAnswer::NotEnough { answered: answered as u32, needed: needed as u32, reason, again }
 }
 
 /// What went wrong with whom, for the error's text.

@@ -15,8 +15,6 @@ pub(crate) const BUCKETS: usize = 32;
 pub(crate) struct Buckets(u32);
 
 impl Buckets {
-    pub(crate) const ALL: Self = Self(u32::MAX);
-
     pub(crate) fn contains_key(self, key: &[u8]) -> bool {
         self.0 & (1 << bucket(key)) != 0
     }

@@ -150,6 +150,13 @@ impl Kv {
         upkeep::settled(&self.inner.coordinator).await;
     }
 
+    /// Waits until this node has learned, caught up with and handed over all that it has to. Cancel safe.
+    pub async fn caught_up(&self) {
+        while self.pending_shards() > 0 {
+            tokio::time::sleep(self.config().upkeep_interval).await;
+        }
+    }
+
     /// How many shards this node has yet to catch up with, learn about or hand over. 0 when it is done.
     #[must_use]
     pub fn pending_shards(&self) -> u32 {
@@ -171,6 +178,9 @@ impl Kv {
     }
 
     fn check(&self, key: &Blob, value: Option<&Blob>) -> Result<(), KvError> {
+        if self.inner.coordinator.rpc.is_stopped() {
+            return Err(KvError::Stopped);
+        }
         let (limits, bytes) = (self.config(), key.0.len());
         if bytes == 0 || bytes > limits.max_key_bytes {
             return Err(KvError::KeySize { bytes, limit: limits.max_key_bytes });

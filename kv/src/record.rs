@@ -89,7 +89,7 @@ mod tests {
     fn golden_bytes() {
         let bytes = encode(&record());
         assert_eq!(decode(&bytes), Ok(record()));
-        assert_eq!(bytes, [1, 1, 5, 1, 0, 1, 1, 1, b'v'], "the format of records: docs/WIRE.md");
+        assert_eq!(bytes, [1, 1, 0, 5, 1, 1, b'v'], "the format of records: docs/WIRE.md");
     }
 
     #[test]

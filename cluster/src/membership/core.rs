@@ -172,11 +172,6 @@ impl Core {
         std::iter::once(own).chain(self.foca.iter_membership_state().cloned()).collect()
     }
 
-    /// The members that are suspected now.
-    pub(crate) fn suspects(&self) -> impl Iterator<Item = &Identity> {
-        self.foca.iter_membership_state().filter(|m| m.state() == State::Suspect).map(Member::id)
-    }
-
     /// Spreads an entry of our own node state, as a hint: push-pull is what makes it certain.
     pub(crate) fn spread(&mut self, now: Duration, entry: &Entry) {
         let Ok(bytes) = postcard::to_allocvec(entry) else { return };

@@ -156,6 +156,12 @@ impl Rpc {
         self.shared.is_stalled(node)
     }
 
+    /// Whether the node has stopped: every call fails from then on.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shared.is_stopping()
+    }
+
     /// What the transport has done so far.
     #[must_use]
     pub fn stats(&self) -> &TransportStats {

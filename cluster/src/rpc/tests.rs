@@ -638,11 +638,31 @@ async fn an_unused_link_closes_and_opens_again() {
     let (a, b) = (start(setup), start(Setup::new("b")));
     bounded(async {
         a.echo(&b.peer, "one").await.expect("an answer");
-        while a.transport.shared().link(&b.peer).is_ok_and(|link| !link.is_idle()) {
+        while a.transport.shared().link(&b.peer).is_ok_and(|link| link.is_up()) {
             tokio::task::yield_now().await;
         }
         a.echo(&b.peer, "two").await.expect("an answer");
         assert_eq!(a.transport.stats().connections_out.value(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn links_that_rest_make_room_for_others() {
+    let mut setup = Setup::new("a");
+    setup.config.max_links = 1;
+    setup.config.backoff_min = Duration::from_millis(1);
+    setup.config.backoff_max = Duration::from_millis(1);
+    let (a, b, c) = (start(setup), start(Setup::new("b")), start(Setup::new("c")));
+    bounded(async {
+        a.echo(&b.peer, "x").await.expect("an answer");
+        let full = a.echo(&c.peer, "x").await.expect_err("one link");
+        assert!(matches!(full.kind(), RpcErrorKind::Overloaded(_)), "{full}");
+        b.transport.shutdown().await;
+        while a.transport.shared().link(&b.peer).is_ok_and(|link| link.is_up()) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(a.echo(&c.peer, "x").await.expect("an answer"), "x");
     })
     .await;
 }

@@ -137,33 +137,33 @@ impl fmt::Display for Malformed {
 }
 
 /// Appends a request.
-pub(crate) fn put_request(out: &mut impl Extend8, id: u32, method: u16, timeout_ms: u32, body: &[u8]) {
+pub(crate) fn put_request(out: &mut Vec<u8>, id: u32, method: u16, timeout_ms: u32, body: &[u8]) {
     let mut header = [0; REQUEST_HEADER];
     header[..4].copy_from_slice(&length_of(REQUEST_HEADER, body));
     header[KIND_AT] = REQUEST;
     header[5..9].copy_from_slice(&id.to_le_bytes());
     header[9..11].copy_from_slice(&method.to_le_bytes());
     header[11..15].copy_from_slice(&timeout_ms.to_le_bytes());
-    out.append(&header, body);
+    append(out, &header, body);
 }
 
 /// Appends an answer.
-pub(crate) fn put_response(out: &mut impl Extend8, id: u32, status: Status, body: &[u8]) {
+pub(crate) fn put_response(out: &mut Vec<u8>, id: u32, status: Status, body: &[u8]) {
     let mut header = [0; RESPONSE_HEADER];
     header[..4].copy_from_slice(&length_of(RESPONSE_HEADER, body));
     header[KIND_AT] = RESPONSE;
     header[5..9].copy_from_slice(&id.to_le_bytes());
     header[9] = status as u8;
-    out.append(&header, body);
+    append(out, &header, body);
 }
 
 /// Appends a cancel.
-pub(crate) fn put_cancel(out: &mut impl Extend8, id: u32) {
+pub(crate) fn put_cancel(out: &mut Vec<u8>, id: u32) {
     let mut header = [0; 9];
     header[..4].copy_from_slice(&5_u32.to_le_bytes());
     header[KIND_AT] = CANCEL;
     header[5..9].copy_from_slice(&id.to_le_bytes());
-    out.append(&header, &[]);
+    append(out, &header, &[]);
 }
 
 /// Turns the frame that starts at `frame[0]` into one that its receiver ignores.
@@ -177,16 +177,10 @@ fn length_of(header: usize, body: &[u8]) -> [u8; 4] {
     u32::try_from(header - 4 + body.len()).expect("bodies are limited to MAX_FRAME_LIMIT bytes").to_le_bytes()
 }
 
-/// What frames are appended to.
-pub(crate) trait Extend8 {
-    fn append(&mut self, header: &[u8], body: &[u8]);
-}
-
-impl Extend8 for bytes::BytesMut {
-    fn append(&mut self, header: &[u8], body: &[u8]) {
-        self.extend_from_slice(header);
-        self.extend_from_slice(body);
-    }
+fn append(out: &mut Vec<u8>, header: &[u8], body: &[u8]) {
+    out.reserve(header.len() + body.len());
+    out.extend_from_slice(header);
+    out.extend_from_slice(body);
 }
 
 fn parse(payload: &[u8]) -> Result<Frame<'_>, Malformed> {
@@ -285,12 +279,11 @@ impl FrameBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::BytesMut;
     use proptest::prelude::*;
 
     #[test]
     fn golden_bytes() {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         put_request(&mut out, 0x0102_0304, 7, 1_000, b"ab");
         put_response(&mut out, 5, Status::Failed, b"c");
         put_cancel(&mut out, 6);
@@ -317,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_skipped_request_is_ignored() {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         put_request(&mut out, 1, 2, 3, b"body");
         make_skip(&mut out);
         let mut seen = 0;
@@ -333,7 +326,7 @@ mod tests {
         #[test]
         fn frames_survive_any_cutting(bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),
                                       cuts in prop::collection::vec(1_usize..30, 1..10)) {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             for (i, body) in bodies.iter().enumerate() {
                 put_response(&mut out, i as u32, Status::Ok, body);
             }

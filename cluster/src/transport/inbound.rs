@@ -143,7 +143,7 @@ impl Side for Inbound {
     }
 
     fn backlog(&self, lane: Lane) -> usize {
-        lock(&self.state).queues[lane.index()].buf.len()
+        lock(&self.state).queues[lane.index()].len()
     }
 
     /// Runs the requests in received bytes and cancels what they cancel.
@@ -241,7 +241,7 @@ impl RawReply {
         let queue = &mut state.queues[self.lane.index()];
         let (status, body): (_, &[u8]) = if body.len() > config.max_frame_bytes {
             (Status::AnswerTooLarge, &[])
-        } else if queue.buf.len() > config.max_queued_bytes {
+        } else if queue.len() > config.max_queued_bytes {
             stats.answers_dropped.inc();
             // What surely was not applied stays so; of anything else only that much can be said.
             match status {

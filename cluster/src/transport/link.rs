@@ -9,6 +9,7 @@
 //! connection dies, what was sent ends with an unknown outcome and what was not with a certain one. A request that is
 //! given up before it was sent is turned in place into a frame that says nothing.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub(crate) struct Link {
     rouse: Notify,
     /// Wakes the driver when the link was closed.
     closing: Notify,
+    is_closed: AtomicBool,
 }
 
 struct State {
@@ -90,7 +92,7 @@ impl Link {
             silent_since: None,
             failures: 0,
         };
-        Self { peer, shared, state: Mutex::new(state), rouse: Notify::new(), closing: Notify::new() }
+        Self { peer, shared, state: Mutex::new(state), rouse: Notify::new(), closing: Notify::new(), is_closed: AtomicBool::new(false) }
     }
 
     /// Queues a request and returns its id, which [`Link::poll`] or [`Link::abandon`] must be given later.
@@ -112,7 +114,7 @@ impl Link {
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         let mut state = lock(&self.state);
         let dial = state.admit(now)?;
-        let queued = body.len() + state.queues[lane.index()].buf.len();
+        let queued = body.len() + state.queues[lane.index()].len();
         if state.pending.is_full() || queued > config.max_queued_bytes {
             self.shared.stats.overloads.inc();
             let limit =
@@ -193,15 +195,31 @@ impl Link {
         silent && !state.pending.is_empty() && !matches!(state.stage, Stage::Closed(_))
     }
 
-    /// Whether the link holds nothing that matters: no connection, no call and no attempt to wait for.
-    pub(crate) fn is_idle(&self) -> bool {
-        let state = lock(&self.state);
-        let resting = match &state.stage {
+    /// Closes the link if it holds nothing that matters: no connection, no call and no attempt to wait for.
+    pub(crate) fn retire(&self) -> bool {
+        let mut state = lock(&self.state);
+        let is_resting = match &state.stage {
             Stage::Idle | Stage::Closed(_) => true,
             Stage::Backoff { until, .. } => *until <= Instant::now(),
             _ => false,
         };
-        resting && state.pending.is_empty()
+        let is_retired = is_resting && state.pending.is_empty();
+        if is_retired {
+            self.is_closed.store(true, Ordering::Release);
+            state.stage = Stage::Closed(RpcErrorKind::PeerGone("its link was given up for others".to_owned()));
+        }
+        is_retired
+    }
+
+    /// Whether the link has ended for good, so that a new call needs another.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Whether there is a connection.
+    #[cfg(test)]
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(lock(&self.state).stage, Stage::Up(_))
     }
 
     /// Ends the link for good: all calls fail with `cause`, now and later.
@@ -210,6 +228,7 @@ impl Link {
         if matches!(state.stage, Stage::Closed(_)) {
             return;
         }
+        self.is_closed.store(true, Ordering::Release);
         let wakers = state.fail_all(&cause);
         if let Stage::Up(Some(connection)) = std::mem::replace(&mut state.stage, Stage::Closed(cause)) {
             connection.close(CLOSE_SUPERSEDED, b"the link was closed");

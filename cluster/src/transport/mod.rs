@@ -22,6 +22,7 @@ pub(crate) mod socket;
 pub(crate) mod stats;
 pub(crate) mod tasks;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
@@ -29,7 +30,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
@@ -77,6 +78,13 @@ const INCOMING_BYTES_TOTAL: u64 = 4 << 20;
 
 /// The length of this node's connection ids: 8 bytes, which is what an initial id must have at least.
 const CONNECTION_ID_BYTES: usize = 8;
+
+/// How many links a calling thread remembers, so that most calls need not look into the common table.
+const RECENT_LINKS: usize = 8;
+
+thread_local! {
+    static RECENT: RefCell<[Weak<Link>; RECENT_LINKS]> = const { RefCell::new([const { Weak::new() }; RECENT_LINKS]) };
+}
 
 /// A peer: a life of a node, and where it listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -293,6 +301,22 @@ impl Shared {
 
     /// The link to a peer; a new one if there is none, or none to this address.
     pub(crate) fn link(self: &Arc<Self>, peer: &Peer) -> Result<Arc<Link>, RpcErrorKind> {
+        let place = peer.node.boot.nonce as usize % RECENT_LINKS;
+        RECENT.with_borrow_mut(|recent| {
+            if let Some(link) = recent[place].upgrade()
+                && Arc::ptr_eq(&link.shared, self)
+                && link.peer == *peer
+                && !link.is_closed()
+            {
+                return Ok(link);
+            }
+            let link = self.find_link(peer)?;
+            recent[place] = Arc::downgrade(&link);
+            Ok(link)
+        })
+    }
+
+    fn find_link(self: &Arc<Self>, peer: &Peer) -> Result<Arc<Link>, RpcErrorKind> {
         let mut links = lock(&self.links);
         if let Some(link) = links.get(&peer.node)
             && link.peer.addr == peer.addr
@@ -303,7 +327,8 @@ impl Shared {
             return Err(RpcErrorKind::ShutDown);
         }
         if links.len() >= self.config.max_links {
-            links.retain(|_, link| !link.is_idle());
+            // One that is forgotten here while a thread remembers it would live beside its successor, so it is closed.
+            links.retain(|_, link| !link.retire());
             if links.len() >= self.config.max_links {
                 self.stats.overloads.inc();
                 return Err(RpcErrorKind::Overloaded("peers that are called at once"));
@@ -363,6 +388,11 @@ impl Shared {
         let mut inbounds = lock(&self.inbounds);
         inbounds.1.remove(&serial);
         self.inbound_open.store(inbounds.1.len(), Ordering::Relaxed);
+    }
+
+    /// Whether the transport has been told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
     }
 
     /// The handlers as they are now.

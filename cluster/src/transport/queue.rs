@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::frame;
 use super::stats::TransportStats;
@@ -11,12 +11,16 @@ use super::stats::TransportStats;
 /// waits for a slow peer should hold little.
 const BATCH_BYTES: usize = 128 << 10;
 
+/// An empty buffer larger than this is given back: two batches.
+const KEEP_BYTES: usize = 256 << 10;
+
 /// The frames of one lane.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    /// What waits.
-    pub(crate) buf: BytesMut,
-    /// How many bytes were taken from `buf` before: the offset of its first byte in the lane.
+    /// What waits, after `start` bytes that were taken.
+    pub(crate) buf: Vec<u8>,
+    start: usize,
+    /// How many bytes were taken so far: the offset in the lane of the first that waits.
     taken: u64,
     /// Requests and answers that were queued since the last batch was taken.
     pub(crate) frames: u64,
@@ -25,9 +29,14 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    /// How many bytes wait.
+    pub(crate) fn len(&self) -> usize {
+        self.buf.len() - self.start
+    }
+
     /// The offset in the lane at which the next frame begins.
     pub(crate) fn end(&self) -> u64 {
-        self.taken + self.buf.len() as u64
+        self.taken + self.len() as u64
     }
 
     /// Whether the frame that begins at `at` has been handed to the connection, even in part.
@@ -40,7 +49,7 @@ impl Queue {
         if self.has_left(at) {
             return false;
         }
-        let offset = usize::try_from(at - self.taken).expect("an offset in the buffer");
+        let offset = self.start + usize::try_from(at - self.taken).expect("an offset in the buffer");
         frame::make_skip(self.buf.get_mut(offset..).expect("the frame is in the buffer"));
         true
     }
@@ -52,23 +61,34 @@ impl Queue {
 
     /// The next batch for the writer.
     pub(crate) fn poll_take(&mut self, stats: &TransportStats, cx: &Context<'_>) -> Poll<Bytes> {
-        if self.buf.is_empty() {
+        if self.len() == 0 {
             match &mut self.writer {
                 Some(writer) => writer.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
             }
             return Poll::Pending;
         }
-        let batch = self.buf.split_to(self.buf.len().min(BATCH_BYTES));
+        // One copy of the exact size costs less than a buffer that is given away and grows anew.
+        let end = self.start + self.len().min(BATCH_BYTES);
+        let batch = Bytes::copy_from_slice(&self.buf[self.start..end]);
+        self.start = end;
+        if self.start >= self.len() {
+            self.buf.drain(..self.start);
+            self.start = 0;
+            if self.buf.is_empty() && self.buf.capacity() > KEEP_BYTES {
+                self.buf = Vec::new();
+            }
+        }
         self.taken += batch.len() as u64;
         stats.frames_out.add(std::mem::take(&mut self.frames));
-        Poll::Ready(batch.freeze())
+        Poll::Ready(batch)
     }
 
     /// Forgets everything that waits.
     pub(crate) fn clear(&mut self) {
-        self.taken += self.buf.len() as u64;
-        self.buf = BytesMut::new();
+        self.taken += self.len() as u64;
+        self.buf = Vec::new();
+        self.start = 0;
         self.frames = 0;
         self.writer = None;
     }

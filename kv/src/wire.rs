@@ -95,12 +95,8 @@ pub(crate) enum WriteAnswer {
     NotHere(String),
     /// Not written, and no other replica would.
     TooManySiblings(u32),
-    /// Not written.
-    NotEnough {
-        answered: u32,
-        needed: u32,
-        reason: String,
-    },
+    /// Not written; `again` if it may succeed in a moment, with the members as they are.
+    NotEnough { answered: u32, needed: u32, reason: String, again: bool },
     /// Written here, and too few others are known to have it.
     Unknown {
         answered: u32,

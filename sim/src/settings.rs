@@ -82,6 +82,8 @@ impl Settings {
     #[must_use]
     pub fn kv(&self) -> KvConfig {
         let shards = polity::shard::ShardCount::new(self.shards).expect("scenarios name possible numbers of shards");
-        KvConfig { shards, ..KvConfig::default() }
+        let mut config = KvConfig::default();
+        config.shards = shards;
+        config
     }
 }

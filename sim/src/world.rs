@@ -274,6 +274,11 @@ impl World {
         });
     }
 
+    /// Records an event that the world did not see happen.
+    pub fn record(&mut self, event: Event) {
+        self.recorder.event(event);
+    }
+
     /// Ends the world, and returns what happened in it, the trace and the number of datagrams.
     #[must_use]
     pub fn end(self) -> (History, u64, u64) {

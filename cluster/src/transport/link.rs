@@ -92,7 +92,14 @@ impl Link {
             silent_since: None,
             failures: 0,
         };
-        Self { peer, shared, state: Mutex::new(state), rouse: Notify::new(), closing: Notify::new(), is_closed: AtomicBool::new(false) }
+        Self {
+            peer,
+            shared,
+            state: Mutex::new(state),
+            rouse: Notify::new(),
+            closing: Notify::new(),
+            is_closed: AtomicBool::new(false),
+        }
     }
 
     /// Queues a request and returns its id, which [`Link::poll`] or [`Link::abandon`] must be given later.

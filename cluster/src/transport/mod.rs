@@ -242,11 +242,6 @@ impl Transport {
         self.shared.local.get_or_init(|| node);
     }
 
-    /// The address of the socket.
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.shared.endpoint.local_addr()
-    }
-
     /// Sends a gossip datagram, or drops and counts it. Says whether it was sent.
     pub(crate) fn send_gossip(&self, to: SocketAddr, bytes: &[u8]) -> bool {
         self.shared.socket.send_gossip(to, bytes)
@@ -261,11 +256,6 @@ impl Transport {
     /// call dials again.
     pub(crate) fn disconnect(&self, node: &NodeId, cause: &str) {
         self.shared.disconnect(node, cause);
-    }
-
-    /// Whether calls to a node wait and nothing has come from it for a while.
-    pub(crate) fn is_stalled(&self, node: &NodeId) -> bool {
-        self.shared.is_stalled(node)
     }
 
     /// Stops: fails the calls in flight, closes all connections, tells the peers within the configured grace, and ends
@@ -302,18 +292,17 @@ impl Shared {
     /// The link to a peer; a new one if there is none, or none to this address.
     pub(crate) fn link(self: &Arc<Self>, peer: &Peer) -> Result<Arc<Link>, RpcErrorKind> {
         let place = peer.node.boot.nonce as usize % RECENT_LINKS;
-        RECENT.with_borrow_mut(|recent| {
-            if let Some(link) = recent[place].upgrade()
-                && Arc::ptr_eq(&link.shared, self)
-                && link.peer == *peer
-                && !link.is_closed()
-            {
-                return Ok(link);
-            }
-            let link = self.find_link(peer)?;
-            recent[place] = Arc::downgrade(&link);
-            Ok(link)
-        })
+        // Nothing but the look itself happens while the thread's table is borrowed: wakers and drops may call again.
+        if let Some(link) = RECENT.with_borrow(|recent| recent[place].upgrade())
+            && Arc::ptr_eq(&link.shared, self)
+            && link.peer == *peer
+            && !link.is_closed()
+        {
+            return Ok(link);
+        }
+        let link = self.find_link(peer)?;
+        RECENT.with_borrow_mut(|recent| recent[place] = Arc::downgrade(&link));
+        Ok(link)
     }
 
     fn find_link(self: &Arc<Self>, peer: &Peer) -> Result<Arc<Link>, RpcErrorKind> {

@@ -41,7 +41,6 @@ pub struct Node {
 
 impl Node {
     /// Starts to describe a node. Its name is stable: the node that is started again under it is the same node.
-    #[must_use]
     pub fn builder(name: impl Into<String>) -> Builder {
         Builder { cluster: polity_cluster::Node::builder(name), kv: KvConfig::default() }
     }

@@ -77,7 +77,6 @@ impl Drop for Inner {
 
 impl Node {
     /// Starts to describe a node. Its name is stable: the node that is started again under it is the same node.
-    #[must_use]
     pub fn builder(name: impl Into<String>) -> crate::Builder {
         crate::Builder::new(name.into())
     }

@@ -96,7 +96,12 @@ pub(crate) enum WriteAnswer {
     /// Not written, and no other replica would.
     TooManySiblings(u32),
     /// Not written; `again` if it may succeed in a moment, with the members as they are.
-    NotEnough { answered: u32, needed: u32, reason: String, again: bool },
+    NotEnough {
+        answered: u32,
+        needed: u32,
+        reason: String,
+        again: bool,
+    },
     /// Written here, and too few others are known to have it.
     Unknown {
         answered: u32,

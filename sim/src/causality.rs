@@ -154,7 +154,9 @@ mod tests {
     #[test]
     fn a_delete_accounts_for_what_it_may_cover_unless_it_was_not_applied() {
         let delete = Action::Delete(Basis::Quorum);
-        assert!(missing(&[(0, PUT, read(&[])), (1, delete, Outcome::Unknown), (2, Action::Get, read(&[]))], 2).is_empty());
+        assert!(
+            missing(&[(0, PUT, read(&[])), (1, delete, Outcome::Unknown), (2, Action::Get, read(&[]))], 2).is_empty()
+        );
         let not_applied = [(0, PUT, read(&[])), (1, delete, Outcome::NotApplied), (2, Action::Get, read(&[]))];
         assert_eq!(missing(&not_applied, 2), [0]);
         let of_nothing = [

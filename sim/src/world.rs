@@ -217,7 +217,9 @@ impl World {
     /// Stops the clients, and lets time pass until their operations have ended.
     pub fn stop_work(&mut self) {
         self.work.send_replace(false);
-        self.demand("K6", "every operation ends", DRAIN_BOUND, |record| record.hosts().values().all(|now| now.open == 0));
+        self.demand("K6", "every operation ends", DRAIN_BOUND, |record| {
+            record.hosts().values().all(|now| now.open == 0)
+        });
     }
 
     /// Lets time pass until all running nodes have started and list each other.

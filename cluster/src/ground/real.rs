@@ -1,5 +1,4 @@
 //! The operating system as a ground. The only module that may read its clocks and its random source.
-#![allow(clippy::disallowed_methods, reason = "this module is where the operating system's clock enters")]
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;

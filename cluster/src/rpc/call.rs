@@ -76,12 +76,17 @@ pub(super) fn start<Resp>(
     timeout: Duration,
 ) -> Call<Resp> {
     let started = Instant::now();
-    let submitted = shared.link(to).map_err(|kind| (Phase::Connecting, kind)).and_then(|link| {
-        let submitted = with_encoded(request, |body| link.submit(lane, id, body, started, timeout));
-        match submitted {
+    let submit = || {
+        let link = shared.link(to).map_err(|kind| (Phase::Connecting, kind))?;
+        match with_encoded(request, |body| link.submit(lane, id, body, started, timeout)) {
             Ok(submitted) => submitted.map(|id| (link, id)),
             Err(error) => Err((Phase::Connecting, RpcErrorKind::BadRequest(error.to_string()))),
         }
+    };
+    let submitted = submit().or_else(|broken| match broken {
+        // The link was closed between the look-up and now; nothing was queued, and there is another by now.
+        (_, RpcErrorKind::PeerGone(_)) => submit(),
+        broken => Err(broken),
     });
     let state = match submitted {
         Ok((link, id)) => State::Waiting { link, id },

@@ -223,6 +223,17 @@ mod tests {
     }
 
     #[test]
+    fn golden_bytes() {
+        let (from, to) = (Boot { generation: 1, nonce: 1 }, Boot { generation: 1, nonce: 2 });
+        let datagram = Sealer::new(&secret(7), "shop", from).seal(to, b"ping");
+        let hex: String = datagram.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN, "the format of datagrams: docs/WIRE.md");
+    }
+
+    const GOLDEN: &str = "01000000000000000001000000000000000000000000000000010000000000000001f58035ccc4f8f1960bba1af3acfa5b5e\
+                          4afb7166";
+
+    #[test]
     fn a_wrong_secret_cluster_or_destination_does_not_open() {
         let datagram = Sealer::new(&secret(1), "shop", A).seal(B, b"ping");
         for mut opener in [

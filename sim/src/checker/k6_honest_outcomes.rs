@@ -18,7 +18,9 @@ pub fn check(history: &History) -> Vec<Violation> {
         for value in read.found().unwrap_or_default() {
             let at = history.entries[read.invoked].at;
             let what = match ops.get(value) {
-                Some(write) if write.key != read.key || !matches!(write.action, Action::Put(_)) => "which is not its own",
+                Some(write) if write.key != read.key || !matches!(write.action, Action::Put(_)) => {
+                    "which is not its own"
+                }
                 Some(write) if read.returned.is_some_and(|end| write.invoked > end) => "before it was written",
                 Some(write) if write.outcome == Outcome::NotApplied => "which was reported as not applied",
                 Some(_) => continue,

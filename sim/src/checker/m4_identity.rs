@@ -79,9 +79,8 @@ fn the_newest_stays(history: &History, processes: &[Process]) -> Vec<Violation> 
         Event::Stopped { host, superseded: true } => Some((entry.at, host)),
         _ => None,
     });
-    let is_newest = |(at, host): &(_, Host)| {
-        !processes.iter().any(|process| process.host == *host && process.launched > *at)
-    };
+    let is_newest =
+        |(at, host): &(_, Host)| !processes.iter().any(|process| process.host == *host && process.launched > *at);
     // Processes of a host live one after the other here, so whoever is running is the newest.
     told.filter(is_newest)
         .map(|(at, host)| violation("M4", at, format!("{host} was told that a newer process has its name")))
@@ -105,7 +104,9 @@ fn comes_back(history: &History, processes: &[Process]) -> Vec<Violation> {
             let views = views.get(&observer.host).map_or(&[][..], Vec::as_slice);
             let is_there = views.iter().any(|(at, list)| {
                 let seen = list.get(&process.host).filter(|seen| seen.standing.is_up());
-                *at >= from && *at <= to && seen.is_some_and(|seen| process.ready.is_some_and(|(_, life)| life == seen.life))
+                *at >= from
+                    && *at <= to
+                    && seen.is_some_and(|seen| process.ready.is_some_and(|(_, life)| life == seen.life))
             });
             if !is_there {
                 let text = format!(

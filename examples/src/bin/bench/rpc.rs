@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use polity_cluster::rpc::{Lane, Method, Peer, Rpc, Solo};
-use polity_cluster::{Boot, NodeId, NodeName};
+use polity::cluster::rpc::{Lane, Method, Peer, Rpc, Solo};
+use polity::{Boot, NodeId, NodeName};
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 

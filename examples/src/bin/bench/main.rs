@@ -1,9 +1,10 @@
 //! Benchmarks against floors and peers that are measured in the same run.
 //!
-//! `cargo run --release --bin bench -- rpc [--json] [--seconds N] [--rounds N]`
+//! `cargo run --release --bin bench -- rpc|membership [--json] [--seconds N] [--rounds N]`
 
 mod floor;
 mod load;
+mod membership;
 mod rpc;
 #[cfg(feature = "peers")]
 mod tonic_peer;
@@ -21,6 +22,9 @@ pub(crate) struct Options {
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let command = args.next().unwrap_or_default();
+    if command == "membership-node" {
+        return membership::node(args);
+    }
     let mut options = Options { json: false, seconds: 1.0, rounds: 7 };
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -32,7 +36,8 @@ fn main() -> Result<()> {
     }
     match command.as_str() {
         "rpc" => rpc::client(options),
+        "membership" => membership::run(options),
         "rpc-server" => rpc::server(),
-        _ => bail!("usage: bench rpc [--json] [--seconds N] [--rounds N]"),
+        _ => bail!("usage: bench rpc|membership [--json] [--seconds N] [--rounds N]"),
     }
 }

@@ -136,9 +136,8 @@ async fn get(kv: &Kv, key: u32) -> Result<Answer, KvError> {
 
 fn values(entry: &Entry) -> Vec<Stored> {
     // A value that does not decode is handed on as it is: the client finds that nobody wrote it.
-    let stored = |value: &[u8]| {
-        Stored::decode(value).unwrap_or_else(|| Stored { replaced: Vec::new(), body: value.to_vec() })
-    };
+    let stored =
+        |value: &[u8]| Stored::decode(value).unwrap_or_else(|| Stored { replaced: Vec::new(), body: value.to_vec() });
     entry.values().iter().map(|value| stored(value)).collect()
 }
 

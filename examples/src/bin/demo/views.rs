@@ -1,6 +1,6 @@
 //! What every node says it sees of the others, and waiting for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -11,27 +11,48 @@ use crate::protocol::Seen;
 pub(crate) type View = BTreeMap<String, (u64, Seen)>;
 
 #[derive(Debug, Default)]
+struct State {
+    by_observer: BTreeMap<String, View>,
+    killed: BTreeSet<(String, u64)>,
+    wrongly_down: usize,
+}
+
+#[derive(Debug, Default)]
 pub(crate) struct Views {
-    by_observer: Mutex<BTreeMap<String, View>>,
+    state: Mutex<State>,
     changed: Notify,
 }
 
 impl Views {
     pub(crate) fn sees(&self, observer: &str, name: String, generation: u64, status: Seen) {
-        self.with(|views| {
-            views.entry(observer.to_owned()).or_default().insert(name, (generation, status));
+        self.with(|state| {
+            let killed = state.killed.contains(&(name.clone(), generation));
+            state.wrongly_down += usize::from(status == Seen::Down && !killed);
+            state.by_observer.entry(observer.to_owned()).or_default().insert(name, (generation, status));
+        });
+    }
+
+    /// This life of this node is about to be ended.
+    pub(crate) fn will_kill(&self, name: &str, generation: u64) {
+        self.with(|state| {
+            state.killed.insert((name.to_owned(), generation));
         });
     }
 
     /// The observer is gone, and what it saw does not count.
     pub(crate) fn forget(&self, observer: &str) {
-        self.with(|views| {
-            views.remove(observer);
+        self.with(|state| {
+            state.by_observer.remove(observer);
         });
     }
 
-    fn with(&self, change: impl FnOnce(&mut BTreeMap<String, View>)) {
-        change(&mut self.by_observer.lock().unwrap_or_else(PoisonError::into_inner));
+    /// How often a node said of a living one that it is down.
+    pub(crate) fn wrongly_down(&self) -> usize {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).wrongly_down
+    }
+
+    fn with(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_waiters();
     }
 
@@ -42,8 +63,8 @@ impl Views {
             tokio::pin!(changed);
             changed.as_mut().enable();
             {
-                let views = self.by_observer.lock().unwrap_or_else(PoisonError::into_inner);
-                if views.len() == observers && views.values().all(&wanted) {
+                let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                if state.by_observer.len() == observers && state.by_observer.values().all(&wanted) {
                     return;
                 }
             }

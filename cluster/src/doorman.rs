@@ -21,12 +21,12 @@ struct State {
     /// `None` until this node has chosen its boot.
     own: Option<Identity>,
     newest: BTreeMap<NodeName, Boot>,
-    /// Addresses whose refusal was logged: one warning each is enough. Bounded by [`MAX_WARNED`].
-    warned: BTreeMap<SocketAddr, Refusal>,
+    /// Addresses whose refusal was logged, `None` for a certificate that did not verify: one warning each is enough.
+    warned: BTreeMap<SocketAddr, Option<Refusal>>,
     leaving: bool,
 }
 
-/// How many refused addresses are remembered for the log's sake.
+/// How many refused addresses are remembered for the log's sake. Beyond that, strangers are only counted.
 const MAX_WARNED: usize = 256;
 
 impl Doorman {
@@ -57,17 +57,17 @@ impl Doorman {
         state.newest = known.chain(own).map(|id| (id.name, id.boot)).collect();
     }
 
-    fn warn_once(&self, from: SocketAddr, hello: &Hello, refusal: &Refusal) {
+    /// Whether a refusal should be logged: the first of its kind from an address, as long as there is room to remember.
+    fn is_news(&self, from: SocketAddr, refusal: Option<&Refusal>) -> bool {
         let mut state = self.state();
-        if state.warned.get(&from) == Some(refusal) {
-            return;
+        if state.warned.get(&from).is_some_and(|before| before.as_ref() == refusal) {
+            return false;
         }
-        if state.warned.len() >= MAX_WARNED {
-            state.warned.clear();
+        if state.warned.len() >= MAX_WARNED && !state.warned.contains_key(&from) {
+            return false;
         }
-        state.warned.insert(from, refusal.clone());
-        drop(state);
-        tracing::warn!(%from, node = %hello.name, %refusal, "a node was refused");
+        state.warned.insert(from, refusal.cloned());
+        true
     }
 }
 
@@ -88,7 +88,9 @@ impl HelloPolicy for Doorman {
         let protocol = match judge(&self.hello(None), hello) {
             Ok(protocol) => protocol,
             Err(refusal) => {
-                self.warn_once(from, hello, &refusal);
+                if self.is_news(from, Some(&refusal)) {
+                    tracing::warn!(%from, node = %hello.name, %refusal, "a node was refused");
+                }
                 return HelloAnswer::Refused(refusal);
             }
         };
@@ -114,5 +116,10 @@ impl HelloPolicy for Doorman {
             your_generation: newest.map_or(0, |boot| boot.generation),
             payload: Vec::new(),
         })
+    }
+    fn distrusted(&self, from: SocketAddr, cause: &str) {
+        if self.is_news(from, None) {
+            tracing::warn!(%from, %cause, "a stranger's certificate, or ours to it, did not verify: another secret?");
+        }
     }
 }

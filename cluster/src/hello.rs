@@ -195,6 +195,8 @@ pub(crate) trait HelloPolicy: Send + Sync {
     fn hello(&self, expects: Option<&NodeId>) -> Hello;
     /// Judges a node that has dialled this one from `from`.
     fn admit(&self, hello: &Hello, from: SocketAddr) -> HelloAnswer;
+    /// A node that dialled this one from `from` and this one did not trust each other's certificates.
+    fn distrusted(&self, from: SocketAddr, cause: &str);
 }
 
 /// Compares what the acceptor would say of itself with the hello that it received: the version to speak, or the first

@@ -109,3 +109,44 @@ async fn garbage_is_dropped_and_counted() {
     }
     assert_eq!(node.members().snapshot().members.len(), 1);
 }
+
+/// Collects the log of the thread that it is set on.
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_that_keeps_trying_is_logged_once() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let member = builder("a").on_callers_runtime().start().await.expect("starts");
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let listen = socket.local_addr().expect("bound");
+    drop(socket);
+    for _ in 0..3 {
+        let stranger = builder("b").listen(listen).secret([8; 32]).seeds([member.addr()]);
+        stranger.start().await.expect_err("refused");
+    }
+    for _ in 0..3 {
+        let stranger = builder("b").listen(listen).cluster("other").seeds([member.addr()]);
+        stranger.start().await.expect_err("refused");
+    }
+    let text = String::from_utf8(log.0.lock().expect("not poisoned").clone()).expect("text");
+    let count = |word: &str| text.lines().filter(|line| line.contains(word)).count();
+    assert_eq!((count("did not verify"), count("was refused")), (1, 1), "{text}");
+    assert_eq!(text.lines().count(), 2, "{text}");
+}

@@ -100,6 +100,8 @@ impl HelloPolicy for Alone {
             Err(refusal) => HelloAnswer::Refused(refusal),
         }
     }
+
+    fn distrusted(&self, _: SocketAddr, _: &str) {}
 }
 
 struct NoGossip;

@@ -88,6 +88,8 @@ impl HelloPolicy for Policy {
             Err(refusal) => HelloAnswer::Refused(refusal),
         }
     }
+
+    fn distrusted(&self, _: SocketAddr, _: &str) {}
 }
 
 fn start(setup: Setup) -> TestNode {

@@ -355,9 +355,18 @@ type Received = (Connection, LaneStreams, Arc<Inbound>);
 
 /// The handshake and the hello of a connection; `None` if either fails, with the connection closed.
 async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {
+    let from = incoming.remote_address();
     let connecting = incoming.accept().ok()?;
     let deadline = Instant::now() + shared.config.connect_timeout;
-    let connection = timeout_at(deadline, connecting).await.ok()?.ok()?;
+    let connection = match timeout_at(deadline, connecting).await.ok()? {
+        Ok(connection) => connection,
+        Err(error) => {
+            if let super::RpcErrorKind::Untrusted(cause) = super::greeting::classify(&error) {
+                shared.policy.distrusted(from, &cause);
+            }
+            return None;
+        }
+    };
     let deadline = Instant::now() + shared.config.hello_timeout;
     let hello = async {
         let (send, mut recv) = connection.accept_bi().await.ok()?;

@@ -4,13 +4,13 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 pub(crate) const USAGE: &str = "usage: demo [--rows N] [--seed S]
-  --rows N  how many requests of the recorded trace are replayed, 1 to 1000000 (default 200000)
+  --rows N  how many requests of the recorded trace are replayed, 1 to 1000000 (default 300000)
   --seed S  what the operations, their nodes and the victim are drawn from (default 1)";
 
 /// The whole trace.
 const MAX_ROWS: usize = 1_000_000;
 /// Takes about half a minute on two cores.
-const DEFAULT_ROWS: usize = 200_000;
+const DEFAULT_ROWS: usize = 300_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {

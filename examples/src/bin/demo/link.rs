@@ -19,6 +19,8 @@ use crate::views::Views;
 
 /// How long a process may take to become a member.
 const START_WITHIN: Duration = Duration::from_secs(10);
+/// How long a process may take to end when its pipes are closed, before it is killed.
+const END_WITHIN: Duration = Duration::from_secs(2);
 /// How many calls may wait to be written: more than the clients have under way.
 const QUEUE: usize = 1024;
 
@@ -99,6 +101,14 @@ impl NodeProcess {
         Ok(process)
     }
 
+    /// Closes the pipes, upon which the process ends by itself. Returns when it is gone.
+    pub(crate) async fn end(mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        if tokio::time::timeout(END_WITHIN, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+
     /// SIGKILL. Returns when the process is gone.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         self.child.kill().await.context("the process cannot be killed")
@@ -116,7 +126,7 @@ async fn write_orders(
 ) {
     let mut input = BufWriter::with_capacity(1 << 16, input);
     let mut next_id = 0;
-    let mut write = async || -> io::Result<()> {
+    let write = async || -> io::Result<()> {
         input.write_all(&protocol::encode(&Order::Start(start))).await?;
         input.flush().await?;
         while let Some(mut call) = calls.recv().await {

@@ -73,8 +73,8 @@ impl Report {
     pub(crate) fn print(&self) {
         println!("\n{}", self.phases().text());
         println!("{}", self.summary().text());
-        for reason in self.stats.reasons() {
-            println!("a failed request said: {reason}");
+        for (reason, count) in self.stats.reasons() {
+            println!("{count} of the failed requests: {reason}");
         }
         println!("{CREDIT}");
         let broken = self.broken();

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use rand::rngs::{StdRng, SysRng};
 use rand::{RngExt as _, SeedableRng as _, TryRng as _};
 use tokio::time::Instant;
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let mut secret = [0; 32];
     SysRng.try_fill_bytes(&mut secret).map_err(|error| anyhow!("no random bytes for a secret: {error}"))?;
     let client = Arc::new(Client::default());
-    let scenario = Scenario {
+    let mut scenario = Scenario {
         rows: options.rows,
         secret,
         victim: StdRng::seed_from_u64(options.seed).random_range(0..NODES),
@@ -70,11 +70,18 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         progress: Progress::new(),
         times: Times::default(),
     };
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(scenario.play(options))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async move {
+        let report = scenario.play(options).await;
+        scenario.progress.finish();
+        for node in scenario.nodes {
+            node.end().await;
+        }
+        report
+    })
 }
 
 impl Scenario {
-    async fn play(mut self, options: &Options) -> Result<Report> {
+    async fn play(&mut self, options: &Options) -> Result<Report> {
         self.form().await?;
         self.progress.bar("replaying", self.rows);
         let running = tokio::spawn(self.load.clone().run());
@@ -96,7 +103,6 @@ impl Scenario {
         for node in &self.nodes {
             ensure!(node.link.is_open(), "the process of {} has ended by itself", node.link.name);
         }
-        self.progress.finish();
         let (ledger, stats) = (self.client.ledger(), std::mem::take(&mut *self.load.stats()));
         Ok(Report {
             rows: options.rows,

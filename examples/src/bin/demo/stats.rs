@@ -1,12 +1,13 @@
 //! How requests went, counted apart for every phase of the demonstration.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::client::{Done, Ended, Failure};
 
-/// How many texts of failures are kept to be shown.
+/// How many different reasons of failures are kept to be shown.
 const KEPT_REASONS: usize = 5;
 
 #[derive(Debug)]
@@ -88,7 +89,7 @@ fn quantile(took_us: &mut [u32], share: f64) -> Duration {
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     phases: Vec<Phase>,
-    reasons: Vec<String>,
+    reasons: BTreeMap<String, usize>,
 }
 
 impl Stats {
@@ -109,9 +110,9 @@ impl Stats {
             phase.count(ended);
         }
         if let Err(Failure::NotApplied(reason) | Failure::Unknown(reason)) = &ended.result
-            && self.reasons.len() < KEPT_REASONS
+            && (self.reasons.len() < KEPT_REASONS || self.reasons.contains_key(reason))
         {
-            self.reasons.push(reason.clone());
+            *self.reasons.entry(reason.clone()).or_default() += 1;
         }
     }
 
@@ -119,8 +120,8 @@ impl Stats {
         &self.phases
     }
 
-    /// Why the first few requests failed.
-    pub(crate) fn reasons(&self) -> &[String] {
+    /// Why requests failed, and how many for each reason, as far as they were kept.
+    pub(crate) fn reasons(&self) -> &BTreeMap<String, usize> {
         &self.reasons
     }
 

@@ -22,10 +22,10 @@ use crate::exchange::{PUSH_PULL, PushPull, PushPullAnswer, TELL, Tell};
 use crate::identity::{Identity, NodeId, NodeName};
 use crate::membership::core::{Core, Output, SharedTable};
 use crate::membership::view::{Member, Members, Status};
-use crate::node::StopReason;
 use crate::rpc::{Peer, Reply, Rpc, RpcError};
 use crate::secure::envelope::{DropReason, Opener, Sealer};
 use crate::state::{Entry, PROFILE_KEY, Profile, Table};
+use crate::stop::StopReason;
 use crate::transport::Transport;
 
 /// How many datagrams may wait for the driver: a burst of one from each of a thousand members.

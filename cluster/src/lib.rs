@@ -44,6 +44,7 @@ mod node;
 pub mod rpc;
 mod secure;
 mod state;
+mod stop;
 mod transport;
 
 pub use builder::Builder;
@@ -54,7 +55,8 @@ pub use ground::{BoxFuture, Env, Ground};
 pub use ground::{Memory, Simulated, Tap};
 pub use identity::{Boot, Identity, MAX_NAME_BYTES, NameError, NodeId, NodeName};
 pub use membership::view::{Member, MemberEvent, Members, Status, Subscription, View};
-pub use node::{Node, StopReason};
+pub use node::Node;
 pub use secure::envelope::DropReason;
 pub use secure::{MIN_SECRET_BYTES, Secret, SecretError};
 pub use state::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError, Zone};
+pub use stop::StopReason;

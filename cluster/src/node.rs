@@ -11,28 +11,14 @@ use tokio::task::JoinHandle;
 use crate::driver::{Command, Drops};
 use crate::error::Error;
 use crate::ground::{Env, Executor};
-use crate::identity::{Boot, NodeId};
+use crate::identity::NodeId;
 use crate::membership::core::SharedTable;
 use crate::membership::view::Members;
 use crate::rpc::{Rpc, TransportStats};
 use crate::secure::envelope::DropReason;
 use crate::state::{PROFILE_KEY, Profile, StateError};
+use crate::stop::StopReason;
 use crate::transport::Transport;
-
-/// Why a node no longer takes part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StopReason {
-    /// [`Node::leave`] was called.
-    Left,
-    /// A newer process has this node's name.
-    NameTaken {
-        /// Its boot.
-        by: Boot,
-    },
-    /// [`Node::stop`] was called, or the last handle was dropped.
-    Stopped,
-}
 
 /// A running node. Cheap to clone; when the last clone is dropped, the node stops without a farewell, as if it had
 /// crashed.

@@ -18,8 +18,9 @@ use crate::engine::{Engine, MemoryEngine};
 use crate::error::KvError;
 use crate::record::{Blob, Record};
 use crate::serve;
+use crate::settled;
 use crate::store::Store;
-use crate::upkeep::{self, Upkeep};
+use crate::upkeep::Upkeep;
 
 /// What a reader has seen of a key. A write that carries it replaces exactly that; without it, two writes that knew
 /// nothing of each other both stay. Opaque, and good for the key that it was read from only.
@@ -147,7 +148,7 @@ impl Kv {
     /// up there: from then on the store survives the next failure. Waits for ever while a failure cannot be repaired;
     /// give it a timeout. Cancel safe.
     pub async fn settled(&self) {
-        upkeep::settled(&self.inner.coordinator).await;
+        settled::settled(&self.inner.coordinator).await;
     }
 
     /// Waits until this node has learned, caught up with and handed over all that it has to. Cancel safe.
@@ -160,7 +161,7 @@ impl Kv {
     /// How many shards this node has yet to catch up with, learn about or hand over. 0 when it is done.
     #[must_use]
     pub fn pending_shards(&self) -> u32 {
-        upkeep::progress(&self.inner.coordinator).pending
+        settled::progress(&self.inner.coordinator).pending
     }
 
     /// How many records this node holds, traces of deletes included. Counts them one by one.

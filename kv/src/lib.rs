@@ -16,18 +16,22 @@
 //! | [`mod@serve`] | what a node does for its peers | handlers |
 //! | [`mod@coordinator`] | one operation from its call to its answer | asynchronous |
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
+//! | [`mod@errands`] | what it is sent out for | asynchronous |
+//! | [`mod@settled`] | when all of that is done | asynchronous |
 #![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
 
 mod config;
 mod coordinator;
 mod digest;
 mod engine;
+mod errands;
 mod error;
 mod kv;
 mod map;
 mod record;
 mod roster;
 mod serve;
+mod settled;
 mod standing;
 mod store;
 mod tally;

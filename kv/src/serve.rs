@@ -10,17 +10,13 @@ use crate::config::KvConfig;
 use crate::coordinator::Coordinator;
 use crate::record::Blob;
 use crate::roster::Roster;
+use crate::settled;
 use crate::store::{Store, WriteError};
 use crate::tally::Vouch;
-use crate::upkeep;
 use crate::wire::{
     ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, MERGE, Merge, OFFER, Offer,
-    PROGRESS, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, WRITE,
+    PAGE_BYTES, PROGRESS, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, WRITE,
 };
-
-/// How many bytes of records one page brings: enough that round trips do not matter, small enough that a page does not
-/// hold up the executor.
-pub(crate) const PAGE_BYTES: usize = 256 << 10;
 
 /// Registers everything that peers may ask for.
 pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Notify>) {
@@ -50,7 +46,7 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
     let here = store.clone();
     rpc.serve(INTRODUCE, move |_, (), reply| reply.send(&introduction(&here)));
     let here = coordinator.clone();
-    rpc.serve(PROGRESS, move |_, (), reply| reply.send(&upkeep::progress(&here)));
+    rpc.serve(PROGRESS, move |_, (), reply| reply.send(&settled::progress(&here)));
 }
 
 /// What a peer may send.

@@ -14,10 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use polity_cluster::rpc::{Peer, RpcError};
+use polity_cluster::rpc::Peer;
 use polity_cluster::{BoxFuture, Members, Node, NodeId};
 use polity_shard::ShardId;
 use tokio::sync::Notify;
@@ -25,18 +23,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
-use crate::digest::{Buckets, Digest};
+use crate::errands::{self, Shards};
 use crate::map::Map;
-use crate::record::Blob;
-use crate::roster::Roster;
-use crate::serve::PAGE_BYTES;
-use crate::wire::{
-    ACCOUNT, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, Offer, PROGRESS, Progress, READY,
-    ReadyRequest, Rosters,
-};
-
-/// How long one message of upkeep may take. Longer than an operation: nobody waits for it, and a page is large.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is under way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,16 +45,6 @@ pub(crate) struct Upkeep {
     introduced: bool,
     next_patrol: Instant,
     patrols: usize,
-}
-
-/// How much this node has to do before its shards are settled.
-pub(crate) fn progress(here: &Coordinator) -> Progress {
-    let store = &here.store;
-    let pending = store.shard_ids().filter(|shard| {
-        let settled = store.with_standing(*shard, |s| (s.is_ready(), s.current().contains(&here.node)));
-        !settled.is_some_and(|(ready, ours)| ready && (ours || !store.holds_records(*shard)))
-    });
-    Progress { view: here.map().digest(), pending: pending.count() as u32 }
 }
 
 impl Upkeep {
@@ -138,7 +116,7 @@ impl Upkeep {
             if !self.introduced {
                 if joined {
                     let here = self.here.clone();
-                    self.start(Errand::Introduce, async move { introduce(&here).await });
+                    self.start(Errand::Introduce, async move { errands::introduce(&here).await });
                 }
                 return true;
             }
@@ -148,15 +126,15 @@ impl Upkeep {
         for (at, (peer, shards)) in todo.cover.into_iter().enumerate() {
             let here = self.here.clone();
             let errand = Errand::Cover(peer.node.clone());
-            self.start(errand, async move { cover(&here, &peer, shards, at).await });
+            self.start(errand, async move { errands::cover(&here, &peer, shards, at).await });
         }
         if !todo.relieve.is_empty() {
             let here = self.here.clone();
-            self.start(Errand::Relieve, async move { relieve(&here, &todo.relieve).await });
+            self.start(Errand::Relieve, async move { errands::relieve(&here, &todo.relieve).await });
         }
         if !todo.hand_over.is_empty() {
             let here = self.here.clone();
-            self.start(Errand::HandOver, async move { hand_over(&here, todo.hand_over).await });
+            self.start(Errand::HandOver, async move { errands::hand_over(&here, todo.hand_over).await });
         }
         if Instant::now() >= self.next_patrol {
             self.next_patrol = Instant::now() + self.here.config.patrol_interval;
@@ -228,7 +206,7 @@ impl Upkeep {
             (under.contains(&self.here.node) && under.contains(&peer.node)).then_some((shard, under))
         });
         let (shards, here) = (shared.collect(), self.here.clone());
-        self.start(Errand::Cover(peer.node.clone()), async move { cover(&here, &peer, shards, 0).await });
+        self.start(Errand::Cover(peer.node.clone()), async move { errands::cover(&here, &peer, shards, 0).await });
     }
 }
 
@@ -238,8 +216,6 @@ enum Step {
     Relieve,
     HandOver,
 }
-
-type Shards = Vec<(ShardId, Roster)>;
 
 #[derive(Default)]
 struct Todo {
@@ -271,239 +247,4 @@ impl Lists {
     fn is_empty(&self) -> bool {
         !self.waiting && self.relieve.is_empty() && self.hand_over.is_empty()
     }
-}
-
-/// Learns the rosters of all shards from the first member that knows them. If none does, and none has a smaller name
-/// than this node, it founds them: whoever has just started and sees no other has nothing to catch up with.
-async fn introduce(here: &Coordinator) {
-    let map = here.map();
-    let mut asked = FuturesUnordered::new();
-    let mut smallest = true;
-    for member in map.up().filter(|member| member.id != here.node) {
-        smallest &= here.node.name < member.id.name;
-        let peer = Peer { node: member.id.clone(), addr: member.addr };
-        asked.push(here.rpc.call(&peer, &INTRODUCE, &(), PATIENCE));
-    }
-    let mut all_new = true;
-    while let Some(answer) = asked.next().await {
-        match answer {
-            Ok(Some(rosters)) => {
-                for (at, shard) in here.store.shard_ids().enumerate() {
-                    here.store.introduce(shard, rosters.list(at));
-                }
-                return;
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::debug!(%error, "a member did not introduce this node");
-                all_new = false;
-            }
-        }
-    }
-    let known = map.up().any(|member| member.id == here.node);
-    if all_new && smallest && known {
-        tracing::info!("no member knows of any shards: this node founds them");
-        for shard in here.store.shard_ids() {
-            here.store.introduce(shard, Vec::new());
-        }
-    }
-}
-
-/// Hears from one boot: asks for its account of these shards, fetches what differs, and learns its rosters. `turn` lets
-/// several such errands begin with different shards, so that what one has fetched the other need not.
-async fn cover(here: &Coordinator, peer: &Peer, mut shards: Shards, turn: usize) {
-    if !shards.is_empty() {
-        let by = turn * 7919 % shards.len();
-        shards.rotate_left(by);
-    }
-    for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
-        if let Err(error) = cover_some(here, peer, some).await {
-            tracing::debug!(%error, "a replica gave no account");
-            for (shard, _) in some {
-                here.store.with_standing(*shard, |standing| standing.miss(&peer.node));
-            }
-        }
-    }
-}
-
-async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[(ShardId, Roster)]) -> Result<(), RpcError> {
-    let store = &here.store;
-    let request = AccountRequest {
-        shards: shards.iter().map(|(shard, _)| (shard.0, store.digest(*shard).total())).collect(),
-        rosters: Rosters::new(&shards.iter().map(|(_, under)| vec![under.clone()]).collect::<Vec<_>>()),
-    };
-    let answer = here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?;
-    for (at, (shard, under)) in shards.iter().enumerate() {
-        let Some(Some(account)) = answer.accounts.get(at) else {
-            store.with_standing(*shard, |standing| standing.miss(&peer.node));
-            continue;
-        };
-        let rosters = answer.rosters.list(at);
-        store.with_standing(*shard, |standing| rosters.into_iter().for_each(|roster| standing.learn(roster)));
-        if let Some(theirs) = account
-            && !fetch(here, peer, *shard, store.digest(*shard).difference(theirs)).await?
-        {
-            continue;
-        }
-        store.with_standing(*shard, |standing| standing.hear(&peer.node, under));
-    }
-    Ok(())
-}
-
-/// Fetches some buckets of a shard and merges them. Returns whether all of it could be merged.
-async fn fetch(here: &Coordinator, peer: &Peer, shard: ShardId, buckets: Buckets) -> Result<bool, RpcError> {
-    if buckets.is_empty() {
-        return Ok(true);
-    }
-    let mut after: Option<Blob> = None;
-    loop {
-        let fetch = Fetch { shard: shard.0, buckets, after: after.take() };
-        let page = here.rpc.call(peer, &FETCH, &fetch, PATIENCE).await?;
-        for (key, record) in &page.records {
-            if here.store.shard_of(&key.0) != shard {
-                tracing::warn!(%shard, peer = %peer.node, "a fetched key belongs to another shard");
-                return Ok(false);
-            }
-            if let Err(error) = here.store.merge(shard, &key.0, &record.0, Roster::new([]).id()) {
-                tracing::error!(?error, %shard, peer = %peer.node, "a fetched record was not merged");
-                return Ok(false);
-            }
-        }
-        match page.records.last() {
-            Some((key, _)) if page.more => after = Some(key.clone()),
-            _ => return Ok(true),
-        }
-    }
-}
-
-/// Asks the replicas of shards that are not ours whether they are ready and know what we owe; then we need not.
-async fn relieve(here: &Coordinator, shards: &[ShardId]) {
-    let (store, map) = (&here.store, here.map());
-    let mut asked: BTreeMap<ShardId, (Roster, Vec<Roster>, usize)> = BTreeMap::new();
-    let mut by_peer: BTreeMap<NodeId, (Peer, Vec<ShardId>)> = BTreeMap::new();
-    for shard in shards.iter().take(MAX_SHARDS_A_MESSAGE) {
-        let standing = store.with_standing(*shard, |s| (s.current().clone(), s.owed().cloned().collect::<Vec<_>>()));
-        let Some((current, owed)) = standing else { continue };
-        for node in current.nodes() {
-            if let Some(peer) = map.peer(node) {
-                by_peer.entry(node.clone()).or_insert_with(|| (peer, Vec::new())).1.push(*shard);
-            }
-        }
-        asked.insert(*shard, (current, owed, 0));
-    }
-    let calls: FuturesUnordered<_> = by_peer
-        .into_values()
-        .map(|(peer, shards)| {
-            let rosters = shards.iter().filter_map(|shard| asked.get(shard));
-            let rosters: Vec<Vec<Roster>> =
-                rosters.map(|(current, owed, _)| std::iter::once(current).chain(owed).cloned().collect()).collect();
-            let request =
-                ReadyRequest { shards: shards.iter().map(|shard| shard.0).collect(), rosters: Rosters::new(&rosters) };
-            let call = here.rpc.call(&peer, &READY, &request, PATIENCE);
-            async move { (shards, call.await) }
-        })
-        .collect();
-    let answers: Vec<_> = calls.collect().await;
-    for (shards, answer) in answers {
-        for (shard, ready) in shards.iter().zip(answer.unwrap_or_default()) {
-            if let Some((_, _, count)) = asked.get_mut(shard) {
-                *count += usize::from(ready);
-            }
-        }
-    }
-    for (shard, (current, owed, ready)) in asked {
-        if ready >= current.quorum() {
-            store.with_standing(shard, |standing| standing.relieve(&current, &owed));
-        }
-    }
-}
-
-/// Gives the records of shards that are not ours to those whose they are, and drops them once all have them.
-async fn hand_over(here: &Coordinator, shards: Shards) {
-    let map = here.map();
-    for (shard, current) in shards {
-        let given = here.store.digest(shard);
-        let up: Vec<Peer> =
-            current.nodes().iter().filter(|node| map.is_up(node)).filter_map(|node| map.peer(node)).collect();
-        let mut taken = 0;
-        for peer in &up {
-            match give(here, peer, shard, &current, &given).await {
-                Ok(true) => taken += 1,
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, %shard, "records were not handed over"),
-            }
-        }
-        if taken == up.len() && taken >= current.quorum() {
-            if let Err(error) = here.store.release(shard, &given) {
-                tracing::error!(%error, %shard, "records that were handed over were not dropped");
-            }
-        } else {
-            // The others would not do better now.
-            return;
-        }
-    }
-}
-
-/// Gives one replica what it lacks of a shard. Returns whether it has all of it.
-async fn give(
-    here: &Coordinator,
-    peer: &Peer,
-    shard: ShardId,
-    under: &Roster,
-    given: &Digest,
-) -> Result<bool, RpcError> {
-    let request =
-        AccountRequest { shards: vec![(shard.0, given.total())], rosters: Rosters::new(&[vec![under.clone()]]) };
-    let answer = here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?;
-    let theirs = match answer.accounts.into_iter().next() {
-        Some(Some(Some(theirs))) => theirs,
-        Some(Some(None)) => return Ok(true),
-        _ => return Ok(false),
-    };
-    let buckets = given.difference(&theirs);
-    let mut after: Option<Blob> = None;
-    loop {
-        let page = here.store.page(shard, buckets, after.as_ref().map(|key| &key.0[..]), PAGE_BYTES);
-        let Ok((records, more)) = page else { return Ok(false) };
-        let last = records.last().map(|(key, _)| key.clone());
-        if !records.is_empty() {
-            here.rpc.call(peer, &OFFER, &Offer { shard: shard.0, records }, PATIENCE).await?;
-        }
-        if !more || last.is_none() {
-            return Ok(true);
-        }
-        after = last;
-    }
-}
-
-/// Waits until every member sees the same members and has nothing left to do.
-pub(crate) async fn settled(here: &Coordinator) {
-    loop {
-        if is_settled(here).await {
-            return;
-        }
-        tokio::time::sleep(here.config.upkeep_interval).await;
-    }
-}
-
-async fn is_settled(here: &Coordinator) -> bool {
-    let ours = progress(here);
-    if ours.pending > 0 {
-        return false;
-    }
-    let map = here.map();
-    let mut asked: FuturesUnordered<_> = map
-        .up()
-        .filter(|member| member.id != here.node)
-        .map(|member| {
-            let peer = Peer { node: member.id.clone(), addr: member.addr };
-            here.rpc.call(&peer, &PROGRESS, &(), PATIENCE)
-        })
-        .collect();
-    while let Some(theirs) = asked.next().await {
-        if !theirs.is_ok_and(|theirs| theirs == ours) {
-            return false;
-        }
-    }
-    here.map().digest() == ours.view
 }

@@ -32,6 +32,10 @@ pub(crate) const PROGRESS: Method<(), Progress> = Method::new(40, "kv.progress",
 /// The most shards that one message speaks of: with 256 bytes of digest each, well within a frame.
 pub(crate) const MAX_SHARDS_A_MESSAGE: usize = 4096;
 
+/// How many bytes of records one page brings: enough that round trips do not matter, small enough that a page does not
+/// hold up the executor.
+pub(crate) const PAGE_BYTES: usize = 256 << 10;
+
 /// A list of rosters per shard. Few rosters serve many shards, so each is sent once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rosters {

@@ -109,10 +109,12 @@ impl Stats {
         if let Some(phase) = self.phases.last_mut() {
             phase.count(ended);
         }
-        if let Err(Failure::NotApplied(reason) | Failure::Unknown(reason)) = &ended.result
-            && (self.reasons.len() < KEPT_REASONS || self.reasons.contains_key(reason))
-        {
-            *self.reasons.entry(reason.clone()).or_default() += 1;
+        if let Err(Failure::NotApplied(reason) | Failure::Unknown(reason)) = &ended.result {
+            // What follows in brackets names ports and times, and differs from request to request.
+            let gist = reason.split_once(" (").map_or(reason.as_str(), |(gist, _)| gist);
+            if self.reasons.len() < KEPT_REASONS || self.reasons.contains_key(gist) {
+                *self.reasons.entry(gist.to_owned()).or_default() += 1;
+            }
         }
     }
 

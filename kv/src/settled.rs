@@ -1,0 +1,50 @@
+//! When a cluster's shards are where they belong, and survive the next failure.
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use polity_cluster::rpc::Peer;
+
+use crate::coordinator::Coordinator;
+use crate::errands::PATIENCE;
+use crate::wire::{PROGRESS, Progress};
+
+/// How much this node has to do before its shards are settled.
+pub(crate) fn progress(here: &Coordinator) -> Progress {
+    let store = &here.store;
+    let pending = store.shard_ids().filter(|shard| {
+        let settled = store.with_standing(*shard, |s| (s.is_ready(), s.current().contains(&here.node)));
+        !settled.is_some_and(|(ready, ours)| ready && (ours || !store.holds_records(*shard)))
+    });
+    Progress { view: here.map().digest(), pending: pending.count() as u32 }
+}
+
+/// Waits until every member sees the same members and has nothing left to do.
+pub(crate) async fn settled(here: &Coordinator) {
+    loop {
+        if is_settled(here).await {
+            return;
+        }
+        tokio::time::sleep(here.config.upkeep_interval).await;
+    }
+}
+
+async fn is_settled(here: &Coordinator) -> bool {
+    let ours = progress(here);
+    if ours.pending > 0 {
+        return false;
+    }
+    let map = here.map();
+    let mut asked: FuturesUnordered<_> = map
+        .up()
+        .filter(|member| member.id != here.node)
+        .map(|member| {
+            let peer = Peer { node: member.id.clone(), addr: member.addr };
+            here.rpc.call(&peer, &PROGRESS, &(), PATIENCE)
+        })
+        .collect();
+    while let Some(theirs) = asked.next().await {
+        if !theirs.is_ok_and(|theirs| theirs == ours) {
+            return false;
+        }
+    }
+    here.map().digest() == ours.view
+}

@@ -342,6 +342,10 @@ impl Driver {
                     self.dirty = true;
                     self.parts.transport.disconnect(&id.node, "it is down");
                 }
+                Output::Replaced(id) => {
+                    tracing::info!(member = %id.node, "member superseded by a newer boot");
+                    self.parts.transport.disconnect(&id.node, "a newer process has its name");
+                }
                 Output::Rejoined(id) => {
                     tracing::info!(rejoin = id.rejoin, "others believed this node down: it is back");
                     self.parts.doorman.set_own(id);

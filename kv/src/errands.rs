@@ -141,7 +141,7 @@ pub(crate) async fn relieve(here: &Coordinator, shards: &[ShardId]) {
         }
         asked.insert(*shard, (current, owed, 0));
     }
-    let calls: FuturesUnordered<_> = by_peer
+    let mut calls: FuturesUnordered<_> = by_peer
         .into_values()
         .map(|(peer, shards)| {
             let rosters = shards.iter().filter_map(|shard| asked.get(shard));
@@ -153,17 +153,20 @@ pub(crate) async fn relieve(here: &Coordinator, shards: &[ShardId]) {
             async move { (shards, call.await) }
         })
         .collect();
-    let answers: Vec<_> = calls.collect().await;
-    for (shards, answer) in answers {
+    // One that does not answer must not hold up what the others have answered.
+    while !asked.is_empty()
+        && let Some((shards, answer)) = calls.next().await
+    {
         for (shard, ready) in shards.iter().zip(answer.unwrap_or_default()) {
-            if let Some((_, _, count)) = asked.get_mut(shard) {
-                *count += usize::from(ready);
+            if let Some((current, owed, count)) = asked.get_mut(shard)
+                && ready
+            {
+                *count += 1;
+                if *count >= current.quorum() {
+                    store.with_standing(*shard, |standing| standing.relieve(current, owed));
+                    asked.remove(shard);
+                }
             }
-        }
-    }
-    for (shard, (current, owed, ready)) in asked {
-        if ready >= current.quorum() {
-            store.with_standing(shard, |standing| standing.relieve(&current, &owed));
         }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) enum Output {
     Up(Identity),
     /// A member is down.
     Down(Identity),
+    /// A boot was superseded by a newer one of its name.
+    Replaced(Identity),
     /// We were declared down and came back under this identity.
     Rejoined(Identity),
     /// A newer boot of our name exists.
@@ -242,7 +244,10 @@ impl Core {
                 OwnedNotification::MemberUp(id) => self.outputs.push_back(Output::Up(id)),
                 OwnedNotification::MemberDown(id) => self.outputs.push_back(Output::Down(id)),
                 // foca says `Rename` alone where a member stays up under its new identity.
-                OwnedNotification::Rename(_, id) => {
+                OwnedNotification::Rename(old, id) => {
+                    if old.node != id.node {
+                        self.outputs.push_back(Output::Replaced(old));
+                    }
                     let up = self.foca.iter_members().any(|member| *member.id() == id);
                     self.outputs.push_back(if up { Output::Up(id) } else { Output::Down(id) });
                 }

@@ -233,11 +233,14 @@ impl Store {
             Some(bytes) => record::decode(bytes).map_err(WriteError::Malformed)?,
             None => Record::default(),
         };
+        // What the writer has seen now: not the siblings that it did not know and that stay beside its value.
+        let mut seen = context.clone();
         match value {
             Some(value) => {
-                record.put(guard.replica, context, value.clone()).map_err(|error| {
+                let dot = record.put(guard.replica, context, value.clone()).map_err(|error| {
                     WriteError::Engine(EngineError { action: "counted a write", cause: error.to_string() })
                 })?;
+                seen.insert(dot);
             }
             None => {
                 record.delete(context);
@@ -251,7 +254,7 @@ impl Store {
             return Err(WriteError::RecordTooLarge(record.len()));
         }
         self.put_record(&mut guard, shard, key, old.as_deref(), &bytes)?;
-        Ok(Written { record: bytes, context: record.context().clone(), vouch: guard.vouch(named) })
+        Ok(Written { record: bytes, context: seen, vouch: guard.vouch(named) })
     }
 
     fn put_record(

@@ -17,6 +17,7 @@
 //! | [`checker`] | judges of a history, one promise a file |
 //! | [`run`] | a scenario and a seed, from beginning to verdict |
 //! | [`swarm`] | many seeds on all cores |
+//! | `watchdog` | ends the program when a run hangs |
 //! | [`cli`] | the program |
 
 pub mod causality;
@@ -30,5 +31,6 @@ pub mod run;
 pub mod scenario;
 pub mod settings;
 pub mod swarm;
+mod watchdog;
 pub mod workload;
 pub mod world;

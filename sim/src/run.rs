@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use crate::checker::{Violation, judge};
 use crate::history::{Event, History};
 use crate::scenario::Scenario;
+use crate::watchdog::Watchdog;
 use crate::workload::seed_of;
 use crate::world::World;
 
@@ -92,6 +93,7 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
     let mut rng = StdRng::seed_from_u64(seed_of(seed, scenario.name, 0));
     let settings = (scenario.settings)(&mut rng);
     let mut world = World::new(seed, settings);
+    let _watched = Watchdog::watch(scenario.name, seed, world.steps());
     let done = catch_unwind(AssertUnwindSafe(|| (scenario.script)(&mut world)));
     if let Err(panic) = done {
         world.record(Event::Panicked { message: message(panic.as_ref()) });

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use polity::Memory;
@@ -43,6 +44,7 @@ pub struct World {
     work: watch::Sender<bool>,
     rng: StdRng,
     failed: Option<String>,
+    steps: Arc<AtomicU64>,
 }
 
 impl World {
@@ -94,7 +96,7 @@ impl World {
             network.lock().place(host, sim.lookup(host.to_string()));
         }
         let rng = StdRng::seed_from_u64(seed_of(seed, "script", 0));
-        Self { sim, settings, recorder, network, commands, memories, work, rng, failed: None }
+        Self { sim, settings, recorder, network, commands, memories, work, rng, failed: None, steps: Arc::default() }
     }
 
     /// How this world was built.
@@ -115,7 +117,14 @@ impl World {
 
     // ---- time -----------------------------------------------------------------------------------------------------
 
+    /// Counts the steps of the simulation, for whom wants to know that it goes on.
+    #[must_use]
+    pub fn steps(&self) -> Arc<AtomicU64> {
+        self.steps.clone()
+    }
+
     fn step(&mut self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
         if self.failed.is_none()
             && let Err(error) = self.sim.step()
         {

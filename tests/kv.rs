@@ -59,7 +59,10 @@ async fn concurrent_writes_stay_side_by_side_until_one_has_seen_both() {
     // What a write returns covers what its writer has seen, and not the sibling that it does not know.
     let mine = a.put("list", "one").await.expect("written");
     b.put("list", "two").context(&polity::Context::default()).await.expect("written");
-    a.put("list", "three").context(&mine).await.expect("written");
+    let sent = polity::Context::from_bytes(&mine.to_bytes()).expect("survives the way");
+    assert_eq!(sent, mine);
+    assert!(polity::Context::from_bytes(&[9]).is_err());
+    a.put("list", "three").context(&sent).await.expect("written");
     assert_eq!(value(&nodes[2], "list").await, ["three", "two"]);
     nodes[3].kv().put("cart", "both").context(both.context()).await.expect("written");
     assert_eq!(value(&nodes[4], "cart").await, ["both"]);

@@ -168,7 +168,7 @@ impl Builder {
         self
     }
 
-    /// Runs transport and membership on the caller's runtime instead of on a thread of their own. Calls are some
+    /// Runs transport and membership on the caller's runtime instead of on a thread of their own. A single call is some
     /// microseconds quicker; but a task that never yields stalls the node, and others may take it for dead.
     pub fn on_callers_runtime(mut self) -> Self {
         self.callers_runtime = true;

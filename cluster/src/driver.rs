@@ -19,10 +19,11 @@ use tokio::time::Instant;
 use crate::config::Timings;
 use crate::doorman::Doorman;
 use crate::exchange::{PUSH_PULL, PushPull, PushPullAnswer, TELL, Tell};
-use crate::identity::{Identity, NodeId, NodeName};
+use crate::hello::Refusal;
+use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::membership::core::{Core, Output, SharedTable};
 use crate::membership::view::{Member, Members, Status};
-use crate::rpc::{Peer, Reply, Rpc, RpcError};
+use crate::rpc::{Peer, Reply, Rpc, RpcError, RpcErrorKind};
 use crate::secure::envelope::{DropReason, Opener, Sealer};
 use crate::state::{Entry, PROFILE_KEY, Profile, Table};
 use crate::stop::StopReason;
@@ -77,8 +78,8 @@ pub(crate) enum Command {
 /// What an errand came back with.
 enum Done {
     Exchanged(Identity, Result<PushPullAnswer, RpcError>),
-    Greeted(SocketAddr, Result<Identity, RpcError>),
-    Told,
+    Greeted(Result<Identity, RpcError>),
+    Told(Result<(), RpcError>),
 }
 
 /// The parts that a driver is made of.
@@ -237,10 +238,14 @@ impl Driver {
                 self.joined = true;
                 self.dirty = true;
             }
-            Done::Exchanged(_, Err(error)) => tracing::debug!(%error, "a push-pull failed"),
-            Done::Greeted(_, Ok(identity)) => self.met(identity),
-            Done::Greeted(addr, Err(error)) => tracing::debug!(seed = %addr, %error, "a seed did not answer"),
-            Done::Told => {}
+            Done::Greeted(Ok(identity)) => self.met(identity),
+            Done::Told(Ok(())) => {}
+            Done::Exchanged(_, Err(error)) | Done::Greeted(Err(error)) | Done::Told(Err(error)) => {
+                tracing::debug!(%error, "an errand failed");
+                if let RpcErrorKind::Refused(Refusal::NameTaken { by }) = error.kind() {
+                    self.superseded(*by);
+                }
+            }
         }
     }
 
@@ -301,12 +306,7 @@ impl Driver {
             return;
         }
         let (rpc, peer, within) = (self.parts.rpc.clone(), peer(to), self.parts.timings.probe_period * 4);
-        self.errands.spawn(async move {
-            if let Err(error) = rpc.call(&peer, &TELL, &tell, within).await {
-                tracing::debug!(%error, "a member was not told");
-            }
-            Done::Told
-        });
+        self.errands.spawn(async move { Done::Told(rpc.call(&peer, &TELL, &tell, within).await) });
     }
 
     /// Greets each seed at whose address no member is up: it may be new, or the other half of a cluster that was split.
@@ -319,7 +319,7 @@ impl Driver {
                 return;
             }
             let (rpc, within) = (self.parts.rpc.clone(), self.parts.timings.announce_interval);
-            self.errands.spawn(async move { Done::Greeted(addr, rpc.greet(addr, within).await.map(|g| g.id)) });
+            self.errands.spawn(async move { Done::Greeted(rpc.greet(addr, within).await.map(|g| g.id)) });
         }
     }
 
@@ -351,15 +351,21 @@ impl Driver {
                     self.parts.doorman.set_own(id);
                     self.dirty = true;
                 }
-                Output::Superseded(by) => {
-                    tracing::error!(%by, "a newer process has this node's name");
-                    self.parts.stop.send_replace(Some(StopReason::NameTaken { by }));
-                }
+                Output::Superseded(by) => self.superseded(by),
             }
         }
         if !self.table().take_changed().is_empty() {
             self.dirty = true;
         }
+    }
+
+    fn superseded(&self, by: Boot) {
+        tracing::error!(%by, "a newer process has this node's name: this one stops");
+        self.parts.stop.send_if_modified(|reason| {
+            let first = reason.is_none();
+            reason.get_or_insert(StopReason::NameTaken { by });
+            first
+        });
     }
 
     /// Makes the view anew if something may have changed.
@@ -385,6 +391,7 @@ impl Driver {
         }
         self.parts.members.update(members);
         self.table().retain(&names);
+        self.parts.core.retain(&names);
         // Only now can whoever waits for it see the members.
         self.parts.joined.send_if_modified(|joined| std::mem::replace(joined, self.joined) != self.joined);
     }

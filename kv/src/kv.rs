@@ -27,6 +27,32 @@ use crate::upkeep::Upkeep;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Context(VersionVector);
 
+/// Bytes that are not a [`Context`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a causal context: {0}")]
+pub struct NotAContext(String);
+
+impl Context {
+    /// The context in bytes, to be handed to a client that will write later, perhaps through another node.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_allocvec(&self.0).expect("a context encodes into a growing buffer")
+    }
+
+    /// The inverse of [`Context::to_bytes`].
+    ///
+    /// # Errors
+    /// [`NotAContext`] for anything else. A client can make up a context that covers values that it has not read; it
+    /// then replaces them, as it could by reading first.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, NotAContext> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((context, [])) => Ok(Self(context)),
+            Ok(_) => Err(NotAContext("trailing bytes".to_owned())),
+            Err(error) => Err(NotAContext(error.to_string())),
+        }
+    }
+}
+
 /// What is stored under a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {

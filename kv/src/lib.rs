@@ -28,6 +28,8 @@ mod errands;
 mod error;
 mod kv;
 mod map;
+#[cfg(test)]
+mod model;
 mod record;
 mod roster;
 mod serve;
@@ -41,4 +43,4 @@ mod wire;
 pub use config::{ConfigError, Consistency, KvConfig};
 pub use engine::{Engine, EngineError, MemoryEngine, Visit};
 pub use error::{KvError, Outcome};
-pub use kv::{Context, Entry, Get, Kv, Put};
+pub use kv::{Context, Entry, Get, Kv, NotAContext, Put};

@@ -8,7 +8,7 @@
 //!   (section 4.1), and is set anew as members come and go.
 //! - A newer boot of the node's own name ends the node; see [`super::codec`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -92,6 +92,8 @@ impl BroadcastHandler<Identity> for StateHints {
 pub(crate) struct Core {
     foca: Foca<Identity, WireCodec, StdRng, StateHints>,
     newer: Newer,
+    /// The newest boot of each name that was ever up, as long as the name is remembered.
+    newest: BTreeMap<NodeName, Boot>,
     runtime: AccumulatingRuntime<Identity>,
     timers: BTreeMap<(Duration, u64), Timer<Identity>>,
     timers_set: u64,
@@ -110,6 +112,7 @@ impl Core {
         Self {
             foca: Foca::with_custom_broadcast(own.clone(), config, rng, codec, StateHints(table)),
             newer,
+            newest: BTreeMap::new(),
             runtime: AccumulatingRuntime::new(),
             timers: BTreeMap::new(),
             timers_set: 0,
@@ -126,24 +129,32 @@ impl Core {
     }
 
     /// A datagram's payload, sealed by `from`. Returns whether it was a message.
+    ///
+    /// One from a boot that was superseded is ignored: foca would tell it that it is down, it would come back under the
+    /// next `rejoin`, and so on as fast as datagrams travel. It learns the truth when it is refused at the door.
     pub(crate) fn handle_payload(&mut self, now: Duration, from: Boot, payload: &[u8]) -> bool {
-        let sealed_by_its_source = postcard::take_from_bytes::<foca::Header<Identity>>(payload)
-            .is_ok_and(|(header, _)| header.src.node.boot == from);
-        let taken = sealed_by_its_source
-            && match self.foca.handle_data(payload, &mut self.runtime) {
-                Ok(()) => true,
-                // What a member of an older life sends, or what comes late, is no fault of the sender's encoding.
-                Err(
-                    foca::Error::DataFromOurselves
-                    | foca::Error::IndirectForOurselves
-                    | foca::Error::NotConnected
-                    | foca::Error::IncompleteProbeCycle,
-                ) => true,
-                Err(error) => {
-                    tracing::debug!(%error, "gossip that is not a message");
-                    false
-                }
-            };
+        let Ok((header, _)) = postcard::take_from_bytes::<foca::Header<Identity>>(payload) else { return false };
+        let source = header.src.node;
+        if source.boot != from {
+            return false;
+        }
+        if self.newest.get(&source.name).is_some_and(|newest| *newest > source.boot) {
+            return true;
+        }
+        let taken = match self.foca.handle_data(payload, &mut self.runtime) {
+            Ok(()) => true,
+            // What a member of an older life sends, or what comes late, is no fault of the sender's encoding.
+            Err(
+                foca::Error::DataFromOurselves
+                | foca::Error::IndirectForOurselves
+                | foca::Error::NotConnected
+                | foca::Error::IncompleteProbeCycle,
+            ) => true,
+            Err(error) => {
+                tracing::debug!(%error, "gossip that is not a message");
+                false
+            }
+        };
         self.settle(now);
         taken
     }
@@ -241,10 +252,14 @@ impl Core {
         }
         while let Some(notification) = self.runtime.to_notify() {
             match notification {
-                OwnedNotification::MemberUp(id) => self.outputs.push_back(Output::Up(id)),
+                OwnedNotification::MemberUp(id) => {
+                    self.heard_of(&id);
+                    self.outputs.push_back(Output::Up(id));
+                }
                 OwnedNotification::MemberDown(id) => self.outputs.push_back(Output::Down(id)),
                 // foca says `Rename` alone where a member stays up under its new identity.
                 OwnedNotification::Rename(old, id) => {
+                    self.heard_of(&id);
                     if old.node != id.node {
                         self.outputs.push_back(Output::Replaced(old));
                     }
@@ -262,6 +277,16 @@ impl Core {
             self.outputs.push_back(Output::Superseded(newer));
         }
         self.resize();
+    }
+
+    fn heard_of(&mut self, id: &Identity) {
+        let newest = self.newest.entry(id.node.name.clone()).or_insert(id.node.boot);
+        *newest = (*newest).max(id.node.boot);
+    }
+
+    /// Forgets the boots of all names but these.
+    pub(crate) fn retain(&mut self, names: &BTreeSet<NodeName>) {
+        self.newest.retain(|name, _| names.contains(name));
     }
 
     /// Fits foca's settings to the size of the cluster when it has doubled or halved.

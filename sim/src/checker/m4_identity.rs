@@ -100,7 +100,8 @@ fn comes_back(history: &History, processes: &[Process]) -> Vec<Violation> {
         if !judged {
             continue;
         }
-        for observer in processes.iter().filter(|observer| observer.is_ready_throughout(from, to)) {
+        let others = processes.iter().filter(|observer| observer.host != process.host);
+        for observer in others.filter(|observer| observer.is_ready_throughout(from, to)) {
             let views = views.get(&observer.host).map_or(&[][..], Vec::as_slice);
             let is_there = views.iter().any(|(at, list)| {
                 let seen = list.get(&process.host).filter(|seen| seen.standing.is_up());

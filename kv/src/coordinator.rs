@@ -30,6 +30,7 @@ use crate::error::{KvError, Outcome};
 use crate::map::Map;
 use crate::record::{self, Blob, Record};
 use crate::roster::Roster;
+use crate::standing::Fates as _;
 use crate::store::{Store, WriteError};
 use crate::tally::{Tally, Verdict, Vouch};
 use crate::wire::{MERGE, Merge, READ, Read, WRITE, Write, WriteAnswer};

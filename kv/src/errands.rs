@@ -7,11 +7,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use polity_cluster::NodeId;
 use polity_cluster::rpc::{Peer, RpcError};
 use polity_shard::ShardId;
+use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
 use crate::digest::{Buckets, Digest};
 use crate::record::Blob;
 use crate::roster::Roster;
+use crate::standing::Fates as _;
 use crate::wire::{
     ACCOUNT, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, Offer, PAGE_BYTES, READY,
     ReadyRequest, Rosters,
@@ -20,28 +22,41 @@ use crate::wire::{
 /// Shards, and the current roster of each when the errand began.
 pub(crate) type Shards = Vec<(ShardId, Roster)>;
 
+/// One shard to be covered.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) shard: ShardId,
+    /// The current roster.
+    pub(crate) under: Roster,
+    /// The round of the standing: what is asked in it counts in it only.
+    pub(crate) round: u64,
+}
+
+/// How long the first introduction waits for others, which may know rosters that it does not.
+const INTRODUCTIONS: Duration = Duration::from_millis(500);
+
 /// How long one message of upkeep may take. Longer than an operation: nobody waits for it, and a page is large.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Learns the rosters of all shards from the first member that knows them. If none does, and none has a smaller name
-/// than this node, it founds them: whoever has just started and sees no other has nothing to catch up with.
+/// Learns the rosters of all shards from the members that know them: from all that answer soon, because one that was cut
+/// off may know old ones only. If none knows any, and none has a smaller name than this node, it founds them: whoever has
+/// just started and sees no other has nothing to catch up with.
 pub(crate) async fn introduce(here: &Coordinator) {
     let map = here.map();
     let mut asked = FuturesUnordered::new();
     let mut smallest = true;
-    for member in map.up().filter(|member| member.id != here.node) {
+    for member in map.up_members().filter(|member| member.id != here.node) {
         smallest &= here.node.name < member.id.name;
         let peer = Peer { node: member.id.clone(), addr: member.addr };
         asked.push(here.rpc.call(&peer, &INTRODUCE, &(), PATIENCE));
     }
-    let mut all_new = true;
-    while let Some(answer) = asked.next().await {
+    let (mut all_new, mut introductions) = (true, Vec::new());
+    let mut deadline = Instant::now() + PATIENCE;
+    while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, asked.next()).await {
         match answer {
             Ok(Some(rosters)) => {
-                for (at, shard) in here.store.shard_ids().enumerate() {
-                    here.store.introduce(shard, rosters.list(at));
-                }
-                return;
+                introductions.push(rosters);
+                deadline = deadline.min(Instant::now() + INTRODUCTIONS);
             }
             Ok(None) => {}
             Err(error) => {
@@ -50,42 +65,44 @@ pub(crate) async fn introduce(here: &Coordinator) {
             }
         }
     }
-    let known = map.up().any(|member| member.id == here.node);
-    if all_new && smallest && known {
+    let known = map.up_members().any(|member| member.id == here.node);
+    let founds = introductions.is_empty() && all_new && asked.is_empty() && smallest && known;
+    if founds {
         tracing::info!("no member knows of any shards: this node founds them");
-        for shard in here.store.shard_ids() {
-            here.store.introduce(shard, Vec::new());
+    }
+    if founds || !introductions.is_empty() {
+        for (at, shard) in here.store.shard_ids().enumerate() {
+            here.store.introduce(shard, introductions.iter().flat_map(|rosters| rosters.list(at)).collect());
         }
     }
 }
 
 /// Hears from one boot: asks for its account of these shards, fetches what differs, and learns its rosters. `turn` lets
 /// several such errands begin with different shards, so that what one has fetched the other need not.
-pub(crate) async fn cover(here: &Coordinator, peer: &Peer, mut shards: Shards, turn: usize) {
+pub(crate) async fn cover(here: &Coordinator, peer: &Peer, mut shards: Vec<Ask>, turn: usize) {
     if !shards.is_empty() {
         let by = turn * 7919 % shards.len();
         shards.rotate_left(by);
     }
     for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
         if let Err(error) = cover_some(here, peer, some).await {
+            // Whoever could not be asked is asked again.
             tracing::debug!(%error, "a replica gave no account");
-            for (shard, _) in some {
-                here.store.with_standing(*shard, |standing| standing.miss(&peer.node));
-            }
         }
     }
 }
 
-async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[(ShardId, Roster)]) -> Result<(), RpcError> {
+async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask]) -> Result<(), RpcError> {
     let store = &here.store;
     let request = AccountRequest {
-        shards: shards.iter().map(|(shard, _)| (shard.0, store.digest(*shard).total())).collect(),
-        rosters: Rosters::new(&shards.iter().map(|(_, under)| vec![under.clone()]).collect::<Vec<_>>()),
+        shards: shards.iter().map(|ask| (ask.shard.0, store.digest(ask.shard).total())).collect(),
+        rosters: Rosters::new(&shards.iter().map(|ask| vec![ask.under.clone()]).collect::<Vec<_>>()),
     };
     let answer = here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?;
-    for (at, (shard, under)) in shards.iter().enumerate() {
-        let Some(Some(account)) = answer.accounts.get(at) else {
-            store.with_standing(*shard, |standing| standing.miss(&peer.node));
+    for (at, Ask { shard, round, .. }) in shards.iter().enumerate() {
+        let Some(account) = answer.accounts.get(at) else { break };
+        let Some(account) = account else {
+            store.with_standing(*shard, |standing| standing.find_mute(&peer.node, *round));
             continue;
         };
         let rosters = answer.rosters.list(at);
@@ -95,7 +112,7 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[(ShardId, Roster)
         {
             continue;
         }
-        store.with_standing(*shard, |standing| standing.hear(&peer.node, under));
+        store.with_standing(*shard, |standing| standing.hear(&peer.node, *round));
     }
     Ok(())
 }

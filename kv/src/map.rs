@@ -7,6 +7,7 @@ use polity_cluster::{Member, NodeId, NodeName, Status, View};
 use polity_shard::{Candidate, Placement, ReplicaCount, ShardCount, ShardId};
 
 use crate::roster::Roster;
+use crate::standing::Fates;
 
 /// One version of the map. Replaced as a whole when the members change.
 #[derive(Debug, Default)]
@@ -62,19 +63,28 @@ impl Map {
     }
 
     /// The members that are up.
-    pub(crate) fn up(&self) -> impl Iterator<Item = &Member> {
+    pub(crate) fn up_members(&self) -> impl Iterator<Item = &Member> {
         self.members.values().filter(|member| member.status.is_up())
     }
+}
 
-    /// Whether this boot is a member that is up.
-    pub(crate) fn is_up(&self, node: &NodeId) -> bool {
-        self.members.get(&node.name).is_some_and(|member| member.id == *node && member.status.is_up())
-    }
-
-    /// Whether this boot can never be heard again: its node runs under a newer one, or has left.
-    pub(crate) fn is_gone(&self, node: &NodeId) -> bool {
+impl Fates for Map {
+    fn is_gone(&self, node: &NodeId) -> bool {
         self.members
             .get(&node.name)
             .is_some_and(|member| member.id.boot > node.boot || (member.id == *node && member.status == Status::Left))
+    }
+
+    fn is_up(&self, node: &NodeId) -> bool {
+        self.members.get(&node.name).is_some_and(|member| member.id == *node && member.status.is_up())
+    }
+
+    fn successor(&self, node: &NodeId) -> Option<NodeId> {
+        let member = self.members.get(&node.name)?;
+        (member.id.boot > node.boot && member.status != Status::Left).then(|| member.id.clone())
+    }
+
+    fn up(&self) -> Vec<NodeId> {
+        self.up_members().map(|member| member.id.clone()).collect()
     }
 }

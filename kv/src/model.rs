@@ -111,6 +111,7 @@ enum Request {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a test moves few of them")]
 enum Answer {
     Vouched { vouch: Vouch, record: Option<Vec<u8>>, current: Roster },
     Account(Option<(Option<Digest>, Vec<Roster>)>),
@@ -121,6 +122,7 @@ enum Answer {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a test moves few of them")]
 enum Leg {
     Out(Request),
     Back(Result<Answer, ()>),
@@ -364,12 +366,7 @@ impl Map {
     }
 
     fn up(&self) -> impl Iterator<Item = NodeId> {
-        let up = self
-            .seen
-            .iter()
-            .enumerate()
-            .filter_map(|(at, seen)| seen.filter(|(_, s)| s.is_up()).map(|(g, _)| boot(at, g)));
-        up
+        self.seen.iter().enumerate().filter_map(|(at, seen)| seen.filter(|(_, s)| s.is_up()).map(|(g, _)| boot(at, g)))
     }
 
     fn is_up(&self, node: &NodeId) -> bool {
@@ -572,14 +569,12 @@ impl World {
 
     fn crash(&mut self, left: bool) {
         let Some(at) = self.any_alive() else { return };
-        if !self.plan.careless {
-            if self.damaged {
-                let settled = (0..self.procs.len()).any(|here| self.procs[here].alive && self.is_settled(here));
-                if !settled {
-                    return;
-                }
-                self.damaged = false;
+        if !self.plan.careless && self.damaged {
+            let settled = (0..self.procs.len()).any(|here| self.procs[here].alive && self.is_settled(here));
+            if !settled {
+                return;
             }
+            self.damaged = false;
         }
         if self.crashes >= 6 || self.procs.iter().filter(|proc| proc.alive).count() <= 2 {
             return;

@@ -34,7 +34,7 @@ async fn is_settled(here: &Coordinator) -> bool {
     }
     let map = here.map();
     let mut asked: FuturesUnordered<_> = map
-        .up()
+        .up_members()
         .filter(|member| member.id != here.node)
         .map(|member| {
             let peer = Peer { node: member.id.clone(), addr: member.addr };

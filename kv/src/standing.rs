@@ -25,9 +25,14 @@
 //! under S alone was known to one of the boots that were heard from. An operation under S and T together has a quorum of
 //! each, so it meets those under S alone and those under T alone.
 //!
+//! What is heard counts only if it was asked for after the last fence and the last move ([`Standing::round`]): since then
+//! the other may have acknowledged something under the roster that fenced us.
+//!
 //! A boot that is *gone*, because its node runs under a newer boot or has left, cannot be heard from again. If fewer than
-//! a quorum of a roster's boots are left, those that are left suffice: more failures happened than K1 promises to
-//! survive, and waiting would bring nothing back. A boot that is only down is waited for.
+//! a quorum of a roster's boots are left, either more failures happened than K1 promises to survive, and waiting would
+//! bring nothing back, or the roster was succeeded by others before its boots went, which this node slept through. So
+//! then all that are left must be heard, and everybody who could know better: every member that is up, and the newer
+//! boots of those that are gone. A boot that is only down is waited for.
 
 use std::collections::BTreeSet;
 
@@ -39,6 +44,23 @@ use crate::roster::Roster;
 /// Past this bound a shard stays unready, and says so, rather than forget one.
 pub(crate) const MAX_OWED: usize = 64;
 
+/// What is known of boots, from the members.
+pub(crate) trait Fates {
+    /// It can never be heard again: its node runs under a newer boot, or has left.
+    fn is_gone(&self, node: &NodeId) -> bool;
+    /// It is a member that is up.
+    fn is_up(&self, node: &NodeId) -> bool;
+    /// The newest boot of its name, if it is another one and has not left.
+    fn successor(&self, node: &NodeId) -> Option<NodeId>;
+    /// All members that are up.
+    fn up(&self) -> Vec<NodeId>;
+}
+
+/// Whether fewer than a quorum of a roster's boots are left.
+fn is_bereft(roster: &Roster, fates: &impl Fates) -> bool {
+    roster.nodes().iter().filter(|node| !fates.is_gone(node)).count() < roster.quorum()
+}
+
 /// One node's standing to one shard.
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
@@ -46,10 +68,12 @@ pub(crate) struct Standing {
     owed: BTreeSet<Roster>,
     /// Rosters that were covered under the current one: hearing of them again is no news.
     covered: BTreeSet<Roster>,
-    /// The boots that were heard from under the current roster since the last fence.
+    /// The boots that were heard from in this round.
     heard: BTreeSet<NodeId>,
-    /// The boots that could not be asked under the current roster.
-    deaf: BTreeSet<NodeId>,
+    /// The boots that answered in this round that they have just started, and know nothing.
+    mute: BTreeSet<NodeId>,
+    /// Counts what makes worthless what was heard: moves and fences.
+    round: u64,
     /// Something was owed that found no room. Never ready again under this boot.
     overflowed: bool,
 }
@@ -61,7 +85,8 @@ impl Standing {
             owed: BTreeSet::new(),
             covered: BTreeSet::new(),
             heard: BTreeSet::new(),
-            deaf: BTreeSet::new(),
+            mute: BTreeSet::new(),
+            round: 0,
             overflowed: false,
         };
         for roster in owed {
@@ -95,10 +120,20 @@ impl Standing {
         }
         let before = std::mem::replace(&mut self.current, roster);
         self.covered.clear();
-        self.heard.clear();
-        self.deaf.clear();
+        self.begin_round();
         self.owed.remove(&self.current);
         self.owe(before);
+    }
+
+    fn begin_round(&mut self) {
+        self.heard.clear();
+        self.mute.clear();
+        self.round += 1;
+    }
+
+    /// The round in which an account is asked for. Must be taken before it is.
+    pub(crate) fn round(&self) -> u64 {
+        self.round
     }
 
     /// A replica of `by` asks for all that we have: from now on no operation may be done here without it.
@@ -109,7 +144,7 @@ impl Standing {
             return;
         }
         self.covered.remove(by);
-        self.heard.clear();
+        self.begin_round();
         self.owe(by.clone());
     }
 
@@ -128,46 +163,54 @@ impl Standing {
         }
     }
 
-    /// All that `node` has was merged here, after it was fenced with `under`.
-    pub(crate) fn hear(&mut self, node: &NodeId, under: &Roster) {
-        if *under == self.current {
+    /// All that `node` has was merged here; it was asked for in `round`.
+    pub(crate) fn hear(&mut self, node: &NodeId, round: u64) {
+        if round == self.round {
             self.heard.insert(node.clone());
         }
     }
 
-    /// `node` could not be asked.
-    pub(crate) fn miss(&mut self, node: &NodeId) {
-        self.deaf.insert(node.clone());
+    /// `node` answered that it has just started and knows nothing; it was asked in `round`.
+    pub(crate) fn find_mute(&mut self, node: &NodeId, round: u64) {
+        if round == self.round {
+            self.mute.insert(node.clone());
+        }
     }
 
-    /// The boots that should be asked: those of the owed rosters and of the current one that were not heard yet.
-    pub(crate) fn to_ask(&self, own: &NodeId) -> BTreeSet<NodeId> {
-        let all = self.rosters().flat_map(Roster::nodes);
-        all.filter(|node| *node != own && !self.heard.contains(*node)).cloned().collect()
+    /// The boots that should be asked: those of the owed rosters and of the current one that were not heard yet; and
+    /// every member, if an owed roster has lost its quorum for good.
+    pub(crate) fn to_ask(&self, own: &NodeId, fates: &impl Fates) -> BTreeSet<NodeId> {
+        let mut ask: BTreeSet<NodeId> = self.rosters().flat_map(Roster::nodes).cloned().collect();
+        if self.owed.iter().any(|roster| is_bereft(roster, fates)) {
+            ask.extend(fates.up());
+        }
+        ask.retain(|node| node != own && !self.heard.contains(node));
+        ask
     }
 
-    /// Whether everything owed is covered; if so, nothing is owed any more.
+    /// Whether everything owed is covered; if so, nothing is owed any more. `own` has always been heard.
     ///
-    /// `own` has always been heard. `gone` tells which boots can never be heard again, `up` which are members now: those
-    /// of the current roster are waited for too, unless they could not be asked, since two clusters that were founded
-    /// apart and have met know nothing of each other's rosters.
-    pub(crate) fn settle(
-        &mut self,
-        own: &NodeId,
-        gone: impl Fn(&NodeId) -> bool,
-        up: impl Fn(&NodeId) -> bool,
-    ) -> bool {
+    /// Those of the current roster that are up are waited for too: two clusters that were founded apart and have met know
+    /// nothing of each other's rosters.
+    pub(crate) fn settle(&mut self, own: &NodeId, fates: &impl Fates) -> bool {
         if self.is_ready() {
             return true;
         }
         let heard = |node: &NodeId| node == own || self.heard.contains(node);
+        let met = |node: &NodeId| heard(node) || self.mute.contains(node);
         let covered = |roster: &Roster| {
-            let left = roster.nodes().iter().filter(|node| !gone(node)).count();
-            let heard = roster.nodes().iter().filter(|node| heard(node)).count();
-            heard >= roster.quorum().min(left)
+            if is_bereft(roster, fates) {
+                // All that are left, whoever came after those that are not, and everybody else who is there.
+                roster.nodes().iter().all(|node| match fates.successor(node) {
+                    Some(newer) => met(&newer),
+                    None => heard(node) || fates.is_gone(node),
+                }) && fates.up().iter().all(met)
+            } else {
+                roster.nodes().iter().filter(|node| heard(node)).count() >= roster.quorum()
+            }
         };
-        let met = |node: &NodeId| heard(node) || self.deaf.contains(node) || !up(node);
-        if self.overflowed || !self.owed.iter().all(covered) || !self.current.nodes().iter().all(met) {
+        let current_met = self.current.nodes().iter().all(|node| met(node) || !fates.is_up(node));
+        if self.overflowed || !current_met || !self.owed.iter().all(covered) {
             return false;
         }
         self.covered.append(&mut self.owed);
@@ -187,85 +230,130 @@ mod tests {
     use super::*;
     use crate::roster::tests::{boot, roster};
 
-    fn never(_: &NodeId) -> bool {
-        false
+    /// Boots that are up, by name; a greater generation of a name is up instead of the smaller ones.
+    struct Up(&'static str);
+
+    impl Fates for Up {
+        fn is_gone(&self, node: &NodeId) -> bool {
+            self.successor(node).is_some()
+        }
+        fn is_up(&self, node: &NodeId) -> bool {
+            self.up().contains(node)
+        }
+        fn successor(&self, node: &NodeId) -> Option<NodeId> {
+            self.up().into_iter().find(|other| other.name == node.name && other.boot > node.boot)
+        }
+        fn up(&self) -> Vec<NodeId> {
+            self.0.split_whitespace().map(boot).collect()
+        }
     }
 
-    fn always(_: &NodeId) -> bool {
-        true
+    /// Nobody is up, and nobody is gone.
+    const NOBODY: Up = Up("");
+
+    fn hear(standing: &mut Standing, nodes: &[&str]) {
+        let round = standing.round();
+        nodes.iter().for_each(|node| standing.hear(&boot(node), round));
     }
 
     #[test]
     fn a_replica_is_ready_after_a_quorum_of_the_roster_before() {
         let mut standing = Standing::new(roster("b1 c1 d1"), [roster("a1 b1 c1")]);
         let own = boot("d1");
-        assert!(!standing.settle(&own, never, never));
-        standing.hear(&boot("a1"), &roster("b1 c1 d1"));
-        assert!(!standing.settle(&own, never, never));
-        standing.hear(&boot("b1"), &roster("b1 c1 d1"));
-        assert!(standing.settle(&own, never, never));
+        assert!(!standing.settle(&own, &NOBODY));
+        hear(&mut standing, &["a1"]);
+        assert!(!standing.settle(&own, &NOBODY));
+        hear(&mut standing, &["b1"]);
+        assert!(standing.settle(&own, &NOBODY));
         assert!(standing.is_ready());
     }
 
     #[test]
-    fn members_of_the_current_roster_are_heard_too_if_they_can_be() {
+    fn members_of_the_current_roster_are_met_too_if_they_are_up() {
         let mut standing = Standing::new(roster("a1 b1"), [roster("a1")]);
         let own = boot("a1");
-        assert!(!standing.settle(&own, never, always), "b1 may have been founded apart");
-        standing.miss(&boot("b1"));
-        assert!(standing.settle(&own, never, always));
+        assert!(!standing.settle(&own, &Up("a1 b1")), "b1 may have been founded apart");
+        standing.find_mute(&boot("b1"), standing.round());
+        assert!(standing.settle(&own, &Up("a1 b1")));
     }
 
     #[test]
     fn a_minority_of_the_roster_before_never_becomes_ready() {
         let mut standing = Standing::new(roster("c1 d1 e1"), [roster("a1 b1 c1")]);
-        for heard in ["c1", "d1", "e1"] {
-            standing.hear(&boot(heard), &roster("c1 d1 e1"));
-        }
-        assert!(!standing.settle(&boot("d1"), never, never));
+        hear(&mut standing, &["c1", "d1", "e1"]);
+        assert!(!standing.settle(&boot("d1"), &NOBODY));
     }
 
     #[test]
-    fn a_boot_that_is_gone_is_not_waited_for_once_a_quorum_is_impossible() {
+    fn once_a_quorum_is_gone_all_that_are_left_and_all_that_are_up_are_enough() {
         let own = boot("a2");
-        let gone = |node: &NodeId| *node == boot("a1") || *node == boot("b1");
+        let up = Up("a2 b2 c1 d1");
         let mut standing = Standing::new(roster("a2 b2 c1"), [roster("a1 b1 c1")]);
-        assert!(!standing.settle(&own, gone, never));
-        standing.hear(&boot("c1"), &roster("a2 b2 c1"));
-        assert!(standing.settle(&own, gone, never));
+        assert!(standing.to_ask(&own, &up).contains(&boot("d1")), "d1 may know a roster that came between");
+        hear(&mut standing, &["c1", "d1"]);
+        assert!(!standing.settle(&own, &up), "b2 may know one, too");
+        standing.find_mute(&boot("b2"), standing.round());
+        assert!(standing.settle(&own, &up));
     }
 
     #[test]
     fn one_restart_still_needs_both_of_the_others() {
         let own = boot("a2");
-        let gone = |node: &NodeId| *node == boot("a1");
-        let mut standing = Standing::new(roster("a2 b1 c1"), [roster("a1 b1 c1")]);
-        standing.hear(&boot("c1"), &roster("a2 b1 c1"));
-        assert!(!standing.settle(&own, gone, never), "c1 alone may lack what a1 and b1 acknowledged");
-        standing.hear(&boot("b1"), &roster("a2 b1 c1"));
-        assert!(standing.settle(&own, gone, never));
+        let up = Up("a2 b1 c1");
+        let mut standing = Standing::new(roster("a2 c1"), [roster("a1 b1 c1")]);
+        hear(&mut standing, &["c1"]);
+        assert!(!standing.settle(&own, &up), "c1 alone may lack what a1 and b1 acknowledged");
+        hear(&mut standing, &["b1"]);
+        assert!(standing.settle(&own, &up));
     }
 
     #[test]
-    fn a_fence_makes_what_was_heard_before_worthless() {
+    fn one_that_slept_while_others_restarted_waits_for_them() {
+        // c1 knows the roster of before; a and b have moved on with d, and run under newer boots. a2 is down now.
+        struct Fate;
+        impl Fates for Fate {
+            fn is_gone(&self, node: &NodeId) -> bool {
+                self.successor(node).is_some()
+            }
+            fn is_up(&self, node: &NodeId) -> bool {
+                self.up().contains(node)
+            }
+            fn successor(&self, node: &NodeId) -> Option<NodeId> {
+                ["a2", "b3"].map(boot).into_iter().find(|newer| newer.name == node.name && newer.boot > node.boot)
+            }
+            fn up(&self) -> Vec<NodeId> {
+                ["b3", "c1"].map(boot).to_vec()
+            }
+        }
+        let mut standing = Standing::new(roster("b3 c1"), [roster("a1 b1 c1")]);
+        standing.find_mute(&boot("b3"), standing.round());
+        assert!(!standing.settle(&boot("c1"), &Fate), "a2 may hold what was acknowledged meanwhile");
+    }
+
+    #[test]
+    fn a_fence_makes_what_was_heard_or_asked_before_worthless() {
         let mut standing = Standing::new(roster("b1 c1 d1"), [roster("a1 b1 c1")]);
-        standing.hear(&boot("a1"), &roster("b1 c1 d1"));
+        hear(&mut standing, &["a1"]);
+        let before = standing.round();
         standing.fence(&roster("a1 b1 e1"));
-        standing.hear(&boot("b1"), &roster("b1 c1 d1"));
-        assert!(!standing.settle(&boot("d1"), never, never), "a1 may have acknowledged under a1 b1 e1 since");
-        standing.hear(&boot("a1"), &roster("b1 c1 d1"));
-        assert!(standing.settle(&boot("d1"), never, never));
+        hear(&mut standing, &["b1"]);
+        standing.hear(&boot("a1"), before);
+        assert!(!standing.settle(&boot("d1"), &NOBODY), "a1 may have acknowledged under a1 b1 e1 since");
+        hear(&mut standing, &["a1"]);
+        assert!(standing.settle(&boot("d1"), &NOBODY));
     }
 
     #[test]
-    fn what_was_heard_under_an_older_roster_does_not_count() {
+    fn what_was_asked_for_before_a_move_does_not_count() {
         let mut standing = Standing::new(roster("a1 b1 c1"), []);
         standing.move_to(roster("b1 c1 d1"));
+        let before = standing.round();
         standing.move_to(roster("b1 c1 e1"));
-        standing.hear(&boot("a1"), &roster("b1 c1 d1"));
-        standing.hear(&boot("c1"), &roster("b1 c1 d1"));
-        assert!(!standing.settle(&boot("b1"), never, never));
-        assert_eq!(standing.owed().cloned().collect::<Vec<_>>(), [roster("a1 b1 c1"), roster("b1 c1 d1")]);
+        standing.move_to(roster("b1 c1 d1"));
+        standing.hear(&boot("a1"), before);
+        standing.hear(&boot("c1"), before);
+        assert!(!standing.settle(&boot("b1"), &NOBODY));
+        assert_eq!(standing.owed().cloned().collect::<Vec<_>>(), [roster("a1 b1 c1"), roster("b1 c1 e1")]);
     }
 
     #[test]
@@ -279,8 +367,8 @@ mod tests {
     #[test]
     fn what_was_covered_is_no_news_until_it_fences() {
         let mut standing = Standing::new(roster("a1 b1"), [roster("a1")]);
-        standing.hear(&boot("b1"), &roster("a1 b1"));
-        assert!(standing.settle(&boot("a1"), never, always));
+        hear(&mut standing, &["b1"]);
+        assert!(standing.settle(&boot("a1"), &Up("a1 b1")));
         standing.learn(roster("a1"));
         assert!(standing.is_ready());
         standing.fence(&roster("a1"));
@@ -295,7 +383,7 @@ mod tests {
             Roster::new([node])
         });
         let mut standing = Standing::new(roster("b1"), owed);
-        assert!(!standing.settle(&boot("b1"), always, never));
+        assert!(!standing.settle(&boot("b1"), &NOBODY));
         let owed: Vec<_> = standing.owed().cloned().collect();
         standing.relieve(&roster("b1"), &owed);
         assert!(standing.owed().next().is_none() && !standing.is_ready());

@@ -23,8 +23,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
-use crate::errands::{self, Shards};
+use crate::errands::{self, Ask, Shards};
 use crate::map::Map;
+use crate::standing::Fates as _;
 
 /// What is under way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,29 +159,28 @@ impl Upkeep {
         let mut todo = Todo::default();
         for shard in self.here.store.shard_ids() {
             let asked = self.here.store.with_standing(shard, |standing| {
+                let ask = Ask { shard, under: standing.current().clone(), round: standing.round() };
                 if !standing.current().contains(own) {
-                    let kind = if standing.is_ready() { Step::HandOver } else { Step::Relieve };
-                    return (kind, standing.current().clone(), BTreeSet::new());
+                    let step = if standing.is_ready() { Step::HandOver } else { Step::Relieve };
+                    return (step, ask);
                 }
-                if standing.settle(own, |node| map.is_gone(node), |node| map.is_up(node)) {
-                    return (Step::Nothing, standing.current().clone(), BTreeSet::new());
+                if standing.settle(own, &*map) {
+                    return (Step::Nothing, ask);
                 }
-                (Step::Cover, standing.current().clone(), standing.to_ask(own))
+                (Step::Cover(standing.to_ask(own, &*map)), ask)
             });
-            let Some((step, under, ask)) = asked else { continue };
+            let Some((step, ask)) = asked else { continue };
             match step {
                 Step::Nothing => {}
-                Step::Cover => {
+                Step::Cover(nodes) => {
                     todo.waiting = true;
-                    for node in ask.iter().filter(|node| map.is_up(node)) {
-                        if let Some(peer) = map.peer(node) {
-                            let (_, shards) = todo.cover.entry(node.clone()).or_insert_with(|| (peer, Vec::new()));
-                            shards.push((shard, under.clone()));
-                        }
+                    for peer in nodes.iter().filter(|node| map.is_up(node)).filter_map(|node| map.peer(node)) {
+                        let (_, shards) = todo.cover.entry(peer.node.clone()).or_insert_with(|| (peer, Vec::new()));
+                        shards.push(ask.clone());
                     }
                 }
                 Step::Relieve => todo.relieve.push(shard),
-                Step::HandOver if self.here.store.holds_records(shard) => todo.hand_over.push((shard, under)),
+                Step::HandOver if self.here.store.holds_records(shard) => todo.hand_over.push((shard, ask.under)),
                 Step::HandOver => {}
             }
         }
@@ -191,7 +191,7 @@ impl Upkeep {
     fn patrol(&mut self) {
         let map = self.here.map();
         let peers: Vec<Peer> = map
-            .up()
+            .up_members()
             .filter(|member| member.id != self.here.node)
             .map(|member| Peer { node: member.id.clone(), addr: member.addr })
             .collect();
@@ -202,8 +202,12 @@ impl Upkeep {
         let peer = peers[self.patrols % peers.len()].clone();
         let store = &self.here.store;
         let shared = store.shard_ids().filter_map(|shard| {
-            let under = store.with_standing(shard, |standing| standing.current().clone())?;
-            (under.contains(&self.here.node) && under.contains(&peer.node)).then_some((shard, under))
+            let ask = store.with_standing(shard, |standing| Ask {
+                shard,
+                under: standing.current().clone(),
+                round: standing.round(),
+            })?;
+            (ask.under.contains(&self.here.node) && ask.under.contains(&peer.node)).then_some(ask)
         });
         let (shards, here) = (shared.collect(), self.here.clone());
         self.start(Errand::Cover(peer.node.clone()), async move { errands::cover(&here, &peer, shards, 0).await });
@@ -212,7 +216,7 @@ impl Upkeep {
 
 enum Step {
     Nothing,
-    Cover,
+    Cover(BTreeSet<NodeId>),
     Relieve,
     HandOver,
 }
@@ -220,14 +224,14 @@ enum Step {
 #[derive(Default)]
 struct Todo {
     waiting: bool,
-    cover: BTreeMap<NodeId, (Peer, Shards)>,
+    cover: BTreeMap<NodeId, (Peer, Vec<Ask>)>,
     relieve: Vec<ShardId>,
     hand_over: Shards,
 }
 
 struct Lists {
     waiting: bool,
-    cover: Vec<(Peer, Shards)>,
+    cover: Vec<(Peer, Vec<Ask>)>,
     relieve: Vec<ShardId>,
     hand_over: Shards,
 }

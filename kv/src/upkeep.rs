@@ -70,11 +70,18 @@ impl Upkeep {
         let mut changes = self.members.subscribe();
         let joined = (&mut self.ready).await;
         self.next_patrol = Instant::now() + self.here.config.patrol_interval;
-        let mut next_try = Instant::now();
+        // Work is looked for when something has happened, and from time to time while some is left; but never more often
+        // than this, because an errand may fail at once, and again, and again.
+        let least = self.here.config.upkeep_interval / 4;
+        let mut next_look = Instant::now();
+        let mut earliest = next_look;
         loop {
-            let busy = self.work(joined);
-            let pause = if busy { self.here.config.upkeep_interval } else { self.here.config.patrol_interval };
-            let due = (Instant::now() + pause).min(self.next_patrol).max(next_try);
+            if Instant::now() >= next_look {
+                let busy = self.work(joined);
+                let pause = if busy { self.here.config.upkeep_interval } else { self.here.config.patrol_interval };
+                earliest = Instant::now() + least;
+                next_look = (Instant::now() + pause).min(self.next_patrol).max(earliest);
+            }
             tokio::select! {
                 biased;
                 _ = changes.next() => {
@@ -92,10 +99,9 @@ impl Upkeep {
                     }
                 }
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep_until(due) => {}
+                () = tokio::time::sleep_until(next_look) => continue,
             }
-            // Whatever woke us, the same work is not tried more often than this.
-            next_try = Instant::now() + self.here.config.upkeep_interval / 4;
+            next_look = next_look.min(earliest);
         }
     }
 

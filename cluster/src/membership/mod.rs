@@ -6,4 +6,6 @@
 
 mod codec;
 pub(crate) mod core;
+#[cfg(test)]
+mod tests;
 pub(crate) mod view;

@@ -1,0 +1,115 @@
+//! Messages on their way, and what is answered to them.
+
+use super::*;
+
+impl World {
+    pub(super) fn send(&mut self, task: usize, from: &NodeId, to: &NodeId, request: Request) {
+        let due = self.due();
+        self.net.push(Call { from: from.clone(), to: to.clone(), task: Some(task), leg: Leg::Out(request), due });
+    }
+
+    pub(super) fn due(&mut self) -> usize {
+        let (often, by) = self.late;
+        if self.dice.chance(often) { self.now + self.dice.below(by) } else { self.now }
+    }
+
+    pub(super) fn deliver(&mut self, at: usize) {
+        let call = self.net.swap_remove(at);
+        let Call { from, to, task, leg, .. } = call;
+        let (a, b) = (place_of(&from), place_of(&to));
+        let lost = !self.lossless && self.plan.lossy && self.dice.chance(4);
+        match leg {
+            Leg::Out(request) => {
+                let reached = self.living(&to).is_some() && !self.cut.contains(&(a, b)) && !lost;
+                let back = if reached { self.serve(b, &request) } else { Err(()) };
+                let due = self.due();
+                self.net.push(Call { from, to, task, leg: Leg::Back(back), due });
+            }
+            Leg::Back(answer) => {
+                let answer = if self.cut.contains(&(b, a)) || lost { Err(()) } else { answer };
+                if let Some(task) = task
+                    && self.living(&from).is_some()
+                {
+                    self.resume(task, &to, answer);
+                }
+            }
+        }
+    }
+
+    /// What `serve` does.
+    pub(super) fn serve(&mut self, at: usize, request: &Request) -> Result<Answer, ()> {
+        let broken = self.plan.broken;
+        let proc = &self.procs[at];
+        let store = &proc.store;
+        let current = store.placed(SHARD);
+        let vouch = |vouch| if vouch == Vouch::Nothing && broken == Broken::Amnesiac { Vouch::Agree } else { vouch };
+        Ok(match request {
+            Request::Read { named, key } => {
+                let (record, vouched) = store.read(SHARD, key, *named).map_err(|_| ())?;
+                Answer::Vouched { vouch: vouch(vouched), record, current }
+            }
+            Request::Merge { named, key, record } => {
+                let vouched = store.merge(SHARD, key, record, *named).map_err(|_| ())?;
+                Answer::Vouched { vouch: vouch(vouched), record: None, current }
+            }
+            Request::Account { under, total } => {
+                let account = if broken == Broken::NoFence {
+                    store.rosters(SHARD).map(|rosters| (store.digest(SHARD), rosters))
+                } else {
+                    store.account(SHARD, under).map(|account| (account.digest, account.rosters))
+                };
+                let account = account.map(|(digest, rosters)| ((digest.total() != *total).then_some(digest), rosters));
+                log!(
+                    self,
+                    "   {} fenced by {}: now {}",
+                    short(&self.procs[at].id),
+                    text(under),
+                    texts(self.procs[at].store.rosters(SHARD).iter().flatten())
+                );
+                Answer::Account(account)
+            }
+            Request::Fetch { buckets, after } => {
+                let (records, more) = store.page(SHARD, *buckets, after.as_deref(), 1).map_err(|_| ())?;
+                Answer::Page { records, more }
+            }
+            Request::Offer { records } => {
+                for (key, record) in records {
+                    store.merge(SHARD, &key.0, &record.0, Roster::new([]).id()).map_err(|_| ())?;
+                }
+                Answer::Taken
+            }
+            Request::Ready { rosters } => {
+                let own = store.own().clone();
+                let mut rosters = rosters.iter().cloned();
+                let theirs = rosters.next().ok_or(())?;
+                let ready = store.with_standing(SHARD, |standing| {
+                    rosters.for_each(|roster| standing.learn(roster));
+                    standing.is_ready() && *standing.current() == theirs && theirs.contains(&own)
+                });
+                Answer::Ready(ready.unwrap_or(false))
+            }
+            Request::Introduce => Answer::Introduced(store.rosters(SHARD)),
+            Request::Progress => Answer::Progress(self.progress(at)),
+        })
+    }
+
+    pub(super) fn finish(&mut self, task: usize) {
+        if let Some(entry) = self.tasks.remove(&task)
+            && let (Some(at), Some(errand)) = (self.living(&entry.owner), entry.errand)
+        {
+            self.procs[at].under_way.remove(&errand);
+        }
+        for call in &mut self.net {
+            if call.task == Some(task) {
+                call.task = None;
+            }
+        }
+    }
+
+    pub(super) fn begin(&mut self, owner: &NodeId, errand: Option<Errand>, task: Task) -> usize {
+        let id = self.next_task;
+        self.next_task += 1;
+        self.tasks.insert(id, Entry { owner: owner.clone(), errand, task });
+        id
+    }
+}

@@ -1,0 +1,374 @@
+//! One run: random events, then healing, then what must be true.
+
+use super::*;
+use crate::record;
+
+impl World {
+    pub(super) fn new(seed: u64, plan: Plan, traced: bool) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x5eed);
+        let count = 4 + dice.below(3);
+        let mut between = |low: usize, high: usize| low + dice.below(high - low + 1);
+        let rare = |n: usize| if n > 20 { 0 } else { n };
+        let odds = [
+            between(200, 1000),
+            between(30, 300),
+            between(5, 100),
+            between(5, 100),
+            between(5, 100),
+            rare(between(0, 30)),
+            between(1, 30),
+            rare(between(0, 30)),
+            between(1, 20),
+            between(0, 15),
+            between(1, 15),
+            between(0, 10),
+            rare(between(0, 30)),
+            between(5, 50),
+            between(5, 50),
+        ];
+        let hasty = if between(0, 1) == 0 { 0 } else { between(0, 100) };
+        let lag = (0..count).map(|_| if between(0, 1) == 0 { 0 } else { between(0, 98) }).collect();
+        let late = (if between(0, 1) == 0 { 0 } else { between(1, 40) }, between(10, 300));
+        let keys = between(1, 3);
+        let seen: Seen = (0..count).map(|_| Sight::new(1, Status::Alive)).collect();
+        let map = Arc::new(map_of(&seen));
+        let procs = (0..count).map(|at| {
+            let id = boot(at, 1);
+            let store = new_store(id.clone());
+            store.place(SHARD, map.roster());
+            store.introduce(SHARD, Vec::new());
+            Proc {
+                id,
+                alive: true,
+                left: false,
+                draining: false,
+                store,
+                map: map.clone(),
+                seen: seen.clone(),
+                at: 0,
+                under_way: BTreeSet::new(),
+            }
+        });
+        Self {
+            plan,
+            procs: procs.collect(),
+            dice,
+            common: vec![seen],
+            cut: BTreeSet::new(),
+            net: Vec::new(),
+            tasks: BTreeMap::new(),
+            next_task: 0,
+            now: 0,
+            acks: Vec::new(),
+            damaged: false,
+            wrong: Vec::new(),
+            trace: traced.then(Vec::new),
+            values: 0,
+            crashes: 0,
+            leaves: 0,
+            reads: 0,
+            lossless: false,
+            odds,
+            hasty,
+            lag,
+            late,
+            keys,
+        }
+    }
+    pub(super) fn step(&mut self) {
+        self.now += 1;
+        let total: usize = self.odds.iter().sum();
+        let mut roll = self.dice.below(total);
+        let event = self.odds.iter().position(|odds| {
+            let here = roll < *odds;
+            roll = roll.wrapping_sub(*odds);
+            here
+        });
+        let Some(at) = self.any_alive() else { return };
+        match event.expect("below the total") {
+            0 => {
+                let due: Vec<usize> = (0..self.net.len()).filter(|at| self.net[*at].due <= self.now).collect();
+                if !due.is_empty() {
+                    let at = due[self.dice.below(due.len())];
+                    self.deliver(at);
+                }
+            }
+            1 => self.work(at),
+            2 => self.start_write(at),
+            3 => {
+                let key = self.dice.below(self.keys);
+                self.start_read(at, key, Consistency::Quorum, None);
+            }
+            4 => self.change_view(),
+            5 => {
+                let left = self.dice.chance(20);
+                self.crash(left);
+            }
+            6 => self.restart(),
+            7 if self.plan.lossy => {
+                let (a, b) = (self.dice.below(self.procs.len()), self.dice.below(self.procs.len()));
+                if a != b && self.cut.len() < 6 {
+                    self.cut.insert((a, b));
+                    if self.dice.chance(70) {
+                        self.cut.insert((b, a));
+                    }
+                }
+            }
+            8 => self.cut.clear(),
+            9 => self.give_up(),
+            10 => {
+                // Hedging.
+                let ops: Vec<usize> =
+                    self.tasks.iter().filter(|(_, e)| e.errand.is_none()).map(|(id, _)| *id).collect();
+                if !ops.is_empty() {
+                    let task = ops[self.dice.below(ops.len())];
+                    if let Some(Entry { task: Task::Read(op), .. }) = self.tasks.get_mut(&task) {
+                        op.collect.hedged = true;
+                    }
+                    self.advance(task);
+                }
+            }
+            11 => self.patrol(at),
+            12 => self.start_to_leave(at),
+            13 => self.leave(at),
+            _ => self.wait_until_settled(at),
+        }
+    }
+
+    /// Somebody's time is over; what it sent may still arrive.
+    pub(super) fn give_up(&mut self) {
+        if self.net.is_empty() {
+            return;
+        }
+        let at = self.dice.below(self.net.len());
+        let call = &mut self.net[at];
+        let (from, to, task) = (call.from.clone(), call.to.clone(), call.task.take());
+        if let Some(task) = task
+            && self.living(&from).is_some()
+        {
+            self.resume(task, &to, Err(()));
+        }
+    }
+
+    /// `Upkeep::patrol` with any peer.
+    pub(super) fn patrol(&mut self, at: usize) {
+        let proc = &self.procs[at];
+        let own = proc.id.clone();
+        let up: Vec<NodeId> = proc.map.up().into_iter().filter(|id| *id != own).collect();
+        let Some((under, round)) = proc.store.with_standing(SHARD, |s| (s.current().clone(), s.round())) else {
+            return;
+        };
+        if !under.contains(&own) || up.is_empty() {
+            return;
+        }
+        let peer = up[self.dice.below(up.len())].clone();
+        if under.contains(&peer) {
+            self.cover(at, &peer, &under, round);
+        }
+    }
+
+    pub(super) fn drain(&mut self) {
+        while !self.net.is_empty() {
+            self.now += 1;
+            let at = self.dice.below(self.net.len());
+            self.deliver(at);
+        }
+    }
+
+    /// All that is lost comes back, and all see all.
+    pub(super) fn heal(&mut self) {
+        log!(self, "--- heal");
+        self.lossless = true;
+        self.cut.clear();
+        let mut absent = None;
+        if self.plan.absent {
+            let dead = (0..self.procs.len()).find(|at| !self.procs[*at].alive && !self.procs[*at].left);
+            absent = dead.or_else(|| {
+                let at = self.dice.below(self.procs.len());
+                let staying = self.procs.iter().filter(|proc| proc.alive).count();
+                (self.procs[at].alive && staying > 2 && !self.damaged).then_some(at)
+            });
+            if let Some(at) = absent.filter(|at| self.procs[*at].alive) {
+                self.end(at, false);
+            }
+        }
+        for at in 0..self.procs.len() {
+            if !self.procs[at].alive && !self.procs[at].left && absent != Some(at) {
+                self.restart_at(at);
+            }
+        }
+        self.quieten();
+    }
+
+    pub(super) fn alive(&self) -> Vec<usize> {
+        (0..self.procs.len()).filter(|at| self.procs[*at].alive).collect()
+    }
+
+    /// All see what is, and do what is to be done.
+    pub(super) fn quieten(&mut self) {
+        let truth = self.truth();
+        self.common.push(truth.clone());
+        let mut order = self.alive();
+        self.dice.shuffle(&mut order);
+        for at in order {
+            self.procs[at].at = self.common.len() - 1;
+            self.see(at, truth.clone());
+        }
+        for _ in 0..60 {
+            if self.net.is_empty() && self.alive().iter().all(|at| self.is_settled(*at)) {
+                break;
+            }
+            for at in self.alive() {
+                self.work(at);
+            }
+            self.drain();
+        }
+    }
+
+    /// Views stay as they are, and differ; nothing else goes wrong. Old rosters must be covered all the same: only those
+    /// that are somebody's may go on fencing each other.
+    pub(super) fn lull(&mut self) {
+        log!(self, "--- lull");
+        self.lossless = true;
+        self.cut.clear();
+        self.drain();
+        let alive = self.alive();
+        let mut acks = 0;
+        for round in 0..60 {
+            if round == 30 {
+                acks = self.acks.len();
+            }
+            for at in &alive {
+                self.work(*at);
+            }
+            self.drain();
+            for at in &alive {
+                self.start_write(*at);
+                self.drain();
+            }
+        }
+        let currents: BTreeSet<Roster> = alive.iter().map(|at| self.procs[*at].store.placed(SHARD)).collect();
+        let mut free = true;
+        for at in &alive {
+            let proc = &self.procs[*at];
+            let Some(rosters) = proc.store.rosters(SHARD) else { continue };
+            let reachable = |node: &&NodeId| proc.map.is_up(node) && self.living(node).is_some();
+            let can_cover = |roster: &Roster| roster.nodes().iter().filter(reachable).count() >= roster.quorum();
+            let wrong_of_own =
+                rosters[0].nodes().iter().any(|node| proc.map.is_up(node) && self.living(node).is_none());
+            let may = rosters.iter().all(can_cover) && !wrong_of_own;
+            free &= may;
+            if may && rosters[0].contains(&proc.id) && rosters.iter().any(|roster| !currents.contains(roster)) {
+                log!(self, "STUCK {}: {}", short(&self.procs[*at].id), texts(&rosters));
+                self.wrong.push(Wrong::Stuck("an old roster is still owed"));
+                return;
+            }
+        }
+        if free && acks == self.acks.len() {
+            for at in &alive {
+                log!(
+                    self,
+                    "STUCK {}: {}",
+                    short(&self.procs[*at].id),
+                    texts(self.procs[*at].store.rosters(SHARD).iter().flatten())
+                );
+            }
+            self.wrong.push(Wrong::Stuck("nothing can be written"));
+        }
+    }
+
+    pub(super) fn check_settled(&mut self) -> bool {
+        let alive = self.alive();
+        if alive.iter().all(|at| self.is_settled(*at)) {
+            return true;
+        }
+        for at in alive {
+            let stands_for = self.procs[at].store.rosters(SHARD);
+            log!(self, "UNSETTLED {}: {}", short(&self.procs[at].id), texts(stands_for.iter().flatten()));
+        }
+        self.wrong.push(Wrong::Unsettled);
+        false
+    }
+
+    pub(super) fn check_end(&mut self) {
+        if !self.check_settled() {
+            return;
+        }
+        // Those that are about to leave do.
+        let before = self.leaves;
+        self.alive().into_iter().for_each(|at| self.leave(at));
+        if self.leaves > before {
+            self.quieten();
+            if !self.check_settled() {
+                return;
+            }
+        }
+        let alive = self.alive();
+        if self.plan.careless {
+            return;
+        }
+        // What a quorum read finds.
+        self.now += 1;
+        let before = self.wrong.len();
+        for at in &alive {
+            for key in 0..KEYS.len() {
+                self.start_read(*at, key, Consistency::Quorum, None);
+            }
+        }
+        self.drain();
+        let stale = self.wrong.len() > before;
+        // Each compares with each, twice.
+        let roster = self.procs[alive[0]].map.roster();
+        for _ in 0..2 {
+            for node in roster.nodes() {
+                for peer in roster.nodes() {
+                    if node != peer {
+                        let round = self.procs[place_of(node)].store.with_standing(SHARD, |s| s.round());
+                        self.cover(place_of(node), peer, &roster, round.expect("introduced"));
+                        self.drain();
+                    }
+                }
+            }
+        }
+        for node in roster.nodes() {
+            for ack in self.acks.clone() {
+                if ack.level == Consistency::One {
+                    continue;
+                }
+                let bytes = self.procs[place_of(node)].store.read(SHARD, KEYS[ack.key], roster.id()).expect("works").0;
+                let record = bytes.map(|bytes| record::decode(&bytes).expect("ours")).unwrap_or_default();
+                if !record.context().contains(ack.dot) {
+                    log!(self, "LOST at {}: {:?} acknowledged at {}", short(node), ack.dot, ack.at);
+                    self.wrong.push(Wrong::Lost);
+                }
+            }
+        }
+        let digests: BTreeSet<u64> =
+            roster.nodes().iter().map(|n| self.procs[place_of(n)].store.digest(SHARD).total()).collect();
+        if digests.len() > 1 && !stale {
+            self.wrong.push(Wrong::Unequal);
+        }
+    }
+
+    pub(super) fn tell(&self) {
+        if std::env::var_os("POLITY_MODEL_SEED").is_some() {
+            eprintln!("{}", self.trace.iter().flatten().map(String::as_str).collect::<Vec<_>>().join("\n"));
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        for _ in 0..self.plan.steps {
+            self.step();
+            if !self.wrong.is_empty() {
+                return;
+            }
+        }
+        if self.plan.lull {
+            self.lull();
+        }
+        if self.wrong.is_empty() {
+            self.heal();
+            self.check_end();
+        }
+    }
+}

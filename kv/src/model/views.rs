@@ -1,0 +1,194 @@
+//! Who believes what of whom; crashes, restarts and leaves.
+
+use super::*;
+
+impl World {
+    pub(super) fn living(&self, node: &NodeId) -> Option<usize> {
+        let at = place_of(node);
+        (self.procs[at].alive && self.procs[at].id == *node).then_some(at)
+    }
+
+    pub(super) fn any_alive(&mut self) -> Option<usize> {
+        let alive: Vec<usize> = (0..self.procs.len()).filter(|at| self.procs[*at].alive).collect();
+        (!alive.is_empty()).then(|| alive[self.dice.below(alive.len())])
+    }
+
+    /// `Upkeep::place`.
+    pub(super) fn see(&mut self, at: usize, seen: Seen) {
+        let map = Arc::new(map_of(&seen));
+        let proc = &mut self.procs[at];
+        let roster = map.roster();
+        proc.store.place(SHARD, roster.clone());
+        if self.plan.broken == Broken::NothingOwed {
+            proc.store.with_standing(SHARD, |s| {
+                let (current, owed) = (s.current().clone(), s.owed().cloned().collect::<Vec<_>>());
+                s.relieve(&current, &owed);
+            });
+        }
+        proc.map = map;
+        proc.seen = seen;
+        log!(self, "{} sees {}", short(&self.procs[at].id), text(&roster));
+    }
+
+    pub(super) fn truth(&self) -> Seen {
+        let one = |proc: &Proc| {
+            let status = match (proc.alive, proc.left) {
+                (true, _) => Status::Alive,
+                (false, true) => Status::Left,
+                (false, false) => Status::Down,
+            };
+            Sight { draining: proc.draining, ..Sight::new(proc.id.boot.generation, status) }
+        };
+        self.procs.iter().map(one).collect()
+    }
+
+    pub(super) fn change_view(&mut self) {
+        match self.plan.views {
+            Views::Common => {
+                if self.dice.chance(80) {
+                    // Somebody catches up.
+                    let Some(at) = self.any_alive() else { return };
+                    if self.dice.chance(self.lag[at]) {
+                        return;
+                    }
+                    let last = self.common.len() - 1;
+                    if self.procs[at].at < last {
+                        let to = self.procs[at].at + 1 + self.dice.below(last - self.procs[at].at);
+                        self.procs[at].at = to;
+                        let seen = self.common[to].clone();
+                        self.see(at, seen);
+                    }
+                } else if self.common.len() < 30 {
+                    let mut next = self.common.last().expect("never empty").clone();
+                    let at = self.dice.below(self.procs.len());
+                    let proc = &self.procs[at];
+                    let sight = next[at];
+                    let same = sight.generation == proc.id.boot.generation;
+                    next[at] = match (proc.alive, same) {
+                        (true, true) if sight.status.is_up() => Sight { status: Status::Down, ..sight },
+                        (true, _) => {
+                            Sight { draining: proc.draining, ..Sight::new(proc.id.boot.generation, Status::Alive) }
+                        }
+                        (false, _) if proc.left => Sight { status: Status::Left, ..sight },
+                        (false, _) => Sight { status: Status::Down, ..sight },
+                    };
+                    if next.iter().any(|sight| sight.status.is_up()) {
+                        self.common.push(next);
+                    }
+                }
+            }
+            Views::Apart => {
+                let Some(at) = self.any_alive() else { return };
+                let mut seen = self.procs[at].seen.clone();
+                let truth = self.truth();
+                if self.dice.chance(30) {
+                    seen = truth;
+                } else {
+                    let of = self.dice.below(seen.len());
+                    if of == at {
+                        return;
+                    }
+                    let (sight, real) = (seen[of], truth[of]);
+                    seen[of] = if sight.generation < real.generation && self.dice.chance(60) {
+                        let status = if real.status == Status::Down { Status::Alive } else { real.status };
+                        Sight { status, ..real }
+                    } else if sight.generation == real.generation && real.draining && self.dice.chance(40) {
+                        Sight { draining: true, ..sight }
+                    } else if sight.status == Status::Left {
+                        sight
+                    } else if sight.status.is_up() {
+                        Sight { status: Status::Down, ..sight }
+                    } else {
+                        Sight { status: Status::Alive, ..sight }
+                    };
+                }
+                self.see(at, seen);
+            }
+        }
+    }
+
+    /// Destroys a node, if all was repaired since the last one.
+    pub(super) fn crash(&mut self, left: bool) {
+        let Some(at) = self.any_alive() else { return };
+        if !self.plan.careless && self.damaged {
+            return self.wait_until_settled(at);
+        }
+        if self.crashes >= 6 || self.procs.iter().filter(|proc| proc.alive).count() <= 2 {
+            return;
+        }
+        self.crashes += 1;
+        self.damaged = true;
+        self.end(at, left);
+    }
+
+    pub(super) fn end(&mut self, at: usize, left: bool) {
+        let proc = &mut self.procs[at];
+        proc.alive = false;
+        proc.left = left;
+        log!(self, "{} {}", short(&self.procs[at].id), if left { "leaves" } else { "crashes" });
+    }
+
+    /// `Node::drain`.
+    pub(super) fn start_to_leave(&mut self, at: usize) {
+        let staying = self.procs.iter().filter(|proc| proc.alive && !proc.draining).count();
+        if self.procs[at].draining || staying <= 2 {
+            return;
+        }
+        log!(self, "{} drains", short(&self.procs[at].id));
+        self.procs[at].draining = true;
+        let mut seen = match self.plan.views {
+            Views::Common => self.common.last().expect("never empty").clone(),
+            Views::Apart => self.procs[at].seen.clone(),
+        };
+        if seen[at].generation == self.procs[at].id.boot.generation {
+            seen[at].draining = true;
+        }
+        if self.plan.views == Views::Common {
+            self.common.push(seen.clone());
+            self.procs[at].at = self.common.len() - 1;
+        }
+        self.see(at, seen);
+    }
+
+    /// `Kv::caught_up`, then `Node::leave`: nothing is destroyed by that.
+    pub(super) fn leave(&mut self, at: usize) {
+        if self.procs[at].draining && self.procs[at].seen[at].draining && self.progress(at).1 {
+            self.leaves += 1;
+            self.end(at, true);
+        }
+    }
+
+    pub(super) fn restart(&mut self) {
+        let dead: Vec<usize> = (0..self.procs.len()).filter(|at| !self.procs[*at].alive).collect();
+        if dead.is_empty() {
+            return;
+        }
+        let at = dead[self.dice.below(dead.len())];
+        self.restart_at(at);
+    }
+
+    pub(super) fn restart_at(&mut self, at: usize) {
+        let id = boot(at, self.procs[at].id.boot.generation + 1);
+        let mut seen = match self.plan.views {
+            Views::Common => self.common.last().expect("never empty").clone(),
+            Views::Apart => self.truth(),
+        };
+        seen[at] = Sight::new(id.boot.generation, Status::Alive);
+        self.common.push(seen.clone());
+        let map = Arc::new(map_of(&seen));
+        let store = new_store(id.clone());
+        log!(self, "{} starts and sees {}", short(&id), text(&map.roster()));
+        store.place(SHARD, map.roster());
+        self.procs[at] = Proc {
+            id,
+            alive: true,
+            left: false,
+            draining: false,
+            store,
+            map,
+            seen,
+            at: self.common.len() - 1,
+            under_way: BTreeSet::new(),
+        };
+    }
+}

@@ -11,6 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::config::{Preset, Timings};
 use crate::doorman::Doorman;
@@ -255,11 +256,13 @@ impl Builder {
         // The driver waits until the services are in place.
         let (begin, begun) = tokio::sync::oneshot::channel::<()>();
         let greeted = met.into_iter().map(|(identity, _)| identity).collect();
-        let driver = executor.spawn(async move {
+        let span = tracing::info_span!("node", name = %id.name, boot = %id.boot);
+        let drive = async move {
             if begun.await.is_ok() {
                 Driver::new(parts, greeted, seed_addrs).run().await;
             }
-        });
+        };
+        let driver = executor.spawn(drive.instrument(span));
         let node = Node::new(Inner {
             id,
             addr,

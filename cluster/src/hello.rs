@@ -356,6 +356,24 @@ mod tests {
     }
 
     #[test]
+    fn golden_bytes() {
+        let hello = Hello {
+            protocol: VersionRange { min: 1, max: 1 },
+            cluster: "shop".to_owned(),
+            settings: BTreeMap::from([("kv.shards".to_owned(), "256".to_owned())]),
+            name: NodeName::new("n1").expect("valid"),
+            boot: Some(Boot { generation: 2, nonce: 3 }),
+            addr: "127.0.0.1:7946".parse().expect("an address"),
+            expects: None,
+        };
+        let bytes = encode(&hello).expect("small");
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN, "the format of hellos: docs/WIRE.md");
+    }
+
+    const GOLDEN: &str = "0101010473686f7001096b762e73686172647303323536026e31010203007f0000018a3e00";
+
+    #[test]
     fn too_much_is_refused() {
         let mut many = hello("a");
         many.settings = (0..=MAX_SETTINGS).map(|i| (i.to_string(), String::new())).collect();

@@ -11,6 +11,7 @@ use polity_cluster::Node;
 use polity_crdt::VersionVector;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use crate::config::{ConfigError, Consistency, KvConfig};
 use crate::coordinator::Coordinator;
@@ -147,7 +148,9 @@ impl Kv {
         let coordinator = Arc::new(Coordinator::new(node, store, config));
         let wake = Arc::new(Notify::new());
         serve::register(node.rpc(), &coordinator, &wake);
-        let upkeep = node.spawn_internal(Upkeep::new(node, coordinator.clone(), wake).run());
+        let span = tracing::info_span!("kv", node = %node.id());
+        let upkeep = Upkeep::new(node, coordinator.clone(), wake).run().instrument(span);
+        let upkeep = node.spawn_internal(upkeep);
         Ok(Self { inner: Arc::new(Inner { coordinator, upkeep }) })
     }
 
@@ -253,12 +256,14 @@ impl<'a> IntoFuture for Get<'a> {
     type IntoFuture = Pending<'a, Entry>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        let span = tracing::debug_span!("get", level = ?self.level);
+        let get = async move {
             self.kv.check(&self.key, None)?;
             let here = &self.kv.inner.coordinator;
             let within = self.within.unwrap_or(here.config.timeout);
             Ok(Entry::new(&here.read(&self.key, self.level, within).await?))
-        })
+        };
+        Box::pin(get.instrument(span))
     }
 }
 
@@ -308,13 +313,15 @@ impl<'a> IntoFuture for Put<'a> {
     type IntoFuture = Pending<'a, Context>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        let span = tracing::debug_span!("put", level = ?self.level, delete = self.value.is_none());
+        let put = async move {
             let Self { kv, key, value, context, level, within } = self;
             kv.check(&key, value.as_ref())?;
             let here = &kv.inner.coordinator;
             let within = within.unwrap_or(here.config.timeout);
             let written = here.write(key, value, context.map(|context| context.0), level, within).await?;
             Ok(Context(written))
-        })
+        };
+        Box::pin(put.instrument(span))
     }
 }

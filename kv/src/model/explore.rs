@@ -85,3 +85,26 @@ fn what_is_broken_is_noticed() {
         assert!(!outcome.wrong.is_empty(), "{broken:?} was not noticed in {} seeds", outcome.seeds);
     }
 }
+
+#[test]
+fn while_views_differ_old_rosters_are_covered() {
+    let plan = Plan { views: Views::Apart, lull: true, ..PLAN };
+    assert_eq!(explore(plan, seeds(500), false).wrong, BTreeMap::new());
+}
+
+#[test]
+fn all_settles_though_one_stays_down() {
+    for views in [Views::Common, Views::Apart] {
+        assert_eq!(explore(Plan { views, absent: true, ..PLAN }, seeds(500), false).wrong, BTreeMap::new());
+    }
+}
+
+#[test]
+#[ignore]
+fn mutations() {
+    for broken in [Broken::LateHear, Broken::Deaf, Broken::Heedless, Broken::FirstOnly] {
+        for views in [Views::Common, Views::Apart] {
+            explore(Plan { views, broken, ..PLAN }, seeds(20_000), true);
+        }
+    }
+}

@@ -350,7 +350,7 @@ struct World {
     reads: usize,
     lossless: bool,
     /// How often each kind of event happens in this run.
-    odds: [usize; 15],
+    odds: [usize; 16],
     /// How often an introduction waits for no more answers, in percent.
     hasty: usize,
     /// How slowly each node follows the views, in percent.

@@ -25,6 +25,7 @@ impl World {
             rare(between(0, 30)),
             between(5, 50),
             between(5, 50),
+            rare(between(0, 30)),
         ];
         let hasty = if between(0, 1) == 0 { 0 } else { between(0, 100) };
         let lag = (0..count).map(|_| if between(0, 1) == 0 { 0 } else { between(0, 98) }).collect();
@@ -131,7 +132,8 @@ impl World {
             11 => self.patrol(at),
             12 => self.start_to_leave(at),
             13 => self.leave(at),
-            _ => self.wait_until_settled(at),
+            14 => self.wait_until_settled(at),
+            _ => self.agree(),
         }
     }
 
@@ -206,14 +208,7 @@ impl World {
 
     /// All see what is, and do what is to be done.
     pub(super) fn quieten(&mut self) {
-        let truth = self.truth();
-        self.common.push(truth.clone());
-        let mut order = self.alive();
-        self.dice.shuffle(&mut order);
-        for at in order {
-            self.procs[at].at = self.common.len() - 1;
-            self.see(at, truth.clone());
-        }
+        self.agree();
         for _ in 0..60 {
             if self.net.is_empty() && self.alive().iter().all(|at| self.is_settled(*at)) {
                 break;

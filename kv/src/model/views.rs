@@ -107,6 +107,18 @@ impl World {
         }
     }
 
+    /// All see what is.
+    pub(super) fn agree(&mut self) {
+        let truth = self.truth();
+        self.common.push(truth.clone());
+        let mut order = self.alive();
+        self.dice.shuffle(&mut order);
+        for at in order {
+            self.procs[at].at = self.common.len() - 1;
+            self.see(at, truth.clone());
+        }
+    }
+
     /// Destroys a node, if all was repaired since the last one.
     pub(super) fn crash(&mut self, left: bool) {
         let Some(at) = self.any_alive() else { return };

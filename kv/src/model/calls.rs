@@ -22,7 +22,7 @@ impl World {
             Leg::Out(request) => {
                 let reached = self.living(&to).is_some() && !self.cut.contains(&(a, b)) && !lost;
                 let back = if reached { self.serve(b, &request) } else { Err(()) };
-                let due = self.due();
+                let due = self.due() + if self.slow == Some(b) { self.late.1 } else { 0 };
                 self.net.push(Call { from, to, task, leg: Leg::Back(back), due });
             }
             Leg::Back(answer) => {

@@ -94,10 +94,10 @@ struct Plan {
     careless: bool,
     steps: usize,
     lossy: bool,
+    /// Whether one node has slept through restarts of others before all else begins.
+    slept: bool,
     /// Whether views stay apart for a while before they heal, with nothing else going wrong.
     lull: bool,
-    /// Whether one node stays down when all else heals.
-    absent: bool,
 }
 
 // ---- randomness ---------------------------------------------------------------------------------------------------
@@ -324,8 +324,6 @@ enum Wrong {
     /// Replicas differ after a comparison of each with each.
     Unequal,
     Unsettled,
-    /// While the views stayed apart, this never ended.
-    Stuck(&'static str),
 }
 
 struct World {
@@ -334,6 +332,12 @@ struct World {
     procs: Vec<Proc>,
     common: Vec<Seen>,
     cut: BTreeSet<(usize, usize)>,
+    /// One that is cut off from all others for long, and sees nothing change.
+    asleep: Option<usize>,
+    /// One whose answers are always late.
+    slow: Option<usize>,
+    /// What did not end while the views stayed apart.
+    stuck: Option<&'static str>,
     net: Vec<Call>,
     tasks: BTreeMap<usize, Entry>,
     next_task: usize,
@@ -350,7 +354,7 @@ struct World {
     reads: usize,
     lossless: bool,
     /// How often each kind of event happens in this run.
-    odds: [usize; 16],
+    odds: [usize; 17],
     /// How often an introduction waits for no more answers, in percent.
     hasty: usize,
     /// How slowly each node follows the views, in percent.

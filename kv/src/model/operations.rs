@@ -252,4 +252,39 @@ impl World {
             self.wrong.push(Wrong::Stale { agreed });
         }
     }
+
+    /// What a read would find now that a quorum of ready replicas answers, and nobody else.
+    pub(super) fn check_ready(&mut self) {
+        let mut ready: BTreeMap<Roster, Vec<usize>> = BTreeMap::new();
+        for at in self.alive() {
+            let proc = &self.procs[at];
+            let current = proc.store.with_standing(SHARD, |s| s.is_ready().then(|| s.current().clone())).flatten();
+            if let Some(current) = current.filter(|current| current.contains(&proc.id)) {
+                ready.entry(current).or_default().push(at);
+            }
+        }
+        ready.retain(|roster, nodes| nodes.len() >= roster.quorum());
+        for (roster, nodes) in ready {
+            for key in 0..self.keys {
+                let known: Vec<Record> = nodes.iter().map(|at| self.record(*at, key)).collect();
+                let acks = self.acks.iter().filter(|ack| ack.key == key && ack.level != Consistency::One);
+                for ack in acks.cloned().collect::<Vec<_>>() {
+                    let lack = (0..nodes.len()).filter(|i| !known[*i].context().contains(ack.dot));
+                    let lack: Vec<usize> = lack.map(|i| nodes[i]).collect();
+                    let meet = |a: &usize, b: &usize| !self.cut.contains(&(*a, *b)) && !self.cut.contains(&(*b, *a));
+                    if lack.iter().any(|a| lack.iter().filter(|b| meet(a, b)).count() >= roster.quorum()) {
+                        log!(self, "STALE: {lack:?}, ready under {}, miss {:?}", text(&roster), ack.dot);
+                        self.wrong.push(Wrong::Stale { agreed: ack.served.len() == 1 });
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn record(&self, at: usize, key: usize) -> Record {
+        let proc = &self.procs[at];
+        let bytes = proc.store.read(SHARD, KEYS[key], proc.store.placed(SHARD).id()).expect("works").0;
+        bytes.map(|bytes| record::decode(&bytes).expect("ours")).unwrap_or_default()
+    }
 }

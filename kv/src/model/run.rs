@@ -1,7 +1,6 @@
 //! One run: random events, then healing, then what must be true.
 
 use super::*;
-use crate::record;
 
 impl World {
     pub(super) fn new(seed: u64, plan: Plan, traced: bool) -> Self {
@@ -26,7 +25,9 @@ impl World {
             between(5, 50),
             between(5, 50),
             rare(between(0, 30)),
+            rare(between(0, 30)),
         ];
+        let slow = (between(0, 1) == 0).then(|| between(0, count - 1));
         let hasty = if between(0, 1) == 0 { 0 } else { between(0, 100) };
         let lag = (0..count).map(|_| if between(0, 1) == 0 { 0 } else { between(0, 98) }).collect();
         let late = (if between(0, 1) == 0 { 0 } else { between(1, 40) }, between(10, 300));
@@ -70,6 +71,9 @@ impl World {
             reads: 0,
             lossless: false,
             odds,
+            asleep: None,
+            slow,
+            stuck: None,
             hasty,
             lag,
             late,
@@ -115,7 +119,9 @@ impl World {
                     }
                 }
             }
-            8 => self.cut.clear(),
+            8 => {
+                self.cut = self.asleep.into_iter().flat_map(|at| self.links(at)).collect();
+            }
             9 => self.give_up(),
             10 => {
                 // Hedging.
@@ -133,7 +139,8 @@ impl World {
             12 => self.start_to_leave(at),
             13 => self.leave(at),
             14 => self.wait_until_settled(at),
-            _ => self.agree(),
+            15 => self.agree(),
+            _ => self.sleep_or_wake(at),
         }
     }
 
@@ -177,25 +184,48 @@ impl World {
         }
     }
 
+    /// One node sleeps while others restart, one after the other; when it wakes, another one is destroyed.
+    pub(super) fn sleep_long(&mut self) {
+        let mut order = self.alive();
+        self.dice.shuffle(&mut order);
+        let sleeper = order.remove(0);
+        self.sleep_or_wake(sleeper);
+        for victim in order.iter().take(1 + order.len() % 3) {
+            self.agree();
+            self.work_in_peace();
+            self.end(*victim, false);
+            self.restart_at(*victim);
+        }
+        self.agree();
+        self.work_in_peace();
+        for at in order {
+            self.start_write(at);
+        }
+        self.drain();
+        self.sleep_or_wake(sleeper);
+        self.crash(false);
+        self.restart();
+    }
+
+    fn work_in_peace(&mut self) {
+        self.lossless = true;
+        for _ in 0..8 {
+            for at in self.alive() {
+                self.work(at);
+            }
+            self.drain();
+        }
+        self.lossless = false;
+    }
+
     /// All that is lost comes back, and all see all.
     pub(super) fn heal(&mut self) {
         log!(self, "--- heal");
         self.lossless = true;
         self.cut.clear();
-        let mut absent = None;
-        if self.plan.absent {
-            let dead = (0..self.procs.len()).find(|at| !self.procs[*at].alive && !self.procs[*at].left);
-            absent = dead.or_else(|| {
-                let at = self.dice.below(self.procs.len());
-                let staying = self.procs.iter().filter(|proc| proc.alive).count();
-                (self.procs[at].alive && staying > 2 && !self.damaged).then_some(at)
-            });
-            if let Some(at) = absent.filter(|at| self.procs[*at].alive) {
-                self.end(at, false);
-            }
-        }
+        self.asleep = None;
         for at in 0..self.procs.len() {
-            if !self.procs[at].alive && !self.procs[at].left && absent != Some(at) {
+            if !self.procs[at].alive && !self.procs[at].left {
                 self.restart_at(at);
             }
         }
@@ -220,13 +250,14 @@ impl World {
         }
     }
 
-    /// Views stay as they are, and differ; nothing else goes wrong. Old rosters must be covered all the same: only those
-    /// that are somebody's may go on fencing each other.
+    /// Views stay as they are, and differ; nothing else goes wrong. Those whose rosters differ fence each other, and all
+    /// work at the same pace, so what one has heard may always be worthless before it looks. This is counted: it ends when
+    /// the views agree.
     pub(super) fn lull(&mut self) {
         log!(self, "--- lull");
         self.lossless = true;
         self.cut.clear();
-        self.drain();
+        self.asleep = None;
         let alive = self.alive();
         let mut acks = 0;
         for round in 0..60 {
@@ -255,8 +286,7 @@ impl World {
             free &= may;
             if may && rosters[0].contains(&proc.id) && rosters.iter().any(|roster| !currents.contains(roster)) {
                 log!(self, "STUCK {}: {}", short(&self.procs[*at].id), texts(&rosters));
-                self.wrong.push(Wrong::Stuck("an old roster is still owed"));
-                return;
+                self.stuck = Some("an old roster is still owed");
             }
         }
         if free && acks == self.acks.len() {
@@ -268,7 +298,7 @@ impl World {
                     texts(self.procs[*at].store.rosters(SHARD).iter().flatten())
                 );
             }
-            self.wrong.push(Wrong::Stuck("nothing can be written"));
+            self.stuck = Some("nothing can be written");
         }
     }
 
@@ -293,6 +323,16 @@ impl World {
         let before = self.leaves;
         self.alive().into_iter().for_each(|at| self.leave(at));
         if self.leaves > before {
+            self.quieten();
+            if !self.check_settled() {
+                return;
+            }
+        }
+        // One more may be lost, and does not come back.
+        let staying: Vec<usize> = self.alive().into_iter().filter(|at| !self.procs[*at].draining).collect();
+        if staying.len() > 2 {
+            let at = staying[self.dice.below(staying.len())];
+            self.end(at, false);
             self.quieten();
             if !self.check_settled() {
                 return;
@@ -330,9 +370,7 @@ impl World {
                 if ack.level == Consistency::One {
                     continue;
                 }
-                let bytes = self.procs[place_of(node)].store.read(SHARD, KEYS[ack.key], roster.id()).expect("works").0;
-                let record = bytes.map(|bytes| record::decode(&bytes).expect("ours")).unwrap_or_default();
-                if !record.context().contains(ack.dot) {
+                if !self.record(place_of(node), ack.key).context().contains(ack.dot) {
                     log!(self, "LOST at {}: {:?} acknowledged at {}", short(node), ack.dot, ack.at);
                     self.wrong.push(Wrong::Lost);
                 }
@@ -352,8 +390,14 @@ impl World {
     }
 
     pub(super) fn run(&mut self) {
+        if self.plan.slept {
+            self.sleep_long();
+        }
         for _ in 0..self.plan.steps {
             self.step();
+            if self.now % 4 == 0 && !self.plan.careless {
+                self.check_ready();
+            }
             if !self.wrong.is_empty() {
                 return;
             }
@@ -361,9 +405,7 @@ impl World {
         if self.plan.lull {
             self.lull();
         }
-        if self.wrong.is_empty() {
-            self.heal();
-            self.check_end();
-        }
+        self.heal();
+        self.check_end();
     }
 }

@@ -11,6 +11,7 @@ impl World {
         let mut world = World::new(0, Plan { lossy: false, broken, ..PLAN }, true);
         world.lossless = true;
         world.late = (0, 1);
+        world.slow = None;
         world.keys = 1;
         let seen: Seen = (0..4).map(|_| Sight::new(1, Status::Alive)).collect();
         world.procs.truncate(4);
@@ -64,12 +65,7 @@ fn an_account_from_before_a_fence(broken: Broken) -> Vec<Wrong> {
     world.work(both);
     assert!(world.procs[both].store.with_standing(SHARD, |s| s.is_ready()).expect("introduced"));
     // A write under the old roster alone.
-    let plan = {
-        let proc = &world.procs[old];
-        let target = proc.store.placed(SHARD);
-        WritePlan { key: 0, level: Consistency::Quorum, rosters: vec![target.clone()], target, map: proc.map.clone() }
-    };
-    world.write(old, plan, &VersionVector::new());
+    world.write_now(old);
     world.both(old, both);
     assert_eq!(world.acks.len(), 1);
     // Now the answers arrive.
@@ -115,12 +111,14 @@ impl World {
     }
 }
 
-fn one_that_slept(broken: Broken) -> Vec<Wrong> {
-    let (mut world, [first, second, sleeper, spare]) = World::by_hand(broken);
+/// The sleeper knows the first roster only. The three others have moved on without it, two of them have restarted since,
+/// one after the other, and what they have acknowledged together is settled. Then the sleeper is back, `first` is destroyed
+/// once more, and the sleeper introduces it.
+fn after_a_long_sleep(broken: Broken) -> (World, [usize; 4]) {
+    let (mut world, order) = World::by_hand(broken);
+    let [first, second, sleeper, spare] = order;
     let awake = [first, second, spare];
-    let cut: Vec<_> = awake.iter().flat_map(|at| [(*at, sleeper), (sleeper, *at)]).collect();
-    // The sleeper is cut off; the others go on without it, and two of them restart, one after the other.
-    world.cut.extend(&cut);
+    world.cut.extend(world.links(sleeper));
     let mut seen = world.procs[0].seen.clone();
     seen[sleeper] = Sight::new(1, Status::Down);
     for restarts in [None, Some(first), Some(second)] {
@@ -134,52 +132,70 @@ fn one_that_slept(broken: Broken) -> Vec<Wrong> {
         }
         world.quiesce(&awake);
     }
-    let plan = {
-        let proc = &world.procs[second];
-        let target = proc.store.placed(SHARD);
-        WritePlan { key: 0, level: Consistency::Quorum, rosters: vec![target.clone()], target, map: proc.map.clone() }
-    };
-    world.write(second, plan, &VersionVector::new());
+    world.write_now(second);
     world.drain();
     assert_eq!(world.acks.len(), 1);
     world.quiesce(&awake);
-    // All is settled. The sleeper is back, and one node is destroyed.
     world.cut.clear();
     seen[sleeper] = Sight::new(1, Status::Alive);
     world.common.push(seen.clone());
     world.destroy(first);
     seen[first] = Sight::new(3, Status::Alive);
     world.work(first);
-    // The sleeper, which has not seen anything yet, is the first to introduce it.
     world.both(first, sleeper);
-    for at in 0..4 {
-        world.see(at, seen.clone());
+    (world, order)
+}
+
+impl World {
+    fn write_now(&mut self, at: usize) {
+        let proc = &self.procs[at];
+        let target = proc.store.placed(SHARD);
+        let (rosters, map) = (vec![target.clone()], proc.map.clone());
+        self.write(at, WritePlan { key: 0, level: Consistency::Quorum, rosters, target, map }, &VersionVector::new());
     }
-    // One message of each of the two to `second` is lost.
-    world.cut.extend([(first, second), (sleeper, second)]);
-    for at in [first, sleeper, first, sleeper] {
-        world.work(at);
-        let calls = world.net.len();
-        for _ in 0..2 * calls {
-            let next = world.net.iter().position(|c| [first, sleeper].contains(&place_of(&c.from)));
-            if let Some(next) = next {
-                world.deliver(next);
-            }
+
+    fn read_now(&mut self, at: usize) {
+        self.now += 1;
+        self.start_read(at, 0, Consistency::Quorum, None);
+        self.drain();
+    }
+
+    /// These do what they can, and all their messages arrive or are lost.
+    fn work_among(&mut self, nodes: &[usize]) {
+        for _ in 0..4 {
+            nodes.iter().for_each(|at| self.work(*at));
+            self.drain();
         }
     }
-    world.now += 1;
-    world.start_read(sleeper, 0, Consistency::Quorum, None);
-    world.drain();
+
+    fn is_ready(&self, at: usize) -> bool {
+        self.procs[at].store.with_standing(SHARD, |s| s.is_ready()) == Some(true)
+    }
+
+    /// All hear each other again, and all settles.
+    fn come_together(&mut self, late: &[usize]) {
+        self.cut.clear();
+        let truth = self.truth();
+        let all = self.alive();
+        all.iter().for_each(|at| self.see(*at, truth.clone()));
+        self.quiesce(&all);
+        late.iter().for_each(|at| self.read_now(*at));
+    }
+}
+
+fn one_that_slept(broken: Broken) -> Vec<Wrong> {
+    let (mut world, [first, second, sleeper, spare]) = after_a_long_sleep(broken);
+    // `first` and the sleeper do not get through to the two others, though they see them.
+    let truth = world.truth();
+    (0..4).for_each(|at| world.see(at, truth.clone()));
+    for near in [first, sleeper] {
+        world.cut.extend([(near, second), (near, spare), (second, near), (spare, near)]);
+    }
+    world.work_among(&[first, sleeper]);
+    world.read_now(sleeper);
     if world.wrong.is_empty() {
-        world.cut.clear();
-        world.now += 1;
-        for _ in 0..20 {
-            (0..4).for_each(|at| world.work(at));
-            world.drain();
-        }
-        world.start_read(sleeper, 0, Consistency::Quorum, None);
-        world.drain();
-        assert!((0..4).all(|at| world.is_settled(at)));
+        assert!(!world.is_ready(sleeper) && !world.is_ready(first));
+        world.come_together(&[sleeper, first]);
     }
     world.tell();
     world.wrong
@@ -189,4 +205,79 @@ fn one_that_slept(broken: Broken) -> Vec<Wrong> {
 fn one_that_slept_must_hear_from_those_that_did_not() {
     assert_eq!(one_that_slept(Broken::Nothing), []);
     assert_eq!(one_that_slept(Broken::Deaf), [Wrong::Stale { agreed: true }]);
+    assert_eq!(one_that_slept(Broken::Heedless), []);
+}
+
+/// The same, but on the side of `first` and the sleeper the two others look down.
+fn one_that_slept_in_a_split(broken: Broken) -> Vec<Wrong> {
+    let (mut world, [first, second, sleeper, spare]) = after_a_long_sleep(broken);
+    for near in [first, sleeper] {
+        world.cut.extend([(near, second), (near, spare), (second, near), (spare, near)]);
+    }
+    let mut seen = world.truth();
+    for far in [second, spare] {
+        seen[far].status = Status::Down;
+    }
+    for near in [first, sleeper] {
+        world.see(near, seen.clone());
+    }
+    world.work_among(&[first, sleeper]);
+    world.read_now(sleeper);
+    if world.wrong.is_empty() {
+        assert!(!world.is_ready(sleeper) && !world.is_ready(first));
+        world.come_together(&[sleeper, first]);
+    }
+    world.tell();
+    world.wrong
+}
+
+#[test]
+fn the_side_of_one_that_slept_is_not_ready_in_a_split() {
+    assert_eq!(one_that_slept_in_a_split(Broken::Nothing), []);
+    assert_eq!(one_that_slept_in_a_split(Broken::Heedless), [Wrong::Stale { agreed: true }]);
+}
+
+/// `second` has restarted, and `first` too or not; all was settled each time. Then `first` goes down, and the sleeper, which
+/// knows the first roster only, comes back.
+fn one_that_slept_and_one_that_is_down(has_restarted: bool) {
+    let (mut world, [first, second, sleeper, spare]) = World::by_hand(Broken::Nothing);
+    let awake = [first, second, spare];
+    world.cut.extend(world.links(sleeper));
+    let mut seen = world.procs[0].seen.clone();
+    seen[sleeper].status = Status::Down;
+    let restarts = [None, Some(second), has_restarted.then_some(first)];
+    for restarts in restarts {
+        if let Some(at) = restarts {
+            world.common.push(seen.clone());
+            world.destroy(at);
+            seen[at] = Sight::new(2, Status::Alive);
+        }
+        awake.iter().for_each(|at| world.see(*at, seen.clone()));
+        world.quiesce(&awake);
+    }
+    // All is settled, so one more may be lost.
+    world.end(first, false);
+    seen[first].status = Status::Down;
+    [second, spare].iter().for_each(|at| world.see(*at, seen.clone()));
+    world.quiesce(&[second, spare]);
+    world.cut.clear();
+    let truth = world.truth();
+    [second, sleeper, spare].iter().for_each(|at| world.see(*at, truth.clone()));
+    world.work_among(&[second, sleeper, spare]);
+    world.tell();
+    // That the first roster was covered long ago the others have forgotten, so they owe it again, as the sleeper does.
+    assert!([second, sleeper, spare].iter().all(|at| !world.is_ready(*at)));
+    let reads = world.reads;
+    world.read_now(spare);
+    assert_eq!(world.reads, reads, "nothing can be read");
+    world.restart_at(first);
+    world.come_together(&[sleeper]);
+    assert_eq!((world.reads, world.wrong), (reads + 1, vec![]));
+}
+
+/// Nothing is lost and nothing is stale, but the shard is out of service though one node only is down.
+#[test]
+fn one_that_slept_makes_all_wait_for_one_that_is_down() {
+    one_that_slept_and_one_that_is_down(false);
+    one_that_slept_and_one_that_is_down(true);
 }

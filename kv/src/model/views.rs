@@ -32,7 +32,9 @@ impl World {
 
     pub(super) fn truth(&self) -> Seen {
         let one = |proc: &Proc| {
+            let asleep = self.asleep.is_some_and(|at| self.procs[at].id == proc.id);
             let status = match (proc.alive, proc.left) {
+                (true, _) if asleep => Status::Down,
                 (true, _) => Status::Alive,
                 (false, true) => Status::Left,
                 (false, false) => Status::Down,
@@ -47,7 +49,7 @@ impl World {
             Views::Common => {
                 if self.dice.chance(80) {
                     // Somebody catches up.
-                    let Some(at) = self.any_alive() else { return };
+                    let Some(at) = self.any_alive().filter(|at| self.asleep != Some(*at)) else { return };
                     if self.dice.chance(self.lag[at]) {
                         return;
                     }
@@ -64,7 +66,7 @@ impl World {
                     let proc = &self.procs[at];
                     let sight = next[at];
                     let same = sight.generation == proc.id.boot.generation;
-                    next[at] = match (proc.alive, same) {
+                    next[at] = match (proc.alive && self.asleep != Some(at), same) {
                         (true, true) if sight.status.is_up() => Sight { status: Status::Down, ..sight },
                         (true, _) => {
                             Sight { draining: proc.draining, ..Sight::new(proc.id.boot.generation, Status::Alive) }
@@ -78,7 +80,7 @@ impl World {
                 }
             }
             Views::Apart => {
-                let Some(at) = self.any_alive() else { return };
+                let Some(at) = self.any_alive().filter(|at| self.asleep != Some(*at)) else { return };
                 let mut seen = self.procs[at].seen.clone();
                 let truth = self.truth();
                 if self.dice.chance(30) {
@@ -107,11 +109,27 @@ impl World {
         }
     }
 
-    /// All see what is.
+    pub(super) fn links(&self, at: usize) -> Vec<(usize, usize)> {
+        (0..self.procs.len()).flat_map(|other| [(at, other), (other, at)]).collect()
+    }
+
+    pub(super) fn sleep_or_wake(&mut self, at: usize) {
+        if self.asleep.take().is_some() {
+            log!(self, "the sleeper wakes");
+            self.cut.clear();
+        } else if self.alive().len() > 3 {
+            log!(self, "{} sleeps", short(&self.procs[at].id));
+            self.cut.extend(self.links(at));
+            self.asleep = Some(at);
+        }
+    }
+
+    /// All that are awake see what is.
     pub(super) fn agree(&mut self) {
         let truth = self.truth();
         self.common.push(truth.clone());
         let mut order = self.alive();
+        order.retain(|at| self.asleep != Some(*at));
         self.dice.shuffle(&mut order);
         for at in order {
             self.procs[at].at = self.common.len() - 1;
@@ -124,6 +142,14 @@ impl World {
         let Some(at) = self.any_alive() else { return };
         if !self.plan.careless && self.damaged {
             return self.wait_until_settled(at);
+        }
+        // Who is the only replica of a time is a quorum by itself.
+        let is_alone = self.alive().into_iter().any(|here| {
+            let rosters = self.procs[here].store.rosters(SHARD).unwrap_or_default();
+            rosters.iter().any(|roster| roster.len() == 1 && roster.contains(&self.procs[at].id))
+        });
+        if is_alone && !self.plan.careless {
+            return;
         }
         if self.crashes >= 6 || self.procs.iter().filter(|proc| proc.alive).count() <= 2 {
             return;
@@ -162,9 +188,13 @@ impl World {
         self.see(at, seen);
     }
 
-    /// `Kv::caught_up`, then `Node::leave`: nothing is destroyed by that.
+    /// `Kv::caught_up`, then `Node::leave`: nothing is destroyed by that. Sooner than `polity::Node::leave`, which waits
+    /// until all is settled.
     pub(super) fn leave(&mut self, at: usize) {
-        if self.procs[at].draining && self.procs[at].seen[at].draining && self.progress(at).1 {
+        let proc = &self.procs[at];
+        // One that sees nobody else to place its shards on stays a replica, and has nothing left to do all the same.
+        let is_replica = proc.store.placed(SHARD).contains(&proc.id);
+        if proc.draining && !is_replica && self.progress(at).1 {
             self.leaves += 1;
             self.end(at, true);
         }
@@ -180,6 +210,9 @@ impl World {
     }
 
     pub(super) fn restart_at(&mut self, at: usize) {
+        if self.asleep == Some(at) {
+            self.asleep = None;
+        }
         let id = boot(at, self.procs[at].id.boot.generation + 1);
         let mut seen = match self.plan.views {
             Views::Common => self.common.last().expect("never empty").clone(),

@@ -71,7 +71,7 @@ impl World {
     /// An introduction was answered, or there is nobody to ask.
     pub(super) fn introduced(&mut self, task: usize, answer: Option<Result<Option<Vec<Roster>>, ()>>) {
         let nobody = self.procs.iter().filter(|proc| proc.alive).all(|proc| !proc.store.is_introduced(SHARD));
-        let over = self.dice.chance(self.hasty) || self.plan.broken == Broken::FirstOnly;
+        let over = self.dice.chance(self.hasty);
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let at = place_of(&entry.owner);
         let Task::Introduce { left, all_new, smallest, known, rosters } = &mut entry.task else { return };

@@ -80,7 +80,7 @@ fn with_views_of_their_own_nothing_is_stale_or_lost() {
 #[test]
 fn one_that_has_slept_long_makes_nothing_stale_or_lost() {
     for views in [Views::Common, Views::Apart] {
-        assert_eq!(explore(Plan { views, slept: true, ..PLAN }, seeds(700), false).wrong, BTreeMap::new());
+        assert_eq!(explore(Plan { views, slept: true, ..PLAN }, seeds(500), false).wrong, BTreeMap::new());
     }
 }
 
@@ -90,16 +90,7 @@ fn whatever_is_destroyed_all_settles() {
     assert_eq!(explore(plan, seeds(1000), false).wrong, BTreeMap::new());
 }
 
-#[test]
-#[ignore]
-fn what_is_broken_x() {
-    for broken in [Broken::NoFence, Broken::LateHear] {
-      for views in [Views::Common, Views::Apart] {
-        explore(Plan { broken, views, ..PLAN }, seeds(20_000), true);
-      }
-    }
-}
-
+/// The rarer ones have schedules of their own.
 #[test]
 fn what_is_broken_is_noticed() {
     for broken in [Broken::NoFence, Broken::Amnesiac, Broken::NothingOwed, Broken::Relieved, Broken::NotFetched] {
@@ -112,15 +103,4 @@ fn what_is_broken_is_noticed() {
 fn however_long_views_differ_all_settles_when_they_agree() {
     let plan = Plan { views: Views::Apart, lull: true, ..PLAN };
     assert_eq!(explore(plan, seeds(300), false).wrong, BTreeMap::new());
-}
-
-#[test]
-#[ignore]
-fn mutations() {
-    for broken in [Broken::LateHear, Broken::Deaf, Broken::Heedless, Broken::FirstOnly] {
-        for views in [Views::Common, Views::Apart] {
-            explore(Plan { views, broken, ..PLAN }, seeds(20_000), true);
-            explore(Plan { views, broken, slept: true, ..PLAN }, seeds(20_000), true);
-        }
-    }
 }

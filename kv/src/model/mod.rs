@@ -82,8 +82,6 @@ enum Broken {
     Deaf,
     /// When a roster has lost its quorum for good, those of it that are left suffice.
     Heedless,
-    /// Introduced by the first that answers.
-    FirstOnly,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -229,6 +229,11 @@ impl World {
                 self.restart_at(at);
             }
         }
+        // If all that are left are about to leave, there is nobody to take anything over.
+        if self.procs.iter().all(|proc| proc.left || proc.draining) {
+            let left = (0..self.procs.len()).find(|at| self.procs[*at].left);
+            self.restart_at(left.unwrap_or(0));
+        }
         self.quieten();
     }
 
@@ -395,7 +400,7 @@ impl World {
         }
         for _ in 0..self.plan.steps {
             self.step();
-            if self.now % 4 == 0 && !self.plan.careless {
+            if self.now.is_multiple_of(4) && !self.plan.careless {
                 self.check_ready();
             }
             if !self.wrong.is_empty() {

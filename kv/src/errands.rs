@@ -112,7 +112,12 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask]) -> Result<(
         {
             continue;
         }
-        store.with_standing(*shard, |standing| standing.hear(&peer.node, *round));
+        // Settled at once where that was the last: a fence that arrives in between would make it worthless.
+        let map = here.map();
+        store.with_standing(*shard, |standing| {
+            standing.hear(&peer.node, *round);
+            standing.settle(&here.node, &*map)
+        });
     }
     Ok(())
 }

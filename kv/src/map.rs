@@ -62,6 +62,12 @@ impl Map {
         Some(Peer { node: member.id.clone(), addr: member.addr })
     }
 
+    /// Whether this boot has said that it is about to leave.
+    pub(crate) fn is_draining(&self, node: &NodeId) -> bool {
+        let member = self.members.get(&node.name).filter(|member| member.id == *node);
+        member.and_then(|member| member.profile.as_ref()).is_some_and(|profile| profile.draining)
+    }
+
     /// The members that are up.
     pub(crate) fn up_members(&self) -> impl Iterator<Item = &Member> {
         self.members.values().filter(|member| member.status.is_up())

@@ -10,11 +10,15 @@ use crate::wire::{PROGRESS, Progress};
 /// How much this node has to do before its shards are settled.
 pub(crate) fn progress(here: &Coordinator) -> Progress {
     let store = &here.store;
+    let map = here.map();
+    // One that drains and sees nobody to hand over to has everything left to do.
+    let leaving = map.is_draining(&here.node);
     let pending = store.shard_ids().filter(|shard| {
         let settled = store.with_standing(*shard, |s| (s.is_ready(), s.current().contains(&here.node)));
-        !settled.is_some_and(|(ready, ours)| ready && (ours || !store.holds_records(*shard)))
+        let to_give = |ours: bool| (!ours || leaving) && store.holds_records(*shard);
+        !settled.is_some_and(|(ready, ours)| ready && !to_give(ours))
     });
-    Progress { view: here.map().digest(), pending: pending.count() as u32 }
+    Progress { view: map.digest(), pending: pending.count() as u32 }
 }
 
 /// Waits until every member sees the same members and has nothing left to do.

@@ -33,11 +33,11 @@ mod node;
 
 pub use node::{Builder, Error, Node};
 pub use polity_cluster::{
-    Boot, Env, Ground, Member, MemberEvent, Members, NodeId, NodeName, Preset, Profile, Status, StopReason,
+    Boot, Env, Gate, Ground, Member, MemberEvent, Members, NodeId, NodeName, Preset, Profile, Status, StopReason,
     Subscription, Timings, View,
 };
 #[cfg(feature = "turmoil")]
-pub use polity_cluster::{Memory, Simulated, Tap};
+pub use polity_cluster::{Carriage, DiskFault, Memory, Simulated, Wire, seed_keys};
 pub use polity_kv::{Consistency, Context, Entry, Kv, KvConfig, KvError, Outcome};
 
 pub use polity_cluster as cluster;

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -22,6 +23,7 @@ use crate::ground::{Env, Executor};
 use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::membership::core::Core;
 use crate::membership::view::Members;
+use crate::mutation::{Mutation, mutated};
 use crate::node::{Inner, Node};
 use crate::rpc::{Rpc, RpcErrorKind};
 use crate::secure::Secret;
@@ -40,6 +42,8 @@ const MAX_ROLES: usize = 8;
 const MAX_SEEDS: usize = 64;
 /// How long to wait before a seed that did not answer is greeted again while the node starts.
 const GREET_AGAIN: Duration = Duration::from_millis(50);
+/// How long it waits at most, once it has tried some times.
+const GREET_AGAIN_AT_MOST: Duration = Duration::from_millis(400);
 /// The name of the file that remembers the generation.
 const GENERATION_FILE: &str = "generation";
 
@@ -199,9 +203,9 @@ impl Builder {
     pub async fn start_with<T>(self, prepare: impl FnOnce(&Node) -> T) -> Result<(Node, T), Error> {
         let plan = self.validate()?;
         let executor = if self.callers_runtime || !self.env.ground().own_thread() {
-            Executor::of_caller()
+            Executor::of_caller(self.env.ground().gate())
         } else {
-            Executor::own_thread(&self.name)
+            Executor::own_thread(&self.name, self.env.ground().gate())
         };
         let executor = executor.map_err(|e| ground("cannot start the node's thread", e))?;
         let mut rng = StdRng::from_seed(self.env.ground().seed());
@@ -209,16 +213,17 @@ impl Builder {
         let drops = Arc::new(Drops::default());
         let (transport, addr, doorman, datagrams) = self.open(&plan, &executor, &mut rng, &drops)?;
         let rpc = Rpc::new(Arc::clone(transport.shared()));
-        let seed_addrs = self.resolve_seeds(addr).await;
-        let met = match self.meet(&rpc, &executor, &seed_addrs, plan.timings.solo_after).await {
-            Ok(met) => met,
+        let (seed_addrs, is_first) = self.resolve_seeds(addr).await;
+        let (met, heard) = match self.meet(&rpc, &executor, &seed_addrs, plan.timings.solo_after).await {
+            Ok(answers) => answers,
             Err(error) => {
                 transport.shutdown().await;
                 return Err(error);
             }
         };
 
-        let generation = self.next_generation(met.iter().map(|(_, generation)| *generation).max())?;
+        let known = met.iter().map(|(_, generation)| *generation).max();
+        let generation = self.next_generation(known, !heard && !is_first)?;
         let id = NodeId { name: plan.name.clone(), boot: Boot { generation, nonce: rng.random() } };
         let own = Identity { node: id.clone(), rejoin: 0, addr };
         doorman.set_own(own.clone());
@@ -365,44 +370,59 @@ impl Builder {
         let parts = TransportParts {
             socket,
             rng_seed: rng.random(),
-            tls: TlsIdentity::from_ca_seed(&plan.secret.ca_seed(), &plan.name, &rng.random())
+            tls: TlsIdentity::with_provider(
+                self.env.ground().crypto(),
+                &plan.secret.ca_seed(),
+                &plan.name,
+                &rng.random(),
+            )
                 .map_err(|e| Error::config("secret", e.to_string()))?,
             reset_key: *plan.secret.reset_key(&plan.name),
             config: TransportConfig::default(),
             policy: doorman.clone(),
             gossip,
+            gate: self.env.ground().gate(),
         };
         let transport = Transport::start(parts).map_err(|e| listen_error(std::io::Error::other(e)))?;
         Ok((Arc::new(transport), addr, doorman, datagrams_in))
     }
 
-    /// The seeds' addresses without our own. A name that does not resolve now is logged and left out.
-    async fn resolve_seeds(&self, own: SocketAddr) -> BTreeSet<SocketAddr> {
+    /// The seeds' addresses without our own, and whether there are none at all: the node is then the first. A name that
+    /// does not resolve now is logged and left out.
+    async fn resolve_seeds(&self, own: SocketAddr) -> (BTreeSet<SocketAddr>, bool) {
+        let mut unresolved = false;
         let mut addrs = BTreeSet::new();
         for seed in &self.seeds {
             match self.env.ground().resolve(seed).await {
                 Ok(found) => addrs.extend(found),
-                Err(error) => tracing::warn!(%seed, %error, "a seed does not resolve"),
+                Err(error) => {
+                    tracing::warn!(%seed, %error, "a seed does not resolve");
+                    unresolved = true;
+                }
             }
         }
         addrs.remove(&own);
-        addrs
+        let is_first = addrs.is_empty() && !unresolved;
+        (addrs, is_first)
     }
 
     /// Greets all seeds until one lets us in. Returns who did, and our name's generation as they know it; nobody, if
-    /// none was there within `patience`.
+    /// none was there within `patience`. Returns too whether any was heard of, be it that it was starting itself.
     async fn meet(
         &self,
         rpc: &Rpc,
         executor: &Executor,
         seeds: &BTreeSet<SocketAddr>,
         patience: Duration,
-    ) -> Result<Vec<(Identity, u64)>, Error> {
+    ) -> Result<(Vec<(Identity, u64)>, bool), Error> {
+        let heard = Arc::new(AtomicBool::new(false));
         let deadline = Instant::now() + patience;
         let mut greetings = JoinSet::new();
         for seed in seeds.iter().copied() {
-            let rpc = rpc.clone();
+            let (rpc, heard) = (rpc.clone(), heard.clone());
             let greeting = async move {
+                // Each try is a handshake: seeds that wait for each other must not keep each other busy.
+                let mut again = GREET_AGAIN;
                 loop {
                     match rpc.greet(seed, patience).await {
                         Ok(greeting) => return Ok((greeting.id, greeting.your_generation)),
@@ -413,7 +433,13 @@ impl Builder {
                             RpcErrorKind::Untrusted(cause) => {
                                 return Err(Error::Untrusted { seed, cause: cause.clone() });
                             }
-                            _ => tokio::time::sleep(GREET_AGAIN).await,
+                            kind => {
+                                if matches!(kind, RpcErrorKind::Refused(_)) {
+                                    heard.store(true, Ordering::Relaxed);
+                                }
+                                tokio::time::sleep(again).await;
+                                again = (again * 2).min(GREET_AGAIN_AT_MOST);
+                            }
                         },
                     }
                 }
@@ -434,24 +460,38 @@ impl Builder {
         }
         match refused {
             Some(error) if met.is_empty() => Err(error),
-            _ => Ok(met),
+            _ => {
+                let heard = !met.is_empty() || heard.load(Ordering::Relaxed);
+                Ok((met, heard))
+            }
         }
     }
 
     /// One more than what the seeds and our own folder know of our name.
-    fn next_generation(&self, known: Option<u64>) -> Result<u64, Error> {
+    ///
+    /// A node that is `cut_off` from all seeds, and may have lost its folder, cannot know what it was before. The wall
+    /// clock is then the best guess: most likely it is above, and if it is not, the node stops when it meets its cluster.
+    fn next_generation(&self, known: Option<u64>, cut_off: bool) -> Result<u64, Error> {
         let path = self.data_dir.as_ref().map(|folder| folder.join(GENERATION_FILE));
         let mut newest = known.unwrap_or(0);
         let ground_of = self.env.ground();
         if let Some(path) = &path {
             let error = |e| ground(&format!("cannot read {}", path.display()), e);
             if let Some(content) = ground_of.read(path).map_err(error)? {
-                let text = String::from_utf8_lossy(&content);
-                let remembered = text.trim().parse::<u64>().map_err(|e| error(std::io::Error::other(e)))?;
-                newest = newest.max(remembered);
+                // A disk that lost or tore the file is one that was replaced: the seeds know the generation, and a node
+                // that meets a newer one of its name stops.
+                match String::from_utf8_lossy(&content).trim().parse::<u64>() {
+                    Ok(remembered) => newest = newest.max(remembered),
+                    Err(cause) => tracing::warn!(path = %path.display(), %cause, "the generation file is damaged"),
+                }
             }
         }
-        let generation = newest.saturating_add(1);
+        if cut_off {
+            let since = self.env.ground().wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            newest = newest.max(since.as_millis() as u64);
+        }
+        let again = mutated(Mutation::GenerationUsedAgain) && newest > 0;
+        let generation = if again { newest } else { newest.saturating_add(1) };
         if let Some(path) = &path {
             ground_of
                 .write(path, generation.to_string().as_bytes())

@@ -50,11 +50,16 @@ impl Doorman {
         self.state().leaving = true;
     }
 
-    /// Replaces what is known of other names: those that the membership still remembers.
-    pub(crate) fn set_known(&self, known: impl Iterator<Item = NodeId>) {
+    /// Takes in what the membership knows of another name now: its newest boot, or that it was forgotten.
+    pub(crate) fn set_known(&self, name: &NodeName, boot: Option<Boot>) {
         let mut state = self.state();
-        let own = state.own.as_ref().map(|own| own.node.clone());
-        state.newest = known.chain(own).map(|id| (id.name, id.boot)).collect();
+        if *name == self.name {
+            return;
+        }
+        match boot {
+            Some(boot) => state.newest.insert(name.clone(), boot),
+            None => state.newest.remove(name),
+        };
     }
 
     /// Whether a refusal should be logged: the first of its kind from an address, as long as there is room to remember.
@@ -68,6 +73,23 @@ impl Doorman {
         }
         state.warned.insert(from, refusal.cloned());
         true
+    }
+}
+
+/// Whether a caller finds whom it `expects`, and is the newest boot of its name that is known: then the generation that
+/// is known of the name, 0 if there is none.
+pub(crate) fn admit(
+    own: &NodeId,
+    expects: Option<&NodeId>,
+    caller: Option<Boot>,
+    newest: Option<Boot>,
+) -> Result<u64, Refusal> {
+    if expects.is_some_and(|expected| expected != own) {
+        return Err(Refusal::NotMe { actual: own.clone() });
+    }
+    match (caller, newest) {
+        (Some(theirs), Some(by)) if theirs < by => Err(Refusal::NameTaken { by }),
+        _ => Ok(newest.map_or(0, |boot| boot.generation)),
     }
 }
 
@@ -99,24 +121,15 @@ impl HelloPolicy for Doorman {
         if state.leaving {
             return HelloAnswer::Refused(Refusal::ShuttingDown);
         }
-        if let Some(expected) = &hello.expects
-            && *expected != own.node
-        {
-            return HelloAnswer::Refused(Refusal::NotMe { actual: own.node.clone() });
-        }
         let newest = state.newest.get(&hello.name).copied();
-        if let (Some(theirs), Some(newest)) = (hello.boot, newest)
-            && theirs < newest
-        {
-            return HelloAnswer::Refused(Refusal::NameTaken { by: newest });
+        match admit(&own.node, hello.expects.as_ref(), hello.boot, newest) {
+            Ok(your_generation) => {
+                HelloAnswer::Welcome(Welcome { protocol, id: own.clone(), your_generation, payload: Vec::new() })
+            }
+            Err(refusal) => HelloAnswer::Refused(refusal),
         }
-        HelloAnswer::Welcome(Welcome {
-            protocol,
-            id: own.clone(),
-            your_generation: newest.map_or(0, |boot| boot.generation),
-            payload: Vec::new(),
-        })
     }
+
     fn distrusted(&self, from: SocketAddr, cause: &str) {
         if self.is_news(from, None) {
             tracing::warn!(%from, %cause, "a stranger's certificate, or ours to it, did not verify: another secret?");

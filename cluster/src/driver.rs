@@ -1,17 +1,15 @@
 //! The one task that drives a node's membership and node state.
 //!
-//! It carries out what the sans-IO cores ask for, and adds what they lack: push-pull with a random member, greeting
-//! seeds for ever, and publishing what changed. Everything reaches it through bounded queues; nothing waits for it.
+//! It carries out what the [`Agent`] asks for and tells it what came of it: seals and opens datagrams, makes calls,
+//! publishes what changed. Everything reaches it through bounded queues; nothing waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use foca::{Member as FocaMember, State};
 use rand::rngs::StdRng;
-use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -20,12 +18,14 @@ use crate::config::Timings;
 use crate::doorman::Doorman;
 use crate::exchange::{PUSH_PULL, PushPull, PushPullAnswer, TELL, Tell};
 use crate::hello::Refusal;
-use crate::identity::{Boot, Identity, NodeId, NodeName};
-use crate::membership::core::{Core, Output, SharedTable};
-use crate::membership::view::{Member, Members, Status};
+use crate::identity::{Boot, Identity};
+use crate::membership::agent::{Agent, Output};
+use crate::membership::core::{Core, SharedTable};
+use crate::membership::handle::Handle;
+use crate::membership::view::Members;
 use crate::rpc::{Peer, Reply, Rpc, RpcError, RpcErrorKind};
 use crate::secure::envelope::{DropReason, Opener, Sealer};
-use crate::state::{Entry, PROFILE_KEY, Profile, Table};
+use crate::state::Entry;
 use crate::stop::StopReason;
 use crate::transport::Transport;
 
@@ -33,10 +33,6 @@ use crate::transport::Transport;
 pub(crate) const DATAGRAM_QUEUE: usize = 1024;
 /// How many requests of peers and handles may wait for the driver.
 pub(crate) const COMMAND_QUEUE: usize = 256;
-/// How many members are told directly that a node leaves; gossip tells the others.
-const FAREWELLS: usize = 16;
-/// How many exchanges and greetings may be under way: beyond that, the next tick starts none.
-const MAX_ERRANDS: usize = 64;
 
 /// Datagrams of gossip that were dropped, by reason.
 #[derive(Debug, Default)]
@@ -77,9 +73,10 @@ pub(crate) enum Command {
 
 /// What an errand came back with.
 enum Done {
-    Exchanged(Identity, Result<PushPullAnswer, RpcError>),
+    Exchanged(Handle, Result<PushPullAnswer, RpcError>),
     Greeted(Result<Identity, RpcError>),
     Told(Result<(), RpcError>),
+    Farewell,
 }
 
 /// The parts that a driver is made of.
@@ -102,102 +99,90 @@ pub(crate) struct Parts {
 }
 
 pub(crate) struct Driver {
-    parts: Parts,
+    agent: Agent,
+    members: Members,
+    sealer: Sealer,
+    opener: Opener,
+    rpc: Rpc,
+    transport: Arc<Transport>,
+    doorman: Arc<Doorman>,
+    drops: Arc<Drops>,
+    datagrams: mpsc::Receiver<Vec<u8>>,
+    commands: mpsc::Receiver<Command>,
+    stop: Arc<watch::Sender<Option<StopReason>>>,
+    joined: Arc<watch::Sender<bool>>,
     started: Instant,
     errands: JoinSet<Done>,
-    seed_addrs: BTreeSet<SocketAddr>,
-    next_push_pull: Duration,
-    next_announce: Duration,
-    next_look: Duration,
-    /// The view may differ from what was published.
-    dirty: bool,
-    /// All state has been exchanged with a member, or there is none.
-    joined: bool,
+    /// Who waits for us to have left.
+    leaving: Option<oneshot::Sender<()>>,
 }
 
 impl Driver {
     /// A driver that has met `greeted` already.
-    pub(crate) fn new(parts: Parts, greeted: Vec<Identity>, seed_addrs: BTreeSet<SocketAddr>) -> Self {
+    pub(crate) fn new(parts: Parts, greeted: Vec<Identity>, seeds: BTreeSet<SocketAddr>) -> Self {
         let mut driver = Self {
-            parts,
+            agent: Agent::new((parts.core, parts.table, parts.timings, parts.rng), greeted, seeds),
+            members: parts.members,
+            sealer: parts.sealer,
+            opener: parts.opener,
+            rpc: parts.rpc,
+            transport: parts.transport,
+            doorman: parts.doorman,
+            drops: parts.drops,
+            datagrams: parts.datagrams,
+            commands: parts.commands,
+            stop: parts.stop,
+            joined: parts.joined,
             started: Instant::now(),
             errands: JoinSet::new(),
-            seed_addrs,
-            next_push_pull: Duration::ZERO,
-            next_announce: Duration::ZERO,
-            next_look: Duration::ZERO,
-            dirty: true,
-            joined: false,
+            leaving: None,
         };
-        driver.next_push_pull = driver.jittered(driver.parts.timings.push_pull_interval);
-        driver.joined = greeted.is_empty();
-        for seed in greeted {
-            driver.met(seed);
-        }
         driver.carry_out();
         driver
     }
 
     /// Runs until the node stops.
     pub(crate) async fn run(mut self) {
-        let mut stopped = self.parts.stop.subscribe();
+        let mut stopped = self.stop.subscribe();
         loop {
             self.publish();
-            let due = self.started + self.next_due();
+            let due = self.agent.poll_timeout().map(|due| self.started + due);
             tokio::select! {
                 biased;
                 () = until_stopped(&mut stopped) => break,
-                Some(mut datagram) = self.parts.datagrams.recv() => self.handle_datagram(&mut datagram),
-                Some(command) = self.parts.commands.recv() => {
-                    if let Command::Leave(within, done) = command {
-                        self.leave(within).await;
-                        let _ = done.send(());
-                        break;
-                    }
-                    self.handle_command(command);
-                }
+                Some(mut datagram) = self.datagrams.recv() => self.handle_datagram(&mut datagram),
+                Some(command) = self.commands.recv() => self.handle_command(command),
                 Some(done) = self.errands.join_next(), if !self.errands.is_empty() => {
-                    if let Ok(done) = done {
-                        self.handle_done(done);
+                    match done {
+                        Ok(done) => self.handle_done(done),
+                        // An errand that panicked has brought nothing.
+                        Err(_) => self.agent.handle_failed(None),
                     }
                 }
-                () = tokio::time::sleep_until(due) => {}
+                () = tokio::time::sleep_until(due.unwrap_or(self.started)), if due.is_some() => {}
             }
-            self.handle_timeouts();
+            let now = self.now();
+            self.agent.handle_timeout(now);
             self.carry_out();
         }
         self.errands.shutdown().await;
         // Whoever was superseded must not be served by either.
-        self.parts.transport.shutdown().await;
+        self.transport.shutdown().await;
     }
 
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// A time near `interval`, so that nodes that started together do not stay in step.
-    fn jittered(&mut self, interval: Duration) -> Duration {
-        interval.mul_f64(self.parts.rng.random_range(0.75..1.25))
-    }
-
-    fn next_due(&self) -> Duration {
-        let own = self.next_push_pull.min(self.next_announce).min(self.next_look);
-        self.parts.core.poll_timeout().map_or(own, |core| core.min(own))
-    }
-
-    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
-        self.parts.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn handle_datagram(&mut self, datagram: &mut [u8]) {
         let now = self.now();
-        match self.parts.opener.open(datagram) {
+        match self.opener.open(datagram) {
             Ok((boot, payload)) => {
-                if !self.parts.core.handle_payload(now, boot, payload) {
-                    self.parts.drops.count(DropReason::Malformed);
+                if !self.agent.handle_payload(now, boot, payload) {
+                    self.drops.count(DropReason::Malformed);
                 }
             }
-            Err(reason) => self.parts.drops.count(reason),
+            Err(reason) => self.drops.count(reason),
         }
     }
 
@@ -205,218 +190,107 @@ impl Driver {
         let now = self.now();
         match command {
             Command::PushPull(theirs, reply) => {
-                let (entries, read) = {
-                    let table = self.table();
-                    (table.above(&theirs.read), table.digest())
-                };
-                self.parts.core.handle_members(now, theirs.members);
-                reply.send(&PushPullAnswer { members: self.parts.core.membership(), entries, read });
+                // A reply that is dropped tells the peer that it was.
+                if let Some(answer) = self.agent.handle_push_pull(now, &theirs) {
+                    reply.send(&answer);
+                }
             }
             Command::Tell(tell, reply) => {
-                self.table().apply(tell.entries);
-                self.parts.core.handle_members(now, tell.members);
-                reply.send(&());
+                if self.agent.handle_tell(now, tell) {
+                    reply.send(&());
+                }
             }
-            Command::Spread(entry) => self.parts.core.spread(now, &entry),
-            Command::Leave(..) => {}
+            Command::Spread(entry) => self.agent.handle_spread(now, &entry),
+            Command::Leave(within, done) => {
+                self.leaving.get_or_insert(done);
+                self.agent.handle_leave(now, within);
+            }
         }
     }
 
     fn handle_done(&mut self, done: Done) {
         let now = self.now();
         match done {
-            Done::Exchanged(peer, Ok(answer)) => {
-                self.parts.core.handle_members(now, answer.members);
-                let lacking = {
-                    let mut table = self.table();
-                    table.apply(answer.entries);
-                    table.above(&answer.read)
-                };
-                if !lacking.is_empty() {
-                    self.tell(&peer, Tell { members: Vec::new(), entries: lacking });
-                }
-                self.joined = true;
-                self.dirty = true;
-            }
-            Done::Greeted(Ok(identity)) => self.met(identity),
-            Done::Told(Ok(())) => {}
+            Done::Exchanged(peer, Ok(answer)) => self.agent.handle_answer(now, &peer, answer),
+            Done::Greeted(Ok(identity)) => self.agent.handle_greeted(now, identity),
+            Done::Told(Ok(())) => self.agent.handle_told(),
+            Done::Farewell => self.agent.handle_farewell(now),
             Done::Exchanged(_, Err(error)) | Done::Greeted(Err(error)) | Done::Told(Err(error)) => {
                 tracing::debug!(%error, "an errand failed");
-                if let RpcErrorKind::Refused(Refusal::NameTaken { by }) = error.kind() {
-                    self.superseded(*by);
-                }
+                let newer = match error.kind() {
+                    RpcErrorKind::Refused(Refusal::NameTaken { by }) => Some(*by),
+                    _ => None,
+                };
+                self.agent.handle_failed(newer);
             }
-        }
-    }
-
-    /// A member that has just answered us: it is alive, whatever was gossiped of it.
-    fn met(&mut self, identity: Identity) {
-        let now = self.now();
-        self.parts.core.handle_members(now, vec![FocaMember::alive(identity.clone())]);
-        self.exchange(identity);
-    }
-
-    fn handle_timeouts(&mut self) {
-        let now = self.now();
-        self.parts.core.handle_timeout(now);
-        if now >= self.next_push_pull {
-            let interval = self.parts.timings.push_pull_interval;
-            self.next_push_pull = now + self.jittered(interval);
-            self.push_pull();
-        }
-        if now >= self.next_announce {
-            let interval = self.parts.timings.announce_interval;
-            self.next_announce = now + self.jittered(interval);
-            self.greet_absent_seeds();
-        }
-        if now >= self.next_look {
-            // Suspicion is no event of foca's, so it is looked for once a period.
-            self.next_look = now + self.parts.timings.probe_period;
-            self.dirty = true;
-        }
-    }
-
-    /// Exchanges everything with one random member; with one whose profile is not known yet if there is such a one.
-    fn push_pull(&mut self) {
-        let view = self.parts.members.snapshot();
-        let own = self.parts.core.identity().node.name.clone();
-        let others = || view.up().filter(|member| member.id.name != own);
-        let unknown = others().filter(|member| member.profile.is_none()).choose(&mut self.parts.rng);
-        let chosen = unknown.or_else(|| others().choose(&mut self.parts.rng));
-        if let Some(member) = chosen {
-            let (node, rejoin, addr) = (member.id.clone(), member.rejoin, member.addr);
-            self.exchange(Identity { node, rejoin, addr });
-        }
-    }
-
-    fn exchange(&mut self, with: Identity) {
-        if self.errands.len() >= MAX_ERRANDS {
-            return;
-        }
-        let request = PushPull { members: self.parts.core.membership(), read: self.table().digest() };
-        let (rpc, peer, within) = (self.parts.rpc.clone(), peer(&with), self.parts.timings.probe_period * 4);
-        self.errands.spawn(async move {
-            let answer = rpc.call(&peer, &PUSH_PULL, &request, within).await;
-            Done::Exchanged(with, answer)
-        });
-    }
-
-    fn tell(&mut self, to: &Identity, tell: Tell) {
-        if self.errands.len() >= MAX_ERRANDS {
-            return;
-        }
-        let (rpc, peer, within) = (self.parts.rpc.clone(), peer(to), self.parts.timings.probe_period * 4);
-        self.errands.spawn(async move { Done::Told(rpc.call(&peer, &TELL, &tell, within).await) });
-    }
-
-    /// Greets each seed at whose address no member is up: it may be new, or the other half of a cluster that was split.
-    fn greet_absent_seeds(&mut self) {
-        let view = self.parts.members.snapshot();
-        let present: BTreeSet<SocketAddr> = view.up().map(|member| member.addr).collect();
-        let absent: Vec<SocketAddr> = self.seed_addrs.difference(&present).copied().collect();
-        for addr in absent {
-            if self.errands.len() >= MAX_ERRANDS {
-                return;
-            }
-            let (rpc, within) = (self.parts.rpc.clone(), self.parts.timings.announce_interval);
-            self.errands.spawn(async move { Done::Greeted(rpc.greet(addr, within).await.map(|g| g.id)) });
         }
     }
 
     fn carry_out(&mut self) {
-        while let Some(output) = self.parts.core.poll_output() {
+        while let Some(output) = self.agent.poll_output() {
             match output {
                 Output::Send(to, payload) => {
-                    let datagram = self.parts.sealer.seal(to.node.boot, &payload);
-                    self.parts.transport.send_gossip(to.addr, &datagram);
+                    let datagram = self.sealer.seal(to.node.boot, &payload);
+                    self.transport.send_gossip(to.addr, &datagram);
                 }
-                Output::Up(id) => {
-                    tracing::info!(member = %id.node, addr = %id.addr, rejoin = id.rejoin, "member up");
-                    self.dirty = true;
-                    // Its profile may have come with its announcement; if not, ask soon.
-                    let soon = self.now() + self.parts.timings.gossip_interval * 2;
-                    self.next_push_pull = self.next_push_pull.min(soon);
+                Output::PushPull { with, request, within } => {
+                    let (rpc, peer) = (self.rpc.clone(), peer(&with));
+                    self.errands.spawn(async move {
+                        let answer = rpc.call(&peer, &PUSH_PULL, &request, within).await;
+                        Done::Exchanged(with, answer)
+                    });
                 }
-                Output::Down(id) => {
-                    tracing::info!(member = %id.node, "member down");
-                    self.dirty = true;
-                    self.parts.transport.disconnect(&id.node, "it is down");
+                Output::Tell { to, tell, within } => {
+                    let (rpc, peer) = (self.rpc.clone(), peer(&to));
+                    self.errands.spawn(async move { Done::Told(rpc.call(&peer, &TELL, &tell, within).await) });
                 }
-                Output::Replaced(id) => {
-                    tracing::info!(member = %id.node, "member superseded by a newer boot");
-                    self.parts.transport.disconnect(&id.node, "a newer process has its name");
+                Output::Farewell { to, tell, within } => {
+                    let farewell = self.rpc.call(&peer(&to), &TELL, &tell, within);
+                    self.errands.spawn(async move {
+                        let _ = farewell.await;
+                        Done::Farewell
+                    });
                 }
-                Output::Rejoined(id) => {
-                    tracing::info!(rejoin = id.rejoin, "others believed this node down: it is back");
-                    self.parts.doorman.set_own(id);
-                    self.dirty = true;
+                Output::Greet { addr, within } => {
+                    let rpc = self.rpc.clone();
+                    self.errands.spawn(async move { Done::Greeted(rpc.greet(addr, within).await.map(|g| g.id)) });
                 }
+                Output::Disconnect(node, why) => self.transport.disconnect(&node, why),
+                Output::Rejoined(own) => self.doorman.set_own(own),
                 Output::Superseded(by) => self.superseded(by),
+                Output::Left => self.left(),
             }
-        }
-        if !self.table().take_changed().is_empty() {
-            self.dirty = true;
         }
     }
 
     fn superseded(&self, by: Boot) {
         tracing::error!(%by, "a newer process has this node's name: this one stops");
-        self.parts.stop.send_if_modified(|reason| {
+        self.stop.send_if_modified(|reason| {
             let first = reason.is_none();
             reason.get_or_insert(StopReason::NameTaken { by });
             first
         });
     }
 
-    /// Makes the view anew if something may have changed.
-    fn publish(&mut self) {
-        if !std::mem::take(&mut self.dirty) {
-            return;
+    fn left(&mut self) {
+        self.doorman.leave();
+        self.stop.send_replace(Some(StopReason::Left));
+        if let Some(done) = self.leaving.take() {
+            let _ = done.send(());
         }
-        let own = self.parts.core.identity().clone();
-        let mut members = BTreeMap::new();
-        {
-            let table = self.table();
-            for known in self.parts.core.membership() {
-                let member = describe(&table, &known);
-                members.insert(member.id.name.clone(), member);
-            }
-        }
-        let names: BTreeSet<NodeName> = members.keys().cloned().collect();
-        self.parts.doorman.set_known(members.values().map(|member| member.id.clone()));
-        let unknown = members.values().any(|m| m.status.is_up() && m.profile.is_none() && m.id != own.node);
-        if unknown {
-            let soon = self.now() + self.parts.timings.gossip_interval * 2;
-            self.next_push_pull = self.next_push_pull.min(soon);
-        }
-        self.parts.members.update(members);
-        self.table().retain(&names);
-        self.parts.core.retain(&names);
-        // Only now can whoever waits for it see the members.
-        self.parts.joined.send_if_modified(|joined| std::mem::replace(joined, self.joined) != self.joined);
     }
 
-    /// Tells some members that we go, then all the others by gossip.
-    async fn leave(&mut self, within: Duration) {
-        let own = self.parts.core.identity().clone();
-        let view = self.parts.members.snapshot();
-        let told: Vec<Peer> = view
-            .up()
-            .filter(|member| member.id != own.node)
-            .map(|member| Peer { node: member.id.clone(), addr: member.addr })
-            .sample(&mut self.parts.rng, FAREWELLS);
-        let farewell = Tell { members: vec![FocaMember::down(own)], entries: self.table().above(&Vec::new()) };
-        let mut farewells = JoinSet::new();
-        for peer in told {
-            farewells.spawn(self.parts.rpc.call(&peer, &TELL, &farewell, within));
+    /// Publishes what has changed.
+    fn publish(&mut self) {
+        let changed = self.agent.take_changed().into_iter();
+        let latest: BTreeMap<_, _> = changed.map(|name| (name.clone(), self.agent.member(&name))).collect();
+        for (name, member) in &latest {
+            self.doorman.set_known(name, member.as_ref().map(|member| member.id.boot));
         }
-        // What was not told in time is found out by probing.
-        let _ = tokio::time::timeout(within, async { while farewells.join_next().await.is_some() {} }).await;
-        let now = self.now();
-        self.parts.core.leave(now);
-        self.parts.doorman.leave();
-        self.carry_out();
-        self.parts.stop.send_replace(Some(StopReason::Left));
+        self.members.apply(latest);
+        // Only now can whoever waits for it see the members.
+        let now = self.agent.joined();
+        self.joined.send_if_modified(|joined| std::mem::replace(joined, now) != now);
     }
 }
 
@@ -427,24 +301,4 @@ async fn until_stopped(stop: &mut watch::Receiver<Option<StopReason>>) {
 
 fn peer(identity: &Identity) -> Peer {
     Peer { node: identity.node.clone(), addr: identity.addr }
-}
-
-fn describe(table: &Table, known: &FocaMember<Identity>) -> Member {
-    let id: &NodeId = &known.id().node;
-    let profile: Option<Profile> = table.value(id, PROFILE_KEY).and_then(|bytes| postcard::from_bytes(bytes).ok());
-    let left = profile.as_ref().is_some_and(|profile| profile.left);
-    let status = match known.state() {
-        State::Alive => Status::Alive,
-        State::Suspect => Status::Suspect,
-        State::Down if left => Status::Left,
-        State::Down => Status::Down,
-    };
-    Member {
-        id: id.clone(),
-        addr: known.id().addr,
-        status,
-        rejoin: known.id().rejoin,
-        profile,
-        state: table.application_entries(id),
-    }
 }

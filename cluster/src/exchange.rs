@@ -7,7 +7,7 @@
 use foca::Member;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::Identity;
+use crate::membership::handle::{Handle, Known};
 use crate::rpc::{Lane, Method};
 use crate::state::{Digest, Entry};
 
@@ -18,19 +18,19 @@ pub(crate) const TELL: Method<Tell, ()> = Method::new(2, "cluster.tell", Lane::C
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PushPull {
-    pub(crate) members: Vec<Member<Identity>>,
+    pub(crate) members: Known,
     pub(crate) read: Digest,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PushPullAnswer {
-    pub(crate) members: Vec<Member<Identity>>,
+    pub(crate) members: Known,
     pub(crate) entries: Vec<Entry>,
     pub(crate) read: Digest,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Tell {
-    pub(crate) members: Vec<Member<Identity>>,
+    pub(crate) members: Vec<Member<Handle>>,
     pub(crate) entries: Vec<Entry>,
 }

@@ -208,27 +208,9 @@ impl fmt::Debug for Identity {
     }
 }
 
-impl foca::Identity for Identity {
-    type Addr = NodeName;
-
-    /// Comes back under the same boot: only `rejoin` grows.
-    fn renew(&self) -> Option<Self> {
-        Some(Self { rejoin: self.rejoin.checked_add(1)?, ..self.clone() })
-    }
-
-    fn addr(&self) -> NodeName {
-        self.node.name.clone()
-    }
-
-    fn win_addr_conflict(&self, adversary: &Self) -> bool {
-        self.precedence() > adversary.precedence()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use foca::Identity as _;
 
     fn boot(generation: u64, nonce: u128) -> Boot {
         Boot { generation, nonce }
@@ -250,17 +232,5 @@ mod tests {
         let b = boot(7, 0x0123_4567_89ab_cdef_0011_2233_4455_6677);
         assert_eq!(Boot::from_bytes(&b.to_bytes()), b);
         assert!(boot(1, 5).to_bytes() < boot(1, 6).to_bytes());
-    }
-
-    #[test]
-    fn a_rejoin_keeps_the_boot_and_wins_over_the_identity_that_was_declared_down() {
-        let node = NodeId { name: NodeName::new("a").expect("valid"), boot: boot(1, 9) };
-        let first = Identity { node, rejoin: 0, addr: "127.0.0.1:1".parse().expect("an address") };
-        let again = first.renew().expect("room to grow");
-        assert_eq!(again.node, first.node);
-        assert!(again.win_addr_conflict(&first) && !first.win_addr_conflict(&again));
-        let mut newer = first.clone();
-        newer.node.boot = boot(2, 0);
-        assert!(newer.win_addr_conflict(&again), "a newer boot wins over any rejoin of an older one");
     }
 }

@@ -30,6 +30,7 @@
 //! # Ok::<(), polity_cluster::Error>(()) }).unwrap();
 //! ```
 
+mod buckets;
 mod builder;
 mod config;
 mod doorman;
@@ -40,6 +41,8 @@ mod ground;
 mod hello;
 mod identity;
 mod membership;
+#[doc(hidden)]
+pub mod mutation;
 mod node;
 pub mod rpc;
 mod secure;
@@ -50,10 +53,15 @@ mod transport;
 pub use builder::Builder;
 pub use config::{Preset, Timings};
 pub use error::Error;
-pub use ground::{BoxFuture, Env, Ground};
+pub use ground::{BoxFuture, Env, Gate, Ground};
 #[cfg(feature = "turmoil")]
-pub use ground::{Memory, Simulated, Tap};
+pub use ground::{Carriage, DiskFault, Memory, Simulated, Wire};
+#[cfg(feature = "turmoil")]
+pub use secure::simulated::seed_keys;
 pub use identity::{Boot, Identity, MAX_NAME_BYTES, NameError, NodeId, NodeName};
+#[cfg(feature = "lean")]
+#[doc(hidden)]
+pub use membership::lean;
 pub use membership::view::{Member, MemberEvent, Members, Status, Subscription, View};
 pub use node::Node;
 pub use secure::envelope::DropReason;

@@ -19,6 +19,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::{Outcome as RpcOutcome, Peer, Rpc, RpcError};
 use polity_cluster::{Node, NodeId};
 use polity_crdt::VersionVector;
@@ -126,6 +127,7 @@ impl Coordinator {
         if let Some(rosters) = self.store.rosters(shard) {
             self.is_possible(&map, &rosters, level)?;
         }
+        let level = if mutated(Mutation::ReadsOne) { Consistency::One } else { level };
         let mut tally = Tally::new(self.store.placed(shard), level);
         let mut merged = Record::default();
         let named = tally.target_id();
@@ -382,6 +384,9 @@ impl Coordinator {
                 return WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() };
             }
         };
+        if mutated(Mutation::AckAlone) {
+            return WriteAnswer::Done(written.context);
+        }
         tally.asked(&self.node);
         tally.answered(self.node.clone(), written.vouch);
         let merge = Merge { shard: shard.0, named, key: write.key, record: written.record.into() };
@@ -405,6 +410,7 @@ impl Coordinator {
         let everyone = usize::MAX;
         match self.collect(&map, &mut tally, all.into(), everyone, deadline, ask, take, Errors::default()).await {
             Ok(()) => WriteAnswer::Done(written.context),
+            Err(few) if mutated(Mutation::DeniesWrites) => not_enough(few),
             Err(few) => {
                 WriteAnswer::Unknown { answered: few.answered as u32, needed: few.needed as u32, reason: few.reason }
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use polity_cluster::NodeId;
+use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::{Peer, RpcError};
 use polity_shard::ShardId;
 use tokio::time::Instant;
@@ -124,7 +125,7 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask]) -> Result<(
 
 /// Fetches some buckets of a shard and merges them. Returns whether all of it could be merged.
 async fn fetch(here: &Coordinator, peer: &Peer, shard: ShardId, buckets: Buckets) -> Result<bool, RpcError> {
-    if buckets.is_empty() {
+    if buckets.is_empty() || mutated(Mutation::FetchesNothing) {
         return Ok(true);
     }
     let mut after: Option<Blob> = None;

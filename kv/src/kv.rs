@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use polity_cluster::Node;
+use polity_cluster::mutation::{Mutation, mutated};
+use polity_cluster::{Node, NodeId};
 use polity_crdt::VersionVector;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -63,8 +64,9 @@ pub struct Entry {
 
 impl Entry {
     fn new(record: &Record) -> Self {
+        let shown = if mutated(Mutation::HidesSiblings) { 1 } else { record.len() };
         Self {
-            values: record.values().map(|value| value.0.clone()).collect(),
+            values: record.values().take(shown).map(|value| value.0.clone()).collect(),
             context: Context(record.context().clone()),
         }
     }
@@ -191,6 +193,24 @@ impl Kv {
     #[must_use]
     pub fn pending_shards(&self) -> u32 {
         settled::progress(&self.inner.coordinator).pending
+    }
+
+    /// The nodes that a key belongs to, the preferred ones first, as this node sees the cluster.
+    #[must_use]
+    pub fn replicas(&self, key: impl AsRef<[u8]>) -> Vec<NodeId> {
+        let here = &self.inner.coordinator;
+        here.map().preference_list(here.store.shard_of(key.as_ref()))
+    }
+
+    /// What this node itself holds of a key, without asking anybody; `None` if it has no record of it. It may be stale
+    /// or on its way to another node: for looking at a node, not for serving.
+    ///
+    /// # Errors
+    /// [`KvError::Engine`].
+    pub fn local(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>, KvError> {
+        let store = &self.inner.coordinator.store;
+        let record = store.local(key.as_ref())?;
+        Ok(record.map(|record| Entry::new(&record)))
     }
 
     /// How many records this node holds, traces of deletes included. Counts them one by one.

@@ -37,6 +37,7 @@
 use std::collections::BTreeSet;
 
 use polity_cluster::NodeId;
+use polity_cluster::mutation::{Mutation, mutated};
 
 use crate::roster::Roster;
 
@@ -193,6 +194,9 @@ impl Standing {
     /// Those of the current roster that are up are waited for too: two clusters that were founded apart and have met know
     /// nothing of each other's rosters.
     pub(crate) fn settle(&mut self, own: &NodeId, fates: &impl Fates) -> bool {
+        if mutated(Mutation::ReadyAtOnce) {
+            self.covered.append(&mut self.owed);
+        }
         if self.is_ready() {
             return true;
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use polity_cluster::NodeId;
+use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::{ReplicaId, VersionVector};
 use polity_shard::{ShardCount, ShardId};
 
@@ -200,6 +201,15 @@ impl Store {
         Ok((record, guard.vouch(named)))
     }
 
+    /// This node's own record of a key, whatever its standing.
+    pub(crate) fn local(&self, key: &[u8]) -> Result<Option<Record>, EngineError> {
+        let shard = self.shard_of(key);
+        let _guard = self.shard(shard);
+        let bytes = self.engine.load(shard, key)?;
+        let damaged = |cause: record::NotARecord| EngineError { action: "decoded a record", cause: cause.to_string() };
+        bytes.map(|bytes| record::decode(&bytes).map_err(damaged)).transpose()
+    }
+
     /// Merges a record into this node's. Whoever sent it, and whatever this node's standing: what a replica has
     /// acknowledged enters wherever it arrives.
     pub(crate) fn merge(&self, shard: ShardId, key: &[u8], bytes: &[u8], named: RosterId) -> Result<Vouch, WriteError> {
@@ -207,6 +217,9 @@ impl Store {
         let old = self.engine.load(shard, key)?;
         if old.as_deref() != Some(bytes) {
             let theirs = record::decode(bytes).map_err(WriteError::Malformed)?;
+            if mutated(Mutation::ForgetsDeletes) && theirs.is_empty() {
+                return Ok(guard.vouch(named));
+            }
             let mut ours = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode);
             if let Ok(ours) = &mut ours
                 && ours.merge_owned(theirs)
@@ -233,6 +246,9 @@ impl Store {
             Some(bytes) => record::decode(bytes).map_err(WriteError::Malformed)?,
             None => Record::default(),
         };
+        if mutated(Mutation::ReplacesUnseen) {
+            record.delete(&record.context().clone());
+        }
         // What the writer has seen now: not the siblings that it did not know and that stay beside its value.
         let mut seen = context.clone();
         match value {
@@ -248,6 +264,9 @@ impl Store {
         }
         if value.is_some() && record.len() > self.max_siblings {
             return Err(WriteError::TooManySiblings(record.len()));
+        }
+        if mutated(Mutation::KnowsTooMuch) {
+            seen = record.context().clone();
         }
         let bytes = record::encode(&record);
         if bytes.len() > self.max_record_bytes + MAX_HISTORY_BYTES {
@@ -300,7 +319,7 @@ impl Store {
     pub(crate) fn release(&self, shard: ShardId, given: &Digest) -> Result<bool, EngineError> {
         let mut guard = self.shard(shard);
         let ours = guard.standing.as_ref().is_none_or(|s| s.current().contains(&self.own) || !s.is_ready());
-        if ours || guard.digest != *given {
+        if ours || guard.digest != *given || mutated(Mutation::KeepsWhatItGave) {
             return Ok(false);
         }
         self.engine.clear(shard)?;

@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::Peer;
 use polity_cluster::{BoxFuture, Members, Node, NodeId};
 use polity_shard::ShardId;
@@ -109,6 +110,10 @@ impl Upkeep {
     fn place(&self) {
         let config = &self.here.config;
         let map = Map::new(&self.members.snapshot(), config.shards, config.replicas);
+        let before = self.here.map().up();
+        if mutated(Mutation::StickyPlacement) && before.len() > 2 && before.iter().all(|node| map.is_up(node)) {
+            return;
+        }
         for shard in self.here.store.shard_ids() {
             self.here.store.place(shard, map.roster(shard));
         }
@@ -201,7 +206,7 @@ impl Upkeep {
             .filter(|member| member.id != self.here.node)
             .map(|member| Peer { node: member.id.clone(), addr: member.addr })
             .collect();
-        if peers.is_empty() {
+        if peers.is_empty() || mutated(Mutation::NeverPatrols) {
             return;
         }
         self.patrols += 1;

@@ -6,13 +6,27 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
-/// A machine of the world, `n0` to `n9`, on which processes of one node name live one after the other.
+use serde::{Deserialize, Serialize};
+
+use crate::text::{as_text, hex, micros, millis};
+
+/// A machine of the world, `n0`, `n1` and so on, on which processes of one node name live one after the other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Host(pub u8);
 
 impl Host {
+    /// From this number on, hosts are strangers: they do not know the cluster's secret, or belong to another cluster.
+    pub const FIRST_STRANGER: u8 = 100;
+
+    /// Whether it must not be let in.
+    #[must_use]
+    pub fn is_stranger(self) -> bool {
+        self.0 >= Self::FIRST_STRANGER
+    }
+
     /// The host of a node's name, if it is one of the world's.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
@@ -32,8 +46,19 @@ impl fmt::Debug for Host {
     }
 }
 
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::of_name(text).ok_or_else(|| format!("{text:?} is no host: n0, n1 and so on"))
+    }
+}
+
+as_text!(Host);
+
 /// An operation, numbered in the order in which they begin. A put writes its own number, so values are unique.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct OpId(pub u64);
 
 impl fmt::Debug for OpId {
@@ -49,11 +74,12 @@ impl fmt::Display for OpId {
 }
 
 /// One life of a process: what the cluster calls a boot.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Life {
     /// Its generation.
     pub generation: u64,
-    /// Its random part.
+    /// Its random part; 32 hexadecimal digits in a file.
+    #[serde(with = "hex")]
     pub nonce: u128,
 }
 
@@ -64,7 +90,8 @@ impl fmt::Debug for Life {
 }
 
 /// Whether a member is there, as another sees it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// It answers.
     Alive,
@@ -85,7 +112,7 @@ impl Standing {
 }
 
 /// A member as another sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Seen {
     /// Its newest life.
     pub life: Life,
@@ -99,7 +126,8 @@ pub struct Seen {
 pub type MemberList = BTreeMap<Host, Seen>;
 
 /// What a write replaces.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Basis {
     /// What a quorum of replicas knows when the write is carried out.
     Quorum,
@@ -107,33 +135,56 @@ pub enum Basis {
     Of(OpId),
 }
 
-/// What is done to a key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What a client does. Every operation is at quorum.
+///
+/// The first three are of registers: a put writes the number of its operation. The others are of values that clients
+/// read, change and write back with the context of their read; siblings are merged by the readers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
-    /// Reads it at quorum.
+    /// Reads a register.
     Get,
-    /// Writes the operation's number at quorum.
+    /// Writes the operation's number.
     Put(Basis),
-    /// Deletes it at quorum.
+    /// Deletes a register.
     Delete(Basis),
+    /// Adds the operation's number to a set.
+    Add,
+    /// Reads the numbers in a set.
+    Elements,
+    /// Adds so much to a counter.
+    Count(u32),
+    /// Reads a counter.
+    Total,
+    /// Carries out a command, which is known by the number of the operation that tried it first.
+    Order(OpId),
+    /// Reads the commands that were carried out.
+    Orders,
+    /// Takes one from the allowance that this host has in a budget.
+    Spend,
 }
 
 impl Action {
-    /// What a write replaces; `None` for a read.
+    /// What a write to a register replaces; `None` for everything else.
     #[must_use]
     pub fn basis(self) -> Option<Basis> {
         match self {
-            Self::Get => None,
             Self::Put(basis) | Self::Delete(basis) => Some(basis),
+            _ => None,
         }
     }
 }
 
 /// What the caller was told.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// It was done. For a read, the values found: the puts that wrote them, in order.
+    /// It was done. For a read, what was found, in order: the puts, adds or commands.
     Done(Vec<OpId>),
+    /// It was done, and this is the total that was found.
+    Total(u64),
+    /// The budget is spent: nothing was done.
+    Exhausted,
     /// It was not done, and never will be.
     NotApplied,
     /// It may have been done, or may be yet.
@@ -141,7 +192,8 @@ pub enum Outcome {
 }
 
 /// One thing that happened.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the variants say what their fields mean")]
 pub enum Event {
     /// A process begins to start.
@@ -158,14 +210,16 @@ pub enum Event {
     Leaving { host: Host },
     /// It has left, and its process has ended.
     Left { host: Host },
-    /// Datagrams from one host to another are dropped from now on.
-    Cut { from: Host, to: Host },
-    /// They are no longer.
-    Mended { from: Host, to: Host },
+    /// A fault begins. `disturbs`: while it lasts, nothing is promised about how soon members see each other.
+    Began { fault: u32, class: String, what: String, disturbs: bool, hosts: Vec<Host> },
+    /// The fault with this number has ended.
+    Ended { fault: u32 },
     /// All faults have been removed; there will be no more.
     Healed,
     /// What a node sees of its cluster, whenever that changes.
     View { host: Host, members: MemberList },
+    /// What a subscriber was told of the members does not make up what the node sees.
+    Gap { host: Host, what: String },
     /// The node says that its store is settled.
     Settled { host: Host },
     /// An operation begins.
@@ -178,36 +232,56 @@ pub enum Event {
     FinalReads,
     /// A host has read all keys.
     FinalReadsDone { host: Host },
+    /// Before the final reads: on which hosts a node believes a key's replicas to be, and a hash of its own copy if it
+    /// has one.
+    Holds { host: Host, key: String, replicas: Vec<Host>, copy: Option<u64> },
     /// The scenario demanded something within a bound of simulated time, and it did not happen.
     Missed { promise: String, demand: String },
     /// Code of a node or of the world panicked.
     Panicked { message: String },
+    /// A program says something, for its own checkers and for whoever reads the report.
+    Note { host: Host, text: String },
 }
 
-/// An event and its simulated time since the start of the run.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// An event and its simulated time since the start of the run; in microseconds in a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// When.
+    #[serde(rename = "at_us", with = "micros")]
     pub at: Duration,
     /// What.
+    #[serde(flatten)]
     pub event: Event,
 }
 
-/// The bounds that a run is judged by.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// The bounds that a run is judged by; in milliseconds in a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Bounds {
     /// M1: how long after its end a process may be taken for alive.
+    #[serde(with = "millis")]
     pub detection: Duration,
     /// M3: how long after the heal member lists may differ.
+    #[serde(with = "millis")]
     pub convergence: Duration,
     /// M4: how long after its launch a restarted node may be missing from a list.
+    #[serde(with = "millis")]
     pub comeback: Duration,
+    /// K4: how long after the heal, counted from when all stores have settled, the replicas of a key may differ.
+    #[serde(with = "millis")]
+    pub repair: Duration,
 }
 
+/// What may be spent of a budget by each host: see [`Action::Spend`].
+pub const ALLOWANCE: u64 = 25;
+
 /// Everything that happened in a run, in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    /// How many hosts there are.
+    /// What ran: the scenario's name.
+    pub scenario: String,
+    /// Its seed.
+    pub seed: u64,
+    /// How many hosts there are, strangers not counted.
     pub hosts: u8,
     /// The bounds that hold for the configuration of this run.
     pub bounds: Bounds,
@@ -273,21 +347,27 @@ impl Op {
     #[must_use]
     pub fn found(&self) -> Option<&[OpId]> {
         match (&self.action, &self.outcome) {
-            (Action::Get, Outcome::Done(values)) => Some(values),
+            (Action::Get | Action::Elements | Action::Orders, Outcome::Done(values)) => Some(values),
             _ => None,
         }
     }
 
-    /// Whether it is a put or a delete.
+    /// Whether it is a put or a delete of a register.
     #[must_use]
     pub fn is_write(&self) -> bool {
-        self.action != Action::Get
+        self.action.basis().is_some()
+    }
+
+    /// Whether its caller was told that it was done.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(self.outcome, Outcome::Done(_) | Outcome::Total(_))
     }
 
     /// Whether it is a write whose caller was told that it was done.
     #[must_use]
     pub fn is_acknowledged_write(&self) -> bool {
-        self.is_write() && matches!(self.outcome, Outcome::Done(_))
+        self.is_write() && self.is_done()
     }
 }
 
@@ -372,17 +452,17 @@ impl History {
         views
     }
 
-    /// Whether some link was cut at some time between these two.
+    /// Whether a fault that disturbs what members see of each other lasted at some time between these two.
     #[must_use]
-    pub fn is_cut_between(&self, from: Duration, to: Duration) -> bool {
-        let mut cut: BTreeMap<(Host, Host), Duration> = BTreeMap::new();
+    pub fn is_disturbed_between(&self, from: Duration, to: Duration) -> bool {
+        let mut lasting: BTreeMap<u32, Duration> = BTreeMap::new();
         for entry in &self.entries {
             match entry.event {
-                Event::Cut { from, to } => {
-                    cut.entry((from, to)).or_insert(entry.at);
+                Event::Began { fault, disturbs: true, .. } => {
+                    lasting.insert(fault, entry.at);
                 }
-                Event::Mended { from: a, to: b } => {
-                    if let Some(since) = cut.remove(&(a, b))
+                Event::Ended { fault } => {
+                    if let Some(since) = lasting.remove(&fault)
                         && since <= to
                         && entry.at >= from
                     {
@@ -392,7 +472,7 @@ impl History {
                 _ => {}
             }
         }
-        cut.values().any(|since| *since <= to)
+        lasting.values().any(|since| *since <= to)
     }
 }
 
@@ -418,19 +498,23 @@ mod tests {
     }
 
     #[test]
-    fn cuts_are_found_in_the_window() {
-        let (from, to) = (Host(0), Host(1));
+    fn disturbances_are_found_in_the_window() {
+        let began = |fault, disturbs| {
+            let (class, what) = ("partition".to_owned(), String::new());
+            Event::Began { fault, class, what, disturbs, hosts: Vec::new() }
+        };
         let history = crate::checker::by_hand(vec![
-            at(100, Event::Cut { from, to }),
-            at(200, Event::Mended { from, to }),
-            at(900, Event::Cut { from, to }),
+            at(100, began(0, true)),
+            at(200, Event::Ended { fault: 0 }),
+            at(400, began(1, false)),
+            at(900, began(2, true)),
         ]);
         let ms = Duration::from_millis;
-        assert!(!history.is_cut_between(ms(0), ms(50)));
-        assert!(history.is_cut_between(ms(150), ms(160)));
-        assert!(history.is_cut_between(ms(150), ms(500)));
-        assert!(!history.is_cut_between(ms(201), ms(500)));
-        assert!(history.is_cut_between(ms(1000), ms(2000)));
+        assert!(!history.is_disturbed_between(ms(0), ms(50)));
+        assert!(history.is_disturbed_between(ms(150), ms(160)));
+        assert!(history.is_disturbed_between(ms(150), ms(500)));
+        assert!(!history.is_disturbed_between(ms(201), ms(500)));
+        assert!(history.is_disturbed_between(ms(1000), ms(2000)));
     }
 
     #[test]

@@ -20,17 +20,25 @@
 //! | `watchdog` | ends the program when a run hangs |
 //! | [`cli`] | the program |
 
+pub mod case;
 pub mod causality;
 pub mod checker;
 pub mod cli;
+pub mod coverage;
+pub mod fault;
 pub mod history;
+pub mod journal;
 pub mod network;
+pub mod play;
 pub mod process;
 pub mod recorder;
+pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod settings;
+pub mod shrink;
 pub mod swarm;
+mod text;
 mod watchdog;
 pub mod workload;
 pub mod world;

@@ -1,16 +1,18 @@
 //! Takes down what happens: the history, and the trace that two runs of a seed are compared by.
 //!
-//! The trace is a hash over every datagram (its time, source, target, length, kind and whether it was dropped) and
-//! every event. The datagrams' bytes are left out: the keys of TLS are not a function of the seed.
+//! The trace is a hash over every datagram (its time, source, target, bytes and what became of it) and
+//! every event.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use polity::Carriage;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::history::{Action, Bounds, Entry, Event, History, Host, Life, MemberList, OpId, Outcome};
+use crate::case::Case;
+use crate::history::{Action, Entry, Event, History, Host, Life, MemberList, OpId, Outcome};
 
 /// What a recorder knows of a host now.
 #[derive(Clone, Debug, Default)]
@@ -56,10 +58,13 @@ pub struct Recorder(Arc<Mutex<Record>>);
 impl Recorder {
     /// An empty record.
     #[must_use]
-    pub fn new(hosts: u8, bounds: Bounds, keys: Vec<String>) -> Self {
+    pub fn new(case: &Case, keys: Vec<String>) -> Self {
+        let Case { scenario, seed, settings, .. } = case;
+        let (scenario, bounds) = (scenario.clone(), settings.bounds.clone());
+        let history = History { scenario, seed: *seed, hosts: settings.hosts, bounds, keys, entries: Vec::new() };
         Self(Arc::new(Mutex::new(Record {
-            history: History { hosts, bounds, keys, entries: Vec::new() },
-            hosts: (0..hosts).map(|host| (Host(host), Now::default())).collect(),
+            history,
+            hosts: (0..settings.hosts).map(|host| (Host(host), Now::default())).collect(),
             callers: BTreeMap::new(),
             next_op: 0,
             clock: Duration::ZERO,
@@ -80,11 +85,22 @@ impl Recorder {
 
     /// Records that an operation begins, and numbers it.
     pub fn invoke(&self, host: Host, key: &str, action: Action) -> OpId {
+        self.invoke_as(host, key, |_| action)
+    }
+
+    /// The same for an action that depends on the operation's number.
+    pub fn invoke_as(&self, host: Host, key: &str, action: impl FnOnce(OpId) -> Action) -> OpId {
         let mut record = self.lock();
         let op = OpId(record.next_op);
         record.next_op += 1;
-        record.event(Event::Invoked { op, host, key: key.to_owned(), action });
+        record.event(Event::Invoked { op, host, key: key.to_owned(), action: action(op) });
         op
+    }
+
+    /// The keys that are read in the end.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        self.lock().history.keys.clone()
     }
 
     /// Records how it ended.
@@ -107,10 +123,8 @@ impl Record {
     }
 
     /// Adds a datagram to the trace.
-    pub fn datagram(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], passed: bool) {
+    pub fn datagram(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], carriage: &Carriage) {
         let now = self.now().as_nanos() as u64;
-        // QUIC always sets the bit 0x40 of the first byte, and gossip has both top bits clear.
-        let kind = bytes.first().map_or(0, |first| first >> 6 & 1);
         let hash = &mut self.trace.0;
         hash.update(&now.to_le_bytes());
         for addr in [from, to] {
@@ -121,7 +135,16 @@ impl Record {
             hash.update(&addr.port().to_le_bytes());
         }
         hash.update(&(bytes.len() as u64).to_le_bytes());
-        hash.update(&[kind, u8::from(passed)]);
+        hash.update(bytes);
+        match carriage {
+            Carriage::Lost => hash.update(&[0]),
+            Carriage::Whole => hash.update(&[1]),
+            Carriage::Instead(copies) => {
+                for (after, _) in copies {
+                    hash.update(&(after.as_nanos() as u64).to_le_bytes());
+                }
+            }
+        }
         self.datagrams += 1;
     }
 
@@ -137,6 +160,7 @@ impl Record {
     fn follow(&mut self, event: &Event) {
         let hosts = &mut self.hosts;
         match event {
+            Event::View { host, .. } if host.is_stranger() => {}
             Event::Launched { host } => {
                 *hosts.entry(*host).or_default() = Now { running: true, ..Now::default() };
             }
@@ -199,5 +223,16 @@ impl Record {
     #[must_use]
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// The history; nothing is left here.
+    pub fn take_history(&mut self) -> History {
+        let entries = std::mem::take(&mut self.history.entries);
+        History { entries, ..self.history.clone() }
+    }
+
+    /// A process is about to be launched on this host: it counts as running before it says so itself.
+    pub fn launching(&mut self, host: Host) {
+        *self.hosts.entry(host).or_default() = Now { running: true, ..Now::default() };
     }
 }

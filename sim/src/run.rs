@@ -1,4 +1,4 @@
-//! One run: a scenario and a seed, from beginning to verdict.
+//! One run: a case, from beginning to verdict.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -8,23 +8,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::time::Duration;
 
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
+#[cfg(feature = "mutations")]
+use polity::cluster::mutation::Mutation;
 
+use crate::case::Case;
 use crate::checker::{Violation, judge};
 use crate::history::{Event, History};
-use crate::scenario::Scenario;
+use crate::play::play;
+use crate::scenario;
 use crate::watchdog::Watchdog;
-use crate::workload::seed_of;
 use crate::world::World;
 
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// The scenario's name.
-    pub scenario: &'static str,
-    /// The seed.
-    pub seed: u64,
+    /// What was run.
+    pub case: Case,
     /// The hash over all datagrams and events.
     pub trace: u64,
     /// How many datagrams were sent.
@@ -48,21 +47,34 @@ impl Report {
         self.history.end()
     }
 
-    /// The command that replays the run.
+    /// The command that replays the run; that of a case which no scenario draws names the file that it is to be in.
     #[must_use]
     pub fn replay(&self) -> String {
-        format!("cargo run --release -p polity-sim -- run {} --seed {}", self.scenario, self.seed)
+        replay(&self.case)
     }
+
+    /// The promises that were broken.
+    #[must_use]
+    pub fn broken(&self) -> BTreeSet<&str> {
+        self.violations.iter().map(|violation| violation.promise.as_str()).collect()
+    }
+}
+
+/// The command that replays a case.
+pub(crate) fn replay(case: &Case) -> String {
+    let Case { scenario, seed, .. } = case;
+    let drawn = scenario::find(scenario).is_some_and(|found| found.case(*seed) == *case);
+    let how = if drawn { format!("run {scenario} --seed {seed}") } else { format!("replay {scenario}-{seed}.json") };
+    format!("cargo run --release -p polity-sim -- {how}")
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "scenario={} seed={} trace={:016x} verdict=", self.scenario, self.seed, self.trace)?;
+        write!(f, "scenario={} seed={} trace={:016x} verdict=", self.case.scenario, self.case.seed, self.trace)?;
         if self.is_ok() {
             return write!(f, "ok");
         }
-        let promises: BTreeSet<&str> = self.violations.iter().map(|violation| violation.promise.as_str()).collect();
-        write!(f, "FAIL({})", promises.into_iter().collect::<Vec<_>>().join(","))
+        write!(f, "FAIL({})", self.broken().into_iter().collect::<Vec<_>>().join(","))
     }
 }
 
@@ -85,16 +97,14 @@ fn note_panics() {
     });
 }
 
-/// Runs a scenario with a seed.
+/// Runs a case.
 #[must_use]
-pub fn run(scenario: &Scenario, seed: u64) -> Report {
+pub fn run(case: &Case) -> Report {
     note_panics();
     PANICS.take();
-    let mut rng = StdRng::seed_from_u64(seed_of(seed, scenario.name, 0));
-    let settings = (scenario.settings)(&mut rng);
-    let mut world = World::new(seed, settings);
-    let _watched = Watchdog::watch(scenario.name, seed, world.steps());
-    let done = catch_unwind(AssertUnwindSafe(|| (scenario.script)(&mut world)));
+    let mut world = World::standard(case);
+    let watched = Watchdog::watch(case, world.steps());
+    let done = catch_unwind(AssertUnwindSafe(|| play(case, &mut world)));
     if let Err(panic) = done {
         world.record(Event::Panicked { message: message(panic.as_ref()) });
     }
@@ -102,8 +112,19 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
         world.record(Event::Panicked { message: panic });
     }
     let (history, trace, datagrams) = world.end();
+    drop(watched);
     let violations = judge(&history);
-    Report { scenario: scenario.name, seed, trace, datagrams, violations, history }
+    Report { case: case.clone(), trace, datagrams, violations, history }
+}
+
+/// Runs a case on a system with this fault.
+#[cfg(feature = "mutations")]
+#[must_use]
+pub fn run_mutated(case: &Case, mutation: Mutation) -> Report {
+    polity::cluster::mutation::set(Some(mutation));
+    let report = run(case);
+    polity::cluster::mutation::set(None);
+    report
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

@@ -2,88 +2,243 @@
 
 use std::time::Duration;
 
-use polity::KvConfig;
+use polity::shard::{ReplicaCount, ShardCount};
+use polity::{KvConfig, Preset, Timings};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use serde::{Deserialize, Serialize};
 
-use crate::history::Bounds;
+use crate::history::{Bounds, Host};
+use crate::text::millis;
+use crate::workload::{self, Workload};
 
-/// The most hosts of a world.
-pub const MAX_HOSTS: u8 = 10;
+/// The most hosts of a world, strangers not counted.
+pub const MAX_HOSTS: u8 = 30;
+
+/// Somebody who must not be let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stranger {
+    /// It has another secret.
+    WrongSecret,
+    /// It has the secret, and belongs to another cluster.
+    OtherCluster,
+    /// It divides its keys into another number of shards.
+    OtherShards,
+}
+
+/// The configuration of the stores.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    /// Into how many shards the keys are divided: a power of two.
+    pub shards: u32,
+    /// How many nodes hold each key.
+    pub replicas: u8,
+    /// How long an operation may take.
+    #[serde(rename = "timeout_ms", with = "millis")]
+    pub timeout: Duration,
+    /// How long a read waits before it asks more replicas.
+    #[serde(rename = "hedge_after_ms", with = "millis")]
+    pub hedge_after: Duration,
+    /// How often replicas compare what they hold.
+    #[serde(rename = "patrol_interval_ms", with = "millis")]
+    pub patrol_interval: Duration,
+    /// How often work that could not be done is tried again.
+    #[serde(rename = "upkeep_interval_ms", with = "millis")]
+    pub upkeep_interval: Duration,
+}
 
 /// The network and the nodes of a world.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// How many nodes there are: 1 to [`MAX_HOSTS`].
+    /// How many hosts there are: 1 to [`MAX_HOSTS`].
     pub hosts: u8,
+    /// How many of them, the last ones, are not started with the others: a fault lets them join.
+    pub late: u8,
     /// How many of them, from the first on, everyone greets as seeds.
     pub seeds: u8,
     /// Nodes are launched at random within this time from the start.
+    #[serde(rename = "launch_within_ms", with = "millis")]
     pub launch_within: Duration,
-    /// How long a datagram takes. The same for all, so that a link does not reorder.
+    /// How long a datagram takes. The same for all, so that a link by itself does not reorder.
+    #[serde(rename = "latency_ms", with = "millis")]
     pub latency: Duration,
     /// The simulation's step: what happens within it happens at once.
+    #[serde(rename = "tick_ms", with = "millis")]
     pub tick: Duration,
-    /// The share of all datagrams that are lost while faults last.
-    pub loss: f64,
     /// Whether nodes have a folder in which they remember their generation.
     pub disk: bool,
     /// Into how many zones the nodes are divided.
     pub zones: u8,
-    /// Into how many shards the keys are divided: a power of two.
-    pub shards: u32,
+    /// The times of membership in percent of those of the preset for a data centre.
+    pub pace: u16,
+    /// Whether a process that is started again listens on another port than the last.
+    pub moving: bool,
+    /// The stores.
+    pub store: Store,
+    /// What the clients do, by name: see [`workload::ALL`].
+    pub workloads: Vec<String>,
+    /// Who knocks at the door.
+    pub strangers: Vec<Stranger>,
     /// The bounds that the run is judged by.
     pub bounds: Bounds,
 }
 
 impl Settings {
-    /// A quiet world of five: links of 20 ms, no losses.
+    /// A quiet world of five: links of 20 ms, three replicas, the first clients.
     #[must_use]
     pub fn quiet() -> Self {
-        Self {
+        let store = KvConfig::default();
+        let quiet = Self {
             hosts: 5,
+            late: 0,
             seeds: 3,
             launch_within: Duration::from_millis(200),
             latency: Duration::from_millis(20),
             tick: Duration::from_millis(2),
-            loss: 0.0,
             disk: false,
             zones: 1,
-            shards: 64,
-            bounds: Bounds {
-                // What the preset `lan` promises.
-                detection: Duration::from_secs(5),
-                convergence: Duration::from_secs(15),
-                // As long as a formation takes.
-                comeback: Duration::from_secs(5),
+            pace: 100,
+            moving: false,
+            store: Store {
+                shards: 64,
+                replicas: store.replicas.get(),
+                timeout: store.timeout,
+                hedge_after: store.hedge_after,
+                patrol_interval: store.patrol_interval,
+                upkeep_interval: store.upkeep_interval,
             },
-        }
+            workloads: vec![workload::ALL[0].name.to_owned(), workload::ALL[1].name.to_owned()],
+            strangers: Vec::new(),
+            bounds: Bounds {
+                detection: Duration::ZERO,
+                convergence: Duration::ZERO,
+                comeback: Duration::ZERO,
+                repair: Duration::ZERO,
+            },
+        };
+        quiet.bounded()
     }
 
-    /// A world of 4 to 6 as drawn: other latencies, a few losses in half of all worlds, zones, disks.
+    /// A world of 4 to 6 as drawn: everything that is a matter of configuration is drawn within its range.
     #[must_use]
     pub fn drawn(rng: &mut StdRng) -> Self {
-        let quiet = Self::quiet();
-        Self {
-            hosts: rng.random_range(4..=6),
-            latency: Duration::from_millis([1, 5, 10, 20][rng.random_range(0..4)]),
-            loss: if rng.random_bool(0.5) { 0.0 } else { rng.random_range(0.0..0.02) },
+        let hosts = rng.random_range(4..=6);
+        let one_of = |rng: &mut StdRng, from: &[u64]| Duration::from_millis(*from.choose(rng).expect("some"));
+        let store = Store {
+            shards: 1 << rng.random_range(3..=6),
+            replicas: *[2, 3, 3, 3, 4].choose(rng).expect("some"),
+            timeout: one_of(rng, &[1000, 2000, 2000, 4000]),
+            hedge_after: one_of(rng, &[10, 50, 50, 200]),
+            patrol_interval: one_of(rng, &[1000, 5000, 10_000]),
+            upkeep_interval: one_of(rng, &[20, 50, 50, 100]),
+        };
+        let (several, names) = (rng.random_range(2..=4), workload::ALL.iter().map(|workload| workload.name.to_owned()));
+        let mut workloads: Vec<String> = rand::seq::IteratorRandom::sample(names, rng, several);
+        workloads.sort();
+        let strangers = [Stranger::WrongSecret, Stranger::OtherCluster, Stranger::OtherShards];
+        let strangers = if rng.random_bool(0.1) { vec![*strangers.choose(rng).expect("some")] } else { Vec::new() };
+        let drawn = Self {
+            hosts,
+            latency: one_of(rng, &[1, 5, 10, 20]),
             disk: rng.random(),
             zones: rng.random_range(1..=3),
-            shards: 1 << rng.random_range(3..=6),
-            ..quiet
-        }
+            pace: *[100, 100, 100, 70, 150].choose(rng).expect("some"),
+            moving: rng.random_bool(0.2),
+            store,
+            workloads,
+            strangers,
+            ..Self::quiet()
+        };
+        drawn.bounded()
+    }
+
+    /// The same with the bounds that follow from its pace.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let (timings, slow) = (self.timings(), f64::from(self.pace.max(100)) / 100.0);
+        let bounds = Bounds {
+            // Three periods until somebody probes, one to find silence, the suspicion, and the news must spread: with
+            // room for the rare cases, 5 s as the preset promises.
+            detection: timings.probe_period * 6 + timings.suspicion + Duration::from_millis(500),
+            convergence: Duration::from_secs(15).mul_f64(slow),
+            // As long as a formation takes.
+            comeback: Duration::from_secs(5).mul_f64(slow),
+            // In turn every node compares what it holds with each of the others.
+            repair: self.store.patrol_interval * u32::from(self.hosts) + Duration::from_secs(1),
+        };
+        Self { bounds, ..self }
+    }
+
+    /// The hosts that are started with the world.
+    pub fn early(&self) -> impl Iterator<Item = Host> + use<> {
+        (0..self.hosts.saturating_sub(self.late)).map(Host)
+    }
+
+    /// Those that are not.
+    pub fn late(&self) -> impl Iterator<Item = Host> + use<> {
+        (self.hosts.saturating_sub(self.late)..self.hosts).map(Host)
+    }
+
+    /// The clients' workloads.
+    pub fn workloads(&self) -> impl Iterator<Item = &'static Workload> {
+        workload::ALL.iter().filter(|workload| self.workloads.iter().any(|name| name == workload.name))
+    }
+
+    /// The times of membership.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        let mut timings = Timings::preset(Preset::Lan);
+        let scale = |time: &mut Duration| *time = *time * u32::from(self.pace) / 100;
+        let all = [
+            &mut timings.probe_period,
+            &mut timings.probe_timeout,
+            &mut timings.suspicion,
+            &mut timings.gossip_interval,
+            &mut timings.push_pull_interval,
+            &mut timings.announce_interval,
+            &mut timings.announce_to_down_interval,
+        ];
+        all.into_iter().for_each(scale);
+        timings
     }
 
     /// The configuration of the nodes' stores.
     ///
     /// # Panics
-    /// If the number of shards is none that a store can have: a mistake in a scenario.
+    /// If the numbers of shards or replicas are none that a store can have; [`Settings::problem`] tells before.
     #[must_use]
     pub fn kv(&self) -> KvConfig {
-        let shards = polity::shard::ShardCount::new(self.shards).expect("scenarios name possible numbers of shards");
         let mut config = KvConfig::default();
-        config.shards = shards;
+        config.shards = ShardCount::new(self.store.shards).expect("a possible number of shards");
+        config.replicas = ReplicaCount::new(self.store.replicas).expect("a possible number of replicas");
+        config.timeout = self.store.timeout;
+        config.hedge_after = self.store.hedge_after;
+        config.patrol_interval = self.store.patrol_interval;
+        config.upkeep_interval = self.store.upkeep_interval;
         config
+    }
+
+    /// Why no world can be built so; `None` if one can.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let unknown = self.workloads.iter().find(|name| !workload::ALL.iter().any(|known| known.name == **name));
+        if let Some(unknown) = unknown {
+            return Some(format!("no workload is called {unknown:?}"));
+        }
+        if self.hosts == 0 || self.hosts > MAX_HOSTS || self.late >= self.hosts {
+            return Some(format!("there are 1 to {MAX_HOSTS} hosts, and not all of them are late"));
+        }
+        if self.tick.is_zero() || self.pace == 0 {
+            return Some("a tick and a pace are more than nothing".to_owned());
+        }
+        let possible = ShardCount::new(self.store.shards).is_ok() && ReplicaCount::new(self.store.replicas).is_ok();
+        if !possible {
+            return Some("the numbers of shards and replicas are none that a store can have".to_owned());
+        }
+        self.kv().validate().err().map(|error| error.to_string())
     }
 }

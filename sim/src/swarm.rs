@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "a swarm's budget is of real time; no simulated code reads it")]
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ pub struct Plan {
     pub seeds: Range<u64>,
     /// How much real time may be spent before no new run begins. At least [`MIN_SEEDS`] of each scenario are run.
     pub budget: Option<Duration>,
+    /// Whether no new run begins after the first that failed.
+    pub stop: bool,
 }
 
 /// How many runs there were, how many of them failed, and how long they took.
@@ -39,15 +41,20 @@ pub struct Sum {
 /// Runs a plan. `each` sees every report, one at a time, in the order in which they end.
 pub fn swarm(plan: &Plan, each: impl FnMut(&Report) + Send) -> Sum {
     let begin = Instant::now();
-    let next = AtomicUsize::new(0);
+    let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let state = Mutex::new((Sum::default(), each));
     let work = || {
-        while let Some((scenario, seed)) = take(plan, &next, begin) {
-            let report = run(&scenario, seed);
+        while !over.load(Ordering::Relaxed)
+            && let Some((scenario, seed)) = take(plan, &next, begin)
+        {
+            let report = run(&scenario.case(seed));
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             let (sum, each) = &mut *state;
             sum.runs += 1;
             sum.failed += u64::from(!report.is_ok());
+            if plan.stop && !report.is_ok() {
+                over.store(true, Ordering::Relaxed);
+            }
             sum.simulated += report.simulated();
             each(&report);
         }

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use crate::case::Case;
+use crate::run::replay;
+
 /// A step is milliseconds of simulated time and takes far less than a second, on a loaded machine too.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -22,8 +25,9 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches the steps of a run of this scenario and seed.
-    pub(crate) fn watch(scenario: &'static str, seed: u64, steps: Arc<AtomicU64>) -> Self {
+    /// Watches the steps of a run of this case.
+    pub(crate) fn watch(case: &Case, steps: Arc<AtomicU64>) -> Self {
+        let (replay, scenario, seed) = (replay(case), case.scenario.clone(), case.seed);
         let (over, ended) = mpsc::channel();
         std::thread::spawn(move || {
             let mut before = steps.load(Ordering::Relaxed);
@@ -31,7 +35,7 @@ impl Watchdog {
                 let now = steps.load(Ordering::Relaxed);
                 if now == before {
                     println!("  a node spins at one instant: after step {now} there was none for {PATIENCE:?}");
-                    println!("  replay: cargo run --release -p polity-sim -- run {scenario} --seed {seed}");
+                    println!("  replay: {replay}");
                     println!("scenario={scenario} seed={seed} trace={:016x} verdict=FAIL(hang)", 0);
                     std::process::exit(FAILED);
                 }

@@ -10,10 +10,13 @@ use std::io;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::Gate;
+
 /// The runtime that a node's tasks run on, and the thread that drives it if it is the node's own.
 #[derive(Debug)]
 pub(crate) struct Executor {
     handle: Handle,
+    gate: Gate,
     /// Dropped to let the thread end. `None` if the runtime is the caller's.
     _stop: Option<tokio::sync::oneshot::Sender<()>>,
 }
@@ -23,16 +26,16 @@ impl Executor {
     ///
     /// # Errors
     /// There is none: the caller is not inside a tokio runtime.
-    pub(crate) fn of_caller() -> io::Result<Self> {
+    pub(crate) fn of_caller(gate: Gate) -> io::Result<Self> {
         let handle = Handle::try_current().map_err(io::Error::other)?;
-        Ok(Self { handle, _stop: None })
+        Ok(Self { handle, gate, _stop: None })
     }
 
     /// A new thread with a runtime of its own, which ends when this value is dropped.
     ///
     /// # Errors
     /// The thread or its runtime could not be made.
-    pub(crate) fn own_thread(name: &str) -> io::Result<Self> {
+    pub(crate) fn own_thread(name: &str, gate: Gate) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -43,7 +46,7 @@ impl Executor {
             let _ = runtime.block_on(stopped);
             runtime.shutdown_background();
         })?;
-        Ok(Self { handle, _stop: Some(stop) })
+        Ok(Self { handle, gate, _stop: Some(stop) })
     }
 
     /// Enters the runtime, for what must be created inside it (sockets, timers).
@@ -62,6 +65,6 @@ impl Executor {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.handle.spawn(task)
+        self.handle.spawn(self.gate.clone().pass(task))
     }
 }

@@ -5,6 +5,7 @@
 //! its seed, and a fault of the ground (a clock that jumps, a disk that fails) is made here and nowhere else.
 
 mod executor;
+mod gate;
 mod real;
 #[cfg(feature = "turmoil")]
 mod simulated;
@@ -19,8 +20,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub(crate) use executor::Executor;
+pub use gate::Gate;
 #[cfg(feature = "turmoil")]
-pub use simulated::{Memory, Simulated, Tap};
+pub use simulated::{Carriage, DiskFault, Memory, Simulated, Wire};
 
 /// A boxed future, as trait objects need it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -62,6 +64,16 @@ pub trait Ground: Send + Sync + fmt::Debug + 'static {
 
     /// Whether a node should run its transport and membership on a thread of its own. The simulator says no.
     fn own_thread(&self) -> bool;
+
+    /// The algorithms and the randomness of TLS.
+    fn crypto(&self) -> rustls::crypto::CryptoProvider {
+        rustls::crypto::ring::default_provider()
+    }
+
+    /// What every task of the node passes when it is polled: a way to let the process stand still. Real ground has none.
+    fn gate(&self) -> Gate {
+        Gate::default()
+    }
 }
 
 /// A handle to a [`Ground`]. Cheap to clone.

@@ -1,7 +1,8 @@
 //! The ground of the `turmoil` network simulator.
 //!
 //! What turmoil lacks is added here, so that a simulated node runs the same code as a real one: a socket that quinn can
-//! drive, a wall clock that can be skewed, seeds, and files in memory that outlive a crash of their host.
+//! drive, datagrams that are delayed, doubled, reordered or damaged one by one, a process that can be paused, a wall
+//! clock that can be skewed, seeds, and files in memory that outlive a crash of their host and can be lost or torn in it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,37 +10,123 @@ use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use quinn::udp::{RecvMeta, Transmit};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
-use super::{BoxFuture, Ground};
+use super::{BoxFuture, Gate, Ground};
+
+/// What becomes of a datagram that a node sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// It goes on its way as it is.
+    Whole,
+    /// It is lost.
+    Lost,
+    /// These go on their way in its place, each after this time: copies, late ones, damaged ones.
+    Instead(Vec<(Duration, Bytes)>),
+}
 
 /// Called for every datagram that a node sends: source, target and bytes. The simulator builds its trace from it, and
-/// a `false` drops the datagram.
-pub type Tap = Arc<dyn Fn(SocketAddr, SocketAddr, &[u8]) -> bool + Send + Sync>;
+/// decides here what its links do.
+pub type Wire = Arc<dyn Fn(SocketAddr, SocketAddr, &[u8]) -> Carriage + Send + Sync>;
 
-/// What a simulated machine keeps when its process dies: its files, its clock's skew, and how often it has started.
+/// What a simulated disk does wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskFault {
+    /// Nothing.
+    #[default]
+    None,
+    /// Reads and writes fail.
+    Fails,
+    /// A crash loses what was written since the fault began, although it was said to be durable.
+    Forgets,
+    /// A crash leaves half of what was written since the fault began.
+    Tears,
+}
+
+/// What a simulated machine keeps when its process dies: its files, its wall clock, and how often it has started.
 #[derive(Default)]
-pub struct Memory {
-    files: Mutex<BTreeMap<PathBuf, Vec<u8>>>,
-    skew_ms: AtomicI64,
-    starts: AtomicU64,
+pub struct Memory(Mutex<Machine>);
+
+#[derive(Default)]
+struct Machine {
+    files: BTreeMap<PathBuf, Vec<u8>>,
+    /// What the files that were written since the disk's fault began held before.
+    before: BTreeMap<PathBuf, Option<Vec<u8>>>,
+    disk: DiskFault,
+    clock: Clock,
+    starts: u64,
+}
+
+/// How a wall clock is wrong.
+#[derive(Default)]
+struct Clock {
+    skew_ms: i64,
+    drift_ppm: i64,
+    /// The simulation's time in milliseconds at which the drift began.
+    since_ms: i64,
+}
+
+impl Clock {
+    fn at(&self, now: Duration) -> Duration {
+        let now_ms = now.as_millis() as i64;
+        let drift_ms = (now_ms - self.since_ms) * self.drift_ppm / 1_000_000;
+        Duration::from_millis(now_ms.saturating_add(self.skew_ms).saturating_add(drift_ms).max(0).unsigned_abs())
+    }
 }
 
 impl Memory {
-    /// Sets the wall clock's distance from the simulation's time.
-    pub fn skew(&self, ms: i64) {
-        self.skew_ms.store(ms, Ordering::Relaxed);
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the wall clock's distance from the simulation's time, and what it gains from `now` on in parts per million.
+    pub fn set_clock(&self, now: Duration, skew_ms: i64, drift_ppm: i64) {
+        self.lock().clock = Clock { skew_ms, drift_ppm, since_ms: now.as_millis() as i64 };
+    }
+
+    /// Sets what the disk does wrong from now on. What was written before is safe.
+    pub fn set_disk(&self, fault: DiskFault) {
+        let mut machine = self.lock();
+        machine.disk = fault;
+        machine.before.clear();
+    }
+
+    /// What the disk does wrong now.
+    #[must_use]
+    pub fn disk(&self) -> DiskFault {
+        self.lock().disk
+    }
+
+    /// Does to the files what a crash does.
+    pub fn crash(&self) {
+        let mut machine = self.lock();
+        let Machine { files, before, disk, .. } = &mut *machine;
+        for (path, old) in std::mem::take(before) {
+            match (*disk, old) {
+                (DiskFault::Forgets, Some(old)) => drop(files.insert(path, old)),
+                (DiskFault::Forgets, None) => drop(files.remove(&path)),
+                (DiskFault::Tears, _) => {
+                    let content = files.entry(path).or_default();
+                    content.truncate(content.len() / 2);
+                }
+                (DiskFault::None | DiskFault::Fails, _) => {}
+            }
+        }
     }
 
     /// Forgets all files, as a replaced disk does.
     pub fn wipe(&self) {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut machine = self.lock();
+        machine.files.clear();
+        machine.before.clear();
     }
 }
 
@@ -48,20 +135,28 @@ impl Memory {
 pub struct Simulated {
     seed: u64,
     memory: Arc<Memory>,
-    tap: Option<Tap>,
+    wire: Option<Wire>,
+    gate: Gate,
 }
 
 impl Simulated {
     /// A ground whose randomness follows from `seed`, the number of starts counted in `memory` included.
     #[must_use]
     pub fn new(seed: u64, memory: Arc<Memory>) -> Self {
-        Self { seed, memory, tap: None }
+        Self { seed, memory, wire: None, gate: Gate::default() }
     }
 
-    /// Shows every datagram that leaves the node to `tap`.
+    /// Lets `wire` see every datagram that leaves the node, and decide what becomes of it.
     #[must_use]
-    pub fn tap(mut self, tap: Tap) -> Self {
-        self.tap = Some(tap);
+    pub fn wire(mut self, wire: Wire) -> Self {
+        self.wire = Some(wire);
+        self
+    }
+
+    /// Pauses the node's tasks while this gate is closed.
+    #[must_use]
+    pub fn gated(mut self, gate: Gate) -> Self {
+        self.gate = gate;
         self
     }
 }
@@ -72,20 +167,25 @@ impl fmt::Debug for Simulated {
     }
 }
 
+fn disk_error() -> io::Error {
+    io::Error::other("the simulated disk fails")
+}
+
 impl Ground for Simulated {
     fn bind(&self, addr: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
         // turmoil hosts bind the unspecified address; the host's own address is the one that others see.
         let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port()));
         let mut binding = Box::pin(turmoil::net::UdpSocket::bind(unspecified));
-        match binding.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(socket) => Ok(Arc::new(Socket {
-                inner: Arc::new(socket?),
-                reading: Mutex::new(None),
-                local: addr,
-                tap: self.tap.clone(),
-            })),
-            Poll::Pending => Err(io::Error::other("a simulated socket binds at once")),
-        }
+        let inner = match binding.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(socket) => Arc::new(socket?),
+            Poll::Pending => return Err(io::Error::other("a simulated socket binds at once")),
+        };
+        let late = self.wire.as_ref().map(|_| {
+            let (late, arriving) = mpsc::unbounded_channel();
+            tokio::spawn(send_late(Arc::downgrade(&inner), arriving));
+            late
+        });
+        Ok(Arc::new(Socket { inner, reading: Mutex::new(None), local: addr, wire: self.wire.clone(), late }))
     }
 
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
@@ -101,32 +201,81 @@ impl Ground for Simulated {
     }
 
     fn wall_clock(&self) -> SystemTime {
-        let since_epoch = turmoil::since_epoch().unwrap_or_default();
-        let skew = self.memory.skew_ms.load(Ordering::Relaxed);
-        let distance = Duration::from_millis(skew.unsigned_abs());
-        let time = SystemTime::UNIX_EPOCH + since_epoch;
-        if skew < 0 { time.checked_sub(distance).unwrap_or(SystemTime::UNIX_EPOCH) } else { time + distance }
+        let now = turmoil::sim_elapsed().unwrap_or_default();
+        // The drift counts from a moment of the simulation, the epoch is added after it.
+        let epoch = turmoil::since_epoch().unwrap_or_default().saturating_sub(now);
+        SystemTime::UNIX_EPOCH + epoch + self.memory.lock().clock.at(now)
     }
 
     fn seed(&self) -> [u8; 32] {
-        let start = self.memory.starts.fetch_add(1, Ordering::Relaxed);
+        let mut machine = self.memory.lock();
+        let start = machine.starts;
+        machine.starts += 1;
         let mut seed = [0; 32];
         StdRng::seed_from_u64(self.seed ^ start.wrapping_mul(0x9e37_79b9_7f4a_7c15)).fill_bytes(&mut seed);
         seed
     }
 
     fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.memory.files.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned())
+        let machine = self.memory.lock();
+        if machine.disk == DiskFault::Fails { Err(disk_error()) } else { Ok(machine.files.get(path).cloned()) }
     }
 
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let mut files = self.memory.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.insert(path.to_owned(), content.to_owned());
+        let mut machine = self.memory.lock();
+        if machine.disk == DiskFault::Fails {
+            return Err(disk_error());
+        }
+        let old = machine.files.insert(path.to_owned(), content.to_owned());
+        if machine.disk != DiskFault::None {
+            machine.before.entry(path.to_owned()).or_insert(old);
+        }
         Ok(())
     }
 
     fn own_thread(&self) -> bool {
         false
+    }
+
+    fn crypto(&self) -> rustls::crypto::CryptoProvider {
+        crate::secure::simulated::provider()
+    }
+
+    fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+}
+
+/// A datagram that is to be sent later: when, where to, and what.
+type Late = (Instant, SocketAddr, Bytes);
+
+/// Sends what is late when its time has come, for as long as the socket is there: in the order of their times, those of
+/// one time in the order in which they came.
+async fn send_late(socket: Weak<turmoil::net::UdpSocket>, mut arriving: mpsc::UnboundedReceiver<Late>) {
+    let mut waiting: BTreeMap<(Instant, u64), (SocketAddr, Bytes)> = BTreeMap::new();
+    let mut count = 0;
+    loop {
+        let due = waiting.first_key_value().map(|((at, _), _)| *at);
+        tokio::select! {
+            biased;
+            late = arriving.recv() => match late {
+                Some((at, to, bytes)) => {
+                    count += 1;
+                    waiting.insert((at, count), (to, bytes));
+                }
+                None => return,
+            },
+            () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
+                let Some(socket) = socket.upgrade() else { return };
+                while let Some(first) = waiting.first_entry()
+                    && first.key().0 <= Instant::now()
+                {
+                    let (to, bytes) = first.remove();
+                    // A datagram that cannot be sent is a datagram lost.
+                    let _ = socket.try_send_to(&bytes, to);
+                }
+            }
+        }
     }
 }
 
@@ -138,7 +287,18 @@ struct Socket {
     inner: Arc<turmoil::net::UdpSocket>,
     reading: Mutex<Option<Readable>>,
     local: SocketAddr,
-    tap: Option<Tap>,
+    wire: Option<Wire>,
+    late: Option<mpsc::UnboundedSender<Late>>,
+}
+
+impl Socket {
+    fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        match self.inner.try_send_to(bytes, to) {
+            // Nobody listens there now: as on a network, the sender is not told.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            sent => sent.map(|_| ()),
+        }
+    }
 }
 
 impl fmt::Debug for Socket {
@@ -163,15 +323,22 @@ impl quinn::AsyncUdpSocket for Socket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        if let Some(tap) = &self.tap
-            && !tap(self.local, transmit.destination, transmit.contents)
-        {
-            return Ok(());
-        }
-        match self.inner.try_send_to(transmit.contents, transmit.destination) {
-            // Nobody listens there now: as on a network, the sender is not told.
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-            sent => sent.map(|_| ()),
+        let (to, bytes) = (transmit.destination, transmit.contents);
+        let Some(wire) = &self.wire else { return self.send(to, bytes) };
+        match wire(self.local, to, bytes) {
+            Carriage::Whole => self.send(to, bytes),
+            Carriage::Lost => Ok(()),
+            Carriage::Instead(copies) => {
+                for (after, bytes) in copies {
+                    if after.is_zero() {
+                        self.send(to, &bytes)?;
+                    } else if let Some(late) = &self.late {
+                        // The receiver ends with the socket only.
+                        let _ = late.send((Instant::now() + after, to, bytes));
+                    }
+                }
+                Ok(())
+            }
         }
     }
 
@@ -210,5 +377,50 @@ impl quinn::AsyncUdpSocket for Socket {
 
     fn may_fragment(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ground(memory: &Arc<Memory>) -> Simulated {
+        Simulated::new(1, memory.clone())
+    }
+
+    #[test]
+    fn a_disk_keeps_forgets_tears_or_fails() {
+        let memory = Arc::new(Memory::default());
+        let (ground, path) = (ground(&memory), Path::new("/a"));
+        let content = || ground.read(path).expect("readable");
+        ground.write(path, b"safe").expect("writable");
+        memory.crash();
+        assert_eq!(content().as_deref(), Some(&b"safe"[..]));
+
+        memory.set_disk(DiskFault::Forgets);
+        ground.write(path, b"lost").expect("writable");
+        ground.write(path, b"lost too").expect("writable");
+        assert_eq!(content().as_deref(), Some(&b"lost too"[..]));
+        memory.crash();
+        assert_eq!(content().as_deref(), Some(&b"safe"[..]));
+
+        memory.set_disk(DiskFault::Tears);
+        ground.write(path, b"torn").expect("writable");
+        memory.crash();
+        assert_eq!(content().as_deref(), Some(&b"to"[..]));
+
+        memory.set_disk(DiskFault::Fails);
+        assert!(ground.read(path).is_err() && ground.write(path, b"no").is_err());
+        memory.set_disk(DiskFault::None);
+        assert_eq!(content().as_deref(), Some(&b"to"[..]));
+    }
+
+    #[test]
+    fn a_clock_jumps_and_drifts() {
+        let at = |skew_ms, drift_ppm| Clock { skew_ms, drift_ppm, since_ms: 1_000 }.at(Duration::from_secs(11));
+        assert_eq!(at(0, 0), Duration::from_secs(11));
+        assert_eq!(at(-4_000, 0), Duration::from_secs(7));
+        assert_eq!(at(-40_000, 0), Duration::ZERO);
+        assert_eq!(at(0, 100_000), Duration::from_secs(12));
     }
 }

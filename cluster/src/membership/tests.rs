@@ -1,167 +1,40 @@
-//! The membership core on a little network of its own: no sockets, no runtime, time handed in.
+//! The membership core by itself. How cores get on with each other is tested where there is a network: on the lean
+//! event loop of the simulator.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use foca::{Member, State};
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 
 use super::core::{Core, Output};
+use super::handle::{Handle, Known};
+use crate::buckets::NameKey;
 use crate::config::{Preset, Timings};
 use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::state::Table;
 
 const STEP: Duration = Duration::from_millis(10);
 
-struct Net {
-    cores: Vec<Core>,
-    /// Datagrams on their way: when they arrive, where, from which boot.
-    flying: Vec<(Duration, usize, Boot, Bytes)>,
-    silent: BTreeSet<usize>,
-    /// What became of whom, as each core said it.
-    log: Vec<(Duration, usize, Output)>,
-    sent: usize,
-    now: Duration,
-    loss: f64,
-    rng: StdRng,
-}
-
-fn identity(at: usize, generation: u64) -> Identity {
+fn identity(at: usize, generation: u64) -> Handle {
     let name = NodeName::new(&format!("n{at}")).expect("valid");
     let node = NodeId { name, boot: Boot { generation, nonce: at as u128 + 1 } };
-    Identity { node, rejoin: 0, addr: ([127, 0, 0, 1], 1000 + at as u16).into() }
+    Identity { node, rejoin: 0, addr: ([127, 0, 0, 1], 1000 + at as u16).into() }.into()
 }
 
-fn core(identity: Identity, seed: u64) -> Core {
+fn core(identity: Handle, seed: u64) -> Core {
     let table = Arc::new(Mutex::new(Table::new(identity.node.clone())));
     Core::new(identity, &Timings::preset(Preset::Lan), StdRng::seed_from_u64(seed), table)
 }
 
-impl Net {
-    /// `nodes` cores that all know the first.
-    fn new(nodes: usize, loss: f64) -> Self {
-        let cores = (0..nodes).map(|at| core(identity(at, 1), at as u64)).collect();
-        let mut net = Self {
-            cores,
-            flying: Vec::new(),
-            silent: BTreeSet::new(),
-            log: Vec::new(),
-            sent: 0,
-            now: Duration::ZERO,
-            loss,
-            rng: StdRng::seed_from_u64(99),
-        };
-        for at in 1..nodes {
-            net.cores[at].handle_members(Duration::ZERO, vec![Member::alive(identity(0, 1))]);
-            let all = net.cores[at].membership();
-            net.cores[0].handle_members(Duration::ZERO, all);
-        }
-        net
-    }
-
-    fn run(&mut self, time: Duration) {
-        let end = self.now + time;
-        while self.now < end {
-            self.now += STEP;
-            for at in 0..self.cores.len() {
-                if !self.silent.contains(&at) {
-                    self.cores[at].handle_timeout(self.now);
-                }
-                self.collect(at);
-            }
-            let (due, later) = std::mem::take(&mut self.flying).into_iter().partition(|(when, ..)| *when <= self.now);
-            self.flying = later;
-            for (_, to, from, payload) in due {
-                if !self.silent.contains(&to) {
-                    assert!(self.cores[to].handle_payload(self.now, from, &payload), "a core's message is one");
-                    self.collect(to);
-                }
-            }
-        }
-    }
-
-    fn collect(&mut self, at: usize) {
-        let boot = self.cores[at].identity().node.boot;
-        while let Some(output) = self.cores[at].poll_output() {
-            match output {
-                Output::Send(to, payload) => {
-                    self.sent += 1;
-                    let target = (to.addr.port() - 1000) as usize;
-                    let arrives = self.cores.get(target).is_some_and(|core| core.identity().node == to.node);
-                    if arrives && !self.silent.contains(&at) && !self.rng.random_bool(self.loss) {
-                        self.flying.push((self.now + STEP, target, boot, payload));
-                    }
-                }
-                other => self.log.push((self.now, at, other)),
-            }
-        }
-    }
-
-    fn up(&self, at: usize) -> usize {
-        self.cores[at].membership().iter().filter(|member| member.state() != State::Down).count()
-    }
+fn state(core: &Core, at: usize) -> Option<State> {
+    core.member(NameKey::of(&format!("n{at}"))).map(|member| member.state())
 }
 
-#[test]
-fn all_find_each_other_and_a_silent_one_is_down_everywhere_in_five_seconds() {
-    let mut net = Net::new(10, 0.0);
-    net.run(Duration::from_secs(5));
-    assert!((0..10).all(|at| net.up(at) == 10));
-    net.silent.insert(4);
-    net.run(Duration::from_secs(5));
-    assert!((0..10).filter(|at| *at != 4).all(|at| net.up(at) == 9));
-}
-
-/// Without the guard in `may_fire`, foca 2.0.0 has hundreds of these (it tells members that have refuted that they are
-/// down, and they renew).
-#[test]
-fn at_twenty_percent_loss_nobody_rejoins_needlessly() {
-    let mut net = Net::new(30, 0.2);
-    net.run(Duration::from_secs(10));
-    net.log.clear();
-    net.run(Duration::from_secs(120));
-    let rejoined = net.log.iter().filter(|(_, _, output)| matches!(output, Output::Rejoined(_))).count();
-    let downs = net.log.iter().filter(|(_, _, output)| matches!(output, Output::Down(_))).count();
-    assert!(rejoined == 0 || downs > 0, "{rejoined} rejoins although nobody was declared down");
-    assert!(rejoined <= 1, "{rejoined} rejoins");
-}
-
-#[test]
-fn a_member_that_was_wrongly_declared_down_comes_back_under_its_boot() {
-    let mut net = Net::new(3, 0.0);
-    net.run(Duration::from_secs(3));
-    net.silent.insert(2);
-    net.run(Duration::from_secs(6));
-    assert_eq!(net.up(0), 2);
-    net.silent.clear();
-    net.run(Duration::from_secs(10));
-    assert!((0..3).all(|at| net.up(at) == 3));
-    let back = net.cores[2].identity();
-    assert_eq!(back.node, identity(2, 1).node);
-    assert!(back.rejoin > 0);
-}
-
-#[test]
-fn a_superseded_boot_starts_no_storm_and_learns_it_from_any_update() {
-    let mut net = Net::new(3, 0.0);
-    net.run(Duration::from_secs(3));
-    // The others know a newer boot of the third; the old process still runs.
-    for at in 0..2 {
-        net.cores[at].handle_members(net.now, vec![Member::alive(identity(2, 2))]);
-    }
-    let before = net.sent;
-    net.run(Duration::from_secs(2));
-    assert!(net.sent - before < 150, "{} datagrams in two seconds", net.sent - before);
-    let known = net.cores[0].membership();
-    net.cores[2].handle_members(net.now, known);
-    net.collect(2);
-    let superseded = |(_, at, output): &(Duration, usize, Output)| {
-        *at == 2 && matches!(output, Output::Superseded(by) if *by == identity(2, 2).node.boot)
-    };
-    assert!(net.log.iter().any(superseded));
+fn sends(core: &mut Core) -> Vec<(Handle, Bytes)> {
+    std::iter::from_fn(|| core.poll_send()).collect()
 }
 
 #[test]
@@ -173,11 +46,86 @@ fn what_is_no_message_or_not_from_its_sealer_is_refused() {
     let mut sender = core(other.clone(), 2);
     sender.handle_members(STEP, vec![Member::alive(identity(0, 1))]);
     sender.leave(STEP);
-    let payload = std::iter::from_fn(|| sender.poll_output()).find_map(|output| match output {
-        Output::Send(_, payload) => Some(payload),
-        _ => None,
-    });
-    let payload = payload.expect("it says farewell");
+    let (_, payload) = sends(&mut sender).pop().expect("it says farewell");
     assert!(!one.handle_payload(STEP, Boot { generation: 9, nonce: 9 }, &payload));
     assert!(one.handle_payload(STEP, other.node.boot, &payload));
+}
+
+/// foca says nothing when a member is suspected or refutes, and nothing of what it was told in bulk.
+#[test]
+fn what_foca_knows_is_known_whatever_it_came_by() {
+    let mut one = core(identity(0, 1), 1);
+    let bulk: Known = (1..100).map(|at| Member::alive(identity(at, 1))).collect();
+    one.handle_known(STEP, &bulk);
+    assert_eq!(one.known().len(), 100);
+    one.validate();
+    one.handle_members(STEP, vec![Member::new(identity(1, 1), 3, State::Suspect), Member::down(identity(2, 1))]);
+    assert_eq!((state(&one, 1), state(&one, 2)), (Some(State::Suspect), Some(State::Down)));
+    one.handle_members(STEP, vec![Member::new(identity(1, 1), 4, State::Alive), Member::alive(identity(2, 2))]);
+    assert_eq!((state(&one, 1), state(&one, 2)), (Some(State::Alive), Some(State::Alive)));
+    one.validate();
+    // It suspects those that do not answer, and declares them down: all of them are silent.
+    for step in 1..60 {
+        one.handle_timeout(STEP + Duration::from_millis(100) * step);
+        sends(&mut one);
+        one.validate();
+    }
+    assert!((1..100).any(|at| state(&one, at) == Some(State::Down)));
+}
+
+/// What is learned in bulk is known to the cluster already: gossiping it would fill every datagram for a minute.
+#[test]
+fn bulk_is_not_gossiped_and_news_is() {
+    let longest = |others: usize| {
+        let mut one = core(identity(0, 1), 1);
+        one.handle_known(STEP, &(1..=others).map(|at| Member::alive(identity(at, 1))).collect());
+        one.handle_timeout(STEP + Duration::from_millis(200));
+        sends(&mut one).iter().map(|(_, payload)| payload.len()).max()
+    };
+    assert!(longest(20).expect("it gossips") > 200, "twenty members take more room than a header");
+    assert_eq!(longest(500), None, "there is nothing to gossip");
+}
+
+/// foca keeps an older life of our own name as a member that is down. Nobody must take it for what we are.
+#[test]
+fn an_older_life_of_our_own_is_no_member() {
+    let mut gossip = core(identity(1, 1), 2);
+    gossip.handle_members(STEP, vec![Member::alive(identity(0, 1))]);
+    let mut again = core(identity(0, 2), 1);
+    // The other believes the life before to be there, and says so when it hears of the new one.
+    gossip.handle_members(STEP, vec![Member::new(identity(0, 1), 1, State::Suspect), Member::alive(identity(2, 1))]);
+    gossip.handle_timeout(STEP + Duration::from_millis(200));
+    let own = again.identity().clone();
+    for (_, payload) in sends(&mut gossip) {
+        again.handle_payload(STEP, identity(1, 1).node.boot, &payload);
+    }
+    again.handle_members(STEP, vec![Member::new(identity(0, 1), 5, State::Down)]);
+    again.validate();
+    assert_eq!(again.known().iter().filter(|member| member.id().node.name == own.node.name).count(), 1);
+    assert_eq!(state(&again, 0), Some(State::Alive));
+}
+
+#[test]
+fn a_newer_boot_of_our_own_ends_us() {
+    let mut one = core(identity(0, 1), 1);
+    one.handle_members(STEP, vec![Member::alive(identity(1, 1)), Member::alive(identity(0, 2))]);
+    let ended = std::iter::from_fn(|| one.poll_output())
+        .any(|output| matches!(output, Output::Superseded(by) if by == identity(0, 2).node.boot));
+    assert!(ended);
+    one.validate();
+}
+
+#[test]
+fn rounds_of_gossip_with_nothing_to_say_pass_in_silence_and_keep_their_time() {
+    let mut one = core(identity(0, 1), 1);
+    one.handle_known(Duration::ZERO, &(1..=30).map(|at| Member::alive(identity(at, 1))).collect());
+    let interval = Timings::preset(Preset::Lan).gossip_interval;
+    assert!(one.poll_timeout().is_some_and(|due| due > interval), "nobody is woken for silence");
+    // News comes between two rounds and goes out with the next.
+    let news = interval * 2 + interval / 3;
+    one.handle_members(news, vec![Member::new(identity(1, 1), 1, State::Alive)]);
+    assert_eq!(one.poll_timeout(), Some(interval * 3));
+    one.handle_timeout(interval * 3);
+    assert_eq!(sends(&mut one).len(), 3);
+    assert_eq!(one.poll_timeout(), Some(interval * 3 + Duration::from_millis(50)), "the first probe is next");
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::identity::{NodeId, NodeName};
+use crate::mutation::{Mutation, mutated};
 use crate::state::Profile;
 
 /// How many changes are kept for subscribers that are behind: every member of a large cluster changing once.
@@ -122,32 +123,44 @@ impl Members {
         Subscription { members: self.clone(), changed: self.version.subscribe(), seen: None }
     }
 
-    /// Makes `members` the current view. Each difference becomes one change.
-    pub(crate) fn update(&self, members: BTreeMap<NodeName, Member>) {
+    /// Puts these members into the view as they are now, and takes those out that were forgotten. Each difference
+    /// becomes one change; what is the same makes none.
+    pub(crate) fn apply(&self, latest: BTreeMap<NodeName, Option<Member>>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = state.view.clone();
-        let mut version = old.version;
-        let mut events = Vec::new();
-        for (name, member) in &members {
-            if old.members.get(name) != Some(member) {
-                version += 1;
-                events.push(MemberEvent::Changed { version, member: member.clone() });
-            }
-        }
-        for name in old.members.keys().filter(|name| !members.contains_key(*name)) {
-            version += 1;
-            events.push(MemberEvent::Forgotten { version, name: name.clone() });
-        }
-        if events.is_empty() {
+        let State { view, log } = &mut *state;
+        let (came, went): (Vec<_>, Vec<_>) = latest
+            .into_iter()
+            .filter(|(name, member)| view.members.get(name) != member.as_ref())
+            .filter(|(name, _)| !(mutated(Mutation::DownForGood) && is_down(view, name)))
+            .partition(|(_, member)| member.is_some());
+        if came.is_empty() && went.is_empty() {
             return;
         }
-        let excess = (state.log.len() + events.len()).saturating_sub(LOG);
-        state.log.extend(events);
-        state.log.drain(..excess);
-        state.view = Arc::new(View { version, members });
+        // Copies the members only if somebody holds a snapshot.
+        let view = Arc::make_mut(view);
+        for (name, member) in came.into_iter().chain(went) {
+            view.version += 1;
+            let version = view.version;
+            log.push_back(match member {
+                Some(member) => {
+                    view.members.insert(name, member.clone());
+                    MemberEvent::Changed { version, member }
+                }
+                None => {
+                    view.members.remove(&name);
+                    MemberEvent::Forgotten { version, name }
+                }
+            });
+        }
+        let version = view.version;
+        log.drain(..log.len().saturating_sub(LOG));
         drop(state);
         self.version.send_replace(version);
     }
+}
+
+fn is_down(view: &View, name: &NodeName) -> bool {
+    view.members.get(name).is_some_and(|member| member.status == Status::Down)
 }
 
 /// A stream of [`MemberEvent`]s.
@@ -179,7 +192,7 @@ impl Subscription {
         let event = match self.seen {
             Some(seen) if seen == newest => return None,
             Some(seen) if newest - seen <= state.log.len() as u64 => {
-                let back = (newest - seen) as usize;
+                let back = if mutated(Mutation::SkipsChanges) { 1 } else { (newest - seen) as usize };
                 state.log[state.log.len() - back].clone()
             }
             _ => MemberEvent::Snapshot(state.view.clone()),
@@ -202,6 +215,11 @@ mod tests {
         let id = NodeId { name: name.clone(), boot: Boot { generation: 1, nonce: 1 } };
         let addr = "127.0.0.1:1".parse().expect("an address");
         (name, Member { id, addr, status, rejoin: 0, profile: None, state: BTreeMap::new() })
+    }
+
+    fn some(name: &str, status: Status) -> (NodeName, Option<Member>) {
+        let (name, member) = member(name, status);
+        (name, Some(member))
     }
 
     /// Applies events to a view, as a subscriber would.
@@ -229,11 +247,9 @@ mod tests {
         follow(&mut view, subscription.try_next().expect("a snapshot first"));
         for round in 0..2000usize {
             let status = if round % 3 == 0 { Status::Suspect } else { Status::Alive };
-            let mut now = BTreeMap::from([member("a", status), member("b", Status::Alive)]);
-            if round % 5 == 0 {
-                now.insert(member("c", Status::Down).0, member("c", Status::Down).1);
-            }
-            members.update(now);
+            let third = member("c", Status::Down);
+            let third = (third.0, (round % 5 == 0).then_some(third.1));
+            members.apply(BTreeMap::from([some("a", status), some("b", Status::Alive), third]));
             if round % 7 == 0 {
                 while let Some(event) = subscription.try_next() {
                     follow(&mut view, event);
@@ -250,7 +266,7 @@ mod tests {
         subscription.try_next();
         for round in 0..LOG + 2 {
             let status = if round % 2 == 0 { Status::Suspect } else { Status::Alive };
-            members.update(BTreeMap::from([member("a", status)]));
+            members.apply(BTreeMap::from([some("a", status)]));
         }
         assert!(matches!(subscription.try_next(), Some(MemberEvent::Snapshot(_))));
         assert_eq!(subscription.try_next(), None);
@@ -259,9 +275,9 @@ mod tests {
     #[test]
     fn what_does_not_change_makes_no_event() {
         let members = Members::new();
-        members.update(BTreeMap::from([member("a", Status::Alive)]));
+        members.apply(BTreeMap::from([some("a", Status::Alive)]));
         let version = members.snapshot().version;
-        members.update(BTreeMap::from([member("a", Status::Alive)]));
+        members.apply(BTreeMap::from([some("a", Status::Alive)]));
         assert_eq!(members.snapshot().version, version);
     }
 }

@@ -48,6 +48,7 @@ impl Solo {
             config: TransportConfig::default(),
             policy: Arc::new(Alone { node: node.clone(), addr }),
             gossip: Arc::new(NoGossip),
+            gate: crate::ground::Gate::default(),
         })?;
         transport.set_local(node.clone());
         Ok(Self { transport, peer: Peer { node, addr } })

@@ -121,6 +121,7 @@ fn start_on(socket: UdpSocket, setup: Setup) -> TestNode {
         config: setup.config,
         policy: Arc::new(Policy(hello)),
         gossip: Arc::new(Sink(sink)),
+        gate: crate::ground::Gate::default(),
     })
     .expect("a transport");
     transport.set_local(node.clone());
@@ -396,6 +397,7 @@ async fn a_certificate_that_only_the_acceptor_rejects_is_reported_as_untrusted()
         config: TransportConfig::default(),
         policy: Arc::new(Policy(hello)),
         gossip: Arc::new(Sink(sink)),
+        gate: crate::ground::Gate::default(),
     })
     .expect("a transport");
     let rpc = Rpc::new(Arc::clone(transport.shared()));

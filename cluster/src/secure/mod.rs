@@ -3,6 +3,8 @@
 pub(crate) mod envelope;
 mod replay;
 mod secret;
+#[cfg(feature = "turmoil")]
+pub(crate) mod simulated;
 pub(crate) mod tls;
 
 pub use secret::{MIN_SECRET_BYTES, Secret, SecretError};

@@ -63,7 +63,17 @@ impl TlsIdentity {
     /// # Errors
     /// [`TlsError`] if the libraries refuse their input, which no seed and no name makes them do.
     pub(crate) fn from_ca_seed(seed: &[u8; 32], name: &NodeName, leaf_key_seed: &[u8; 32]) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Self::with_provider(rustls::crypto::ring::default_provider(), seed, name, leaf_key_seed)
+    }
+
+    /// The same with algorithms and randomness of the caller's.
+    pub(crate) fn with_provider(
+        provider: CryptoProvider,
+        seed: &[u8; 32],
+        name: &NodeName,
+        leaf_key_seed: &[u8; 32],
+    ) -> Result<Self, TlsError> {
+        let provider = Arc::new(provider);
         let authority_params = authority_params();
         let authority_key = key_pair(seed)?;
         let authority = authority_of(&authority_key)?;

@@ -4,9 +4,12 @@
 //! one that is. Entries that arrive out of order (hints) are kept and do not raise it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::buckets::{Buckets, NameKey, Row};
 use crate::identity::{Boot, NodeId, NodeName};
 
 /// The longest key of node state, in bytes.
@@ -18,9 +21,13 @@ pub const MAX_KEYS: usize = 64;
 /// The most nodes whose state is kept: a bound against a peer gone wrong, far above the clusters this library is for.
 const MAX_OWNERS: usize = 16_384;
 
-/// One versioned entry of one node's map.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Entry {
+/// One versioned entry of one node's map. Every node keeps the entries of all, so they are shared, not copied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Entry(Arc<Fields>);
+
+/// What an entry says.
+#[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Fields {
     pub(crate) name: NodeName,
     pub(crate) boot: Boot,
     pub(crate) key: String,
@@ -35,8 +42,43 @@ impl Entry {
     }
 }
 
+impl From<Fields> for Entry {
+    fn from(fields: Fields) -> Self {
+        Self(Arc::new(fields))
+    }
+}
+
+impl Deref for Entry {
+    type Target = Fields;
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
+}
+
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Fields::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// How far the map of one owner's boot has been read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Read(NodeName, Boot, u64);
+
+impl Row for Read {
+    fn key(&self) -> NameKey {
+        NameKey::of(self.0.as_str())
+    }
+}
+
 /// How far each owner's map has been read.
-pub(crate) type Digest = Vec<(NodeName, Boot, u64)>;
+pub(crate) type Digest = Buckets<Read>;
 
 /// Why an entry of one's own was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,12 +99,28 @@ pub enum StateError {
 struct Owner {
     boot: Boot,
     read: u64,
-    entries: BTreeMap<String, (u64, Vec<u8>)>,
+    /// By key: there are few.
+    entries: Vec<Entry>,
 }
 
 impl Owner {
     fn new(boot: Boot) -> Self {
-        Self { boot, read: 0, entries: BTreeMap::new() }
+        Self { boot, read: 0, entries: Vec::new() }
+    }
+
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        self.entries.binary_search_by(|entry| (*entry.key).cmp(key))
+    }
+
+    fn get(&self, key: &str) -> Option<&Entry> {
+        self.find(key).ok().map(|at| &self.entries[at])
+    }
+
+    fn put(&mut self, entry: Entry) {
+        match self.find(&entry.key) {
+            Ok(at) => self.entries[at] = entry,
+            Err(at) => self.entries.insert(at, entry),
+        }
     }
 }
 
@@ -71,13 +129,16 @@ impl Owner {
 pub(crate) struct Table {
     own: NodeId,
     owners: BTreeMap<NodeName, Owner>,
+    /// `boot` and `read` of each owner.
+    digest: Digest,
     changed: BTreeSet<NodeName>,
 }
 
 impl Table {
     pub(crate) fn new(own: NodeId) -> Self {
         let owners = BTreeMap::from([(own.name.clone(), Owner::new(own.boot))]);
-        Self { own, owners, changed: BTreeSet::new() }
+        let digest = [Read(own.name.clone(), own.boot, 0)].into_iter().collect();
+        Self { own, owners, digest, changed: BTreeSet::new() }
     }
 
     /// Writes to our own map. Returns the entry to spread, or `None` if it says what it said before.
@@ -85,115 +146,128 @@ impl Table {
         if value.len() > MAX_VALUE_BYTES {
             return Err(StateError::ValueTooLarge(value.len()));
         }
-        let boot = self.own.boot;
-        let owner = self.owners.entry(self.own.name.clone()).or_insert_with(|| Owner::new(boot));
-        match owner.entries.get(key) {
-            Some((_, old)) if *old == value => return Ok(None),
+        let NodeId { name, boot } = self.own.clone();
+        let owner = self.owners.entry(name.clone()).or_insert_with(|| Owner::new(boot));
+        match owner.get(key) {
+            Some(old) if old.value == value => return Ok(None),
             None if owner.entries.len() >= MAX_KEYS => return Err(StateError::TooManyKeys),
             _ => {}
         }
         owner.read += 1;
         let version = owner.read;
-        owner.entries.insert(key.to_owned(), (version, value.clone()));
-        self.changed.insert(self.own.name.clone());
-        Ok(Some(Entry { name: self.own.name.clone(), boot, key: key.to_owned(), version, value }))
+        let entry = Entry::from(Fields { name: name.clone(), boot, key: key.to_owned(), version, value });
+        owner.put(entry.clone());
+        self.digest.set(Read(name.clone(), boot, version));
+        self.changed.insert(name);
+        Ok(Some(entry))
     }
 
     /// Takes one entry of another node, as a hint. Returns whether it was news.
     pub(crate) fn hint(&mut self, entry: Entry) -> bool {
+        self.take(entry, false)
+    }
+
+    /// Takes the answer to our digest: for each owner, all that lies above what we had read, by rising version.
+    pub(crate) fn apply(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            self.take(entry, true);
+        }
+    }
+
+    /// Takes one entry of another node. `complete` says that nothing of this boot below it is missing.
+    fn take(&mut self, entry: Entry, complete: bool) -> bool {
         if !entry.is_within_limits() || entry.name == self.own.name {
             return false;
         }
         if !self.owners.contains_key(&entry.name) && self.owners.len() >= MAX_OWNERS {
             return false;
         }
-        let owner = self.owners.entry(entry.name.clone()).or_insert_with(|| Owner::new(entry.boot));
+        let (name, version) = (entry.name.clone(), entry.version);
+        let owner = self.owners.entry(name.clone()).or_insert_with(|| Owner::new(entry.boot));
         if entry.boot < owner.boot {
             return false;
         }
         if entry.boot > owner.boot {
             *owner = Owner::new(entry.boot);
         }
-        let known = owner.entries.get(&entry.key).map_or(0, |(version, _)| *version);
-        if entry.version <= known || (known == 0 && owner.entries.len() >= MAX_KEYS) {
-            return false;
+        let known = owner.get(&entry.key).map_or(0, |known| known.version);
+        let news = version > known && (known > 0 || owner.entries.len() < MAX_KEYS);
+        if news {
+            owner.put(entry);
+            self.changed.insert(name.clone());
         }
-        owner.entries.insert(entry.key, (entry.version, entry.value));
         // The very next write leaves no gap behind it.
-        if entry.version == owner.read + 1 {
-            owner.read = entry.version;
+        if complete || (news && version == owner.read + 1) {
+            owner.read = owner.read.max(version);
         }
-        self.changed.insert(entry.name);
-        true
-    }
-
-    /// Takes the answer to our digest: for each owner, all that lies above what we had read, by rising version.
-    pub(crate) fn apply(&mut self, entries: Vec<Entry>) {
-        for entry in entries {
-            let (name, boot, version) = (entry.name.clone(), entry.boot, entry.version);
-            self.hint(entry);
-            if let Some(owner) = self.owners.get_mut(&name)
-                && owner.boot == boot
-                && name != self.own.name
-            {
-                owner.read = owner.read.max(version);
-            }
+        let row = Read(name, owner.boot, owner.read);
+        if self.digest.get(row.key()) != Some(&row) {
+            self.digest.set(row);
         }
+        news
     }
 
     /// How far we have read each owner's map.
-    pub(crate) fn digest(&self) -> Digest {
-        self.owners.iter().map(|(name, owner)| (name.clone(), owner.boot, owner.read)).collect()
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
     }
 
     /// What we know and the holder of `digest` does not: for each owner by rising version.
     pub(crate) fn above(&self, digest: &Digest) -> Vec<Entry> {
-        let theirs: BTreeMap<&NodeName, (Boot, u64)> =
-            digest.iter().map(|(name, boot, read)| (name, (*boot, *read))).collect();
         let mut entries = Vec::new();
-        for (name, owner) in &self.owners {
-            let from = match theirs.get(name) {
-                Some((boot, _)) if *boot > owner.boot => continue,
-                Some((boot, read)) if *boot == owner.boot => *read,
+        for row in self.digest.differing(digest) {
+            let Read(name, boot, read) = row;
+            let from = match digest.get(row.key()) {
+                Some(Read(_, theirs, _)) if theirs > boot => continue,
+                Some(Read(_, theirs, upto)) if theirs == boot => *upto,
                 _ => 0,
             };
+            let Some(owner) = self.owners.get(name) else { continue };
             let first = entries.len();
             // What we hold beyond our own `read` came as hints: it is sent as such next time it is read in order.
-            let readable = owner.entries.iter().filter(|(_, (version, _))| *version > from && *version <= owner.read);
-            entries.extend(readable.map(|(key, (version, value))| Entry {
-                name: name.clone(),
-                boot: owner.boot,
-                key: key.clone(),
-                version: *version,
-                value: value.clone(),
-            }));
+            let readable = owner.entries.iter().filter(|entry| entry.version > from && entry.version <= *read);
+            entries.extend(readable.cloned());
             entries[first..].sort_by_key(|entry| entry.version);
         }
+        entries
+    }
+
+    /// Our own map, by rising version.
+    pub(crate) fn own_entries(&self) -> Vec<Entry> {
+        let mut entries = self.owners.get(&self.own.name).map(|owner| owner.entries.clone()).unwrap_or_default();
+        entries.sort_by_key(|entry| entry.version);
         entries
     }
 
     /// One value of the map of `name`'s current boot.
     pub(crate) fn value(&self, node: &NodeId, key: &str) -> Option<&[u8]> {
         let owner = self.owners.get(&node.name).filter(|owner| owner.boot == node.boot)?;
-        owner.entries.get(key).map(|(_, value)| &value[..])
+        owner.get(key).map(|entry| &entry.value[..])
     }
 
     /// The application's entries of one node's map.
     pub(crate) fn application_entries(&self, node: &NodeId) -> BTreeMap<String, Vec<u8>> {
         let owner = self.owners.get(&node.name).filter(|owner| owner.boot == node.boot);
         let entries = owner.into_iter().flat_map(|owner| &owner.entries);
-        entries.filter(|(key, _)| !key.starts_with('.')).map(|(k, (_, v))| (k.clone(), v.clone())).collect()
+        entries.filter(|entry| !entry.key.starts_with('.')).map(|e| (e.key.clone(), e.value.clone())).collect()
     }
 
-    /// Forgets the maps of all but these nodes and ourselves.
-    pub(crate) fn retain(&mut self, keep: &BTreeSet<NodeName>) {
-        let own = &self.own.name;
-        self.owners.retain(|name, _| name == own || keep.contains(name));
+    /// Forgets the map of a node, unless it is our own.
+    pub(crate) fn forget(&mut self, name: &NodeName) {
+        if *name != self.own.name && self.owners.remove(name).is_some() {
+            self.digest.remove(NameKey::of(name.as_str()));
+        }
     }
 
     /// The nodes whose maps have changed since this was asked last.
     pub(crate) fn take_changed(&mut self) -> BTreeSet<NodeName> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// Takes over the memory of `theirs` where it says the same as ours.
+    #[cfg(feature = "lean")]
+    pub(crate) fn share(&mut self, theirs: &Digest) {
+        self.digest.share(theirs);
     }
 }
 
@@ -207,7 +281,7 @@ mod tests {
     }
 
     fn exchange(from: &Table, to: &mut Table) {
-        let entries = from.above(&to.digest());
+        let entries = from.above(to.digest());
         to.apply(entries);
     }
 
@@ -223,7 +297,7 @@ mod tests {
         exchange(&a, &mut b);
         assert_eq!(b.value(&node("a", 1), "x"), Some(&b"1"[..]));
         assert!(!b.hint(first), "an old hint is no news");
-        assert!(a.above(&b.digest()).is_empty());
+        assert!(a.above(b.digest()).is_empty());
     }
 
     #[test]
@@ -249,11 +323,11 @@ mod tests {
         }
         assert_eq!(a.set("one more", vec![]), Err(StateError::TooManyKeys));
         let b = node("b", 1);
-        let entry = |key: &str, value| Entry { name: b.name.clone(), boot: b.boot, key: key.into(), version: 1, value };
-        assert!(!a.hint(entry(&"k".repeat(65), vec![])));
-        assert!(!a.hint(entry("k", vec![0; 1025])));
-        assert!(!a.hint(Entry { version: 0, ..entry("k", vec![]) }));
-        assert!(!a.hint(Entry { name: node("a", 9).name, boot: node("a", 9).boot, ..entry("k", vec![]) }));
+        let entry = |key: &str, value| Fields { name: b.name.clone(), boot: b.boot, key: key.into(), version: 1, value };
+        assert!(!a.hint(entry(&"k".repeat(65), vec![]).into()));
+        assert!(!a.hint(entry("k", vec![0; 1025]).into()));
+        assert!(!a.hint(Fields { version: 0, ..entry("k", vec![]) }.into()));
+        assert!(!a.hint(Fields { name: node("a", 9).name, boot: node("a", 9).boot, ..entry("k", vec![]) }.into()));
     }
 
     proptest! {
@@ -270,13 +344,13 @@ mod tests {
                         tables[to].hint(entry);
                     }
                 } else if from != to {
-                    let entries = tables[from].above(&tables[to].digest());
+                    let entries = tables[from].above(tables[to].digest());
                     tables[to].apply(entries);
                 }
             }
             for reader in 0..4 {
                 for owner in 0..4 {
-                    let entries = tables[owner].above(&tables[reader].digest());
+                    let entries = tables[owner].above(tables[reader].digest());
                     tables[reader].apply(entries);
                     let entries = tables[owner].application_entries(&ids[owner]);
                     prop_assert_eq!(tables[reader].application_entries(&ids[owner]), entries);

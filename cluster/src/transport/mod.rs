@@ -51,6 +51,7 @@ use self::link::Link;
 use self::socket::{DemuxSocket, GossipSink};
 use self::stats::TransportStats;
 use self::tasks::{Tasks, lock};
+use crate::ground::Gate;
 use crate::hello::HelloPolicy;
 use crate::identity::NodeId;
 use crate::secure::tls::TlsIdentity;
@@ -128,6 +129,8 @@ pub(crate) struct TransportParts {
     pub(crate) policy: Arc<dyn HelloPolicy>,
     /// Takes the gossip.
     pub(crate) gossip: Arc<dyn GossipSink>,
+    /// What all tasks of the transport pass.
+    pub(crate) gate: Gate,
 }
 
 /// Why a transport did not start. Nothing is left behind.
@@ -169,11 +172,11 @@ pub(crate) struct Shared {
 impl Transport {
     /// Starts a transport on the current runtime.
     pub(crate) fn start(parts: TransportParts) -> Result<Self, StartError> {
-        let TransportParts { socket, rng_seed, tls, reset_key, config, policy, gossip } = parts;
+        let TransportParts { socket, rng_seed, tls, reset_key, config, policy, gossip, gate } = parts;
         config.validate().map_err(StartError::Config)?;
         let mut rng = StdRng::from_seed(rng_seed);
         let stats = Arc::new(TransportStats::default());
-        let tasks = Arc::new(Tasks::on_current_runtime());
+        let tasks = Arc::new(Tasks::on_current_runtime(gate));
         let socket = Arc::new(DemuxSocket::new(socket, gossip, Arc::clone(&stats))?);
         let transport = Arc::new(quic_config(&config)?);
 

@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::ground::Gate;
+
 /// Locks a mutex whose data stays valid when a holder panics.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -15,14 +17,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(crate) struct Tasks {
     handle: Handle,
+    gate: Gate,
     /// `None` once the transport is stopping: nothing starts any more.
     set: Mutex<Option<JoinSet<()>>>,
 }
 
 impl Tasks {
     /// Tasks on the runtime that the caller is in.
-    pub(crate) fn on_current_runtime() -> Self {
-        Self { handle: Handle::current(), set: Mutex::new(Some(JoinSet::new())) }
+    pub(crate) fn on_current_runtime(gate: Gate) -> Self {
+        Self { handle: Handle::current(), gate, set: Mutex::new(Some(JoinSet::new())) }
     }
 
     /// Starts a task, from any thread. `None` if the transport is stopping; the future is then dropped.
@@ -32,7 +35,7 @@ impl Tasks {
         while let Some(ended) = set.try_join_next() {
             report(ended);
         }
-        Some(set.spawn_on(future, &self.handle))
+        Some(set.spawn_on(self.gate.clone().pass(future), &self.handle))
     }
 
     /// Refuses new tasks, aborts the running ones and waits until the last has ended.

@@ -1,71 +1,76 @@
 //! M4, identity: a boot is one life of a process and is never reused; a process keeps its boot through all rejoins; a
 //! name that was restarted comes back at once.
 //!
-//! 1. The boots of a host only grow, from process to process.
+//! 1. No boot of a host is used twice, and they grow from process to process. Only one that starts while it can reach
+//!    nobody, and so founds a cluster of its own, may not know what its host was before.
 //! 2. Nobody lists a boot that no process of that host ever had.
-//! 3. A node never takes a host's older boot for its newest again.
+//! 3. A node never takes a host's older boot for its newest again; nor, of one boot, an older rejoin; and what it has once
+//!    taken for down comes back under the next rejoin only. So a restart is seen as down and then up, or as the newer
+//!    boot in the place of the older.
 //! 4. No process is told that a newer one has its name while it is the newest.
 //! 5. A restarted node is listed as up by every member that is ready and alive from its launch to the comeback bound,
-//!    if it lives that long and no link is cut in that time.
+//!    if it lives that long. What disturbs the members puts off the bound, as for M1.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Violation, violation};
-use crate::history::{Event, History, Host, Life, Process};
+use super::{Facts, Violation, violation};
+use crate::history::{Event, Host, Life, Seen, view_at};
 
 /// See the [module](self).
 #[must_use]
-pub fn check(history: &History) -> Vec<Violation> {
-    let processes = history.processes();
-    let mut violations = boots_grow(&processes);
-    violations.extend(lists_are_true(history, &processes));
-    violations.extend(the_newest_stays(history, &processes));
-    violations.extend(comes_back(history, &processes));
+pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
+    let mut violations = boots_grow(facts);
+    violations.extend(lists_are_true(facts));
+    violations.extend(the_newest_stays(facts));
+    violations.extend(comes_back(facts));
     violations
 }
 
-fn boots_grow(processes: &[Process]) -> Vec<Violation> {
-    let mut newest: BTreeMap<Host, Life> = BTreeMap::new();
+fn boots_grow(facts: &Facts<'_>) -> Vec<Violation> {
+    let mut lives: BTreeMap<Host, BTreeSet<Life>> = BTreeMap::new();
     let mut violations = Vec::new();
-    for process in processes {
+    for (index, process) in facts.processes.iter().enumerate() {
         let Some((at, life)) = process.ready else { continue };
-        if let Some(before) = newest.insert(process.host, life)
-            && before >= life
-        {
+        let before = lives.entry(process.host).or_default();
+        let is_newest = before.last().is_none_or(|newest| *newest < life);
+        if before.contains(&life) || !(is_newest || facts.founders.contains(&index)) {
             let text = format!("{} started as {life:?} after it had been {before:?}", process.host);
             violations.push(violation("M4", at, text));
         }
+        before.insert(life);
     }
     violations
 }
 
-fn lists_are_true(history: &History, processes: &[Process]) -> Vec<Violation> {
+fn lists_are_true(facts: &Facts<'_>) -> Vec<Violation> {
     let mut lives: BTreeSet<(Host, Life)> = BTreeSet::new();
     // A process that died before it had started may have been seen; what its boot was, the history does not know.
     let mut unknown: BTreeSet<Host> = BTreeSet::new();
-    for process in processes {
+    for process in &facts.processes {
         match process.ready {
             Some((_, life)) => drop(lives.insert((process.host, life))),
             None => drop(unknown.insert(process.host)),
         }
     }
-    let mut newest: BTreeMap<(Host, Host), Life> = BTreeMap::new();
+    let mut newest: BTreeMap<(Host, Host), Seen> = BTreeMap::new();
     let mut violations = Vec::new();
-    for entry in &history.entries {
+    for entry in &facts.history.entries {
         match &entry.event {
             Event::Launched { host } => newest.retain(|(observer, _), _| observer != host),
-            Event::View { host: observer, members } => {
-                for (host, seen) in members {
+            // Whom strangers see is M5's.
+            Event::View { host: observer, members } if !observer.is_stranger() => {
+                for (host, seen) in members.iter().filter(|(host, _)| !host.is_stranger()) {
                     if !lives.contains(&(*host, seen.life)) && !unknown.contains(host) {
                         let text = format!("{observer} lists {host} as {:?}, which it never was", seen.life);
                         violations.push(violation("M4", entry.at, text));
                     }
-                    let before = newest.entry((*observer, *host)).or_insert(seen.life);
-                    if *before > seen.life {
-                        let text = format!("{observer} lists {host} as {:?} after {before:?}", seen.life);
+                    let before = newest.insert((*observer, *host), *seen).unwrap_or(*seen);
+                    let came_back = seen.standing.is_up() && !before.standing.is_up();
+                    let (is, was) = ((seen.life, seen.rejoin), (before.life, before.rejoin));
+                    if is < was || (is == was && came_back) {
+                        let text = format!("{observer} lists {host} as {seen:?} after {before:?}");
                         violations.push(violation("M4", entry.at, text));
                     }
-                    *before = seen.life;
                 }
             }
             _ => {}
@@ -74,48 +79,47 @@ fn lists_are_true(history: &History, processes: &[Process]) -> Vec<Violation> {
     violations
 }
 
-fn the_newest_stays(history: &History, processes: &[Process]) -> Vec<Violation> {
-    let told = history.entries.iter().filter_map(|entry| match entry.event {
-        Event::Stopped { host, superseded: true } => Some((entry.at, host)),
-        _ => None,
-    });
-    let is_newest =
-        |(at, host): &(_, Host)| !processes.iter().any(|process| process.host == *host && process.launched > *at);
-    // Processes of a host live one after the other here, so whoever is running is the newest.
-    told.filter(is_newest)
-        .map(|(at, host)| violation("M4", at, format!("{host} was told that a newer process has its name")))
-        .collect()
+fn the_newest_stays(facts: &Facts<'_>) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for entry in &facts.history.entries {
+        let Event::Stopped { host, superseded: true } = entry.event else { continue };
+        // Processes of a host live one after the other here, so whoever is running is the newest; but for one that could
+        // not know what its host was before, and chose a boot that is older.
+        let of_host = facts.processes.iter().filter(|process| process.host == host);
+        let (until, later): (Vec<_>, Vec<_>) = of_host.partition(|process| process.launched <= entry.at);
+        let mut lives = until.iter().rev().map(|process| process.ready.map(|(_, life)| life));
+        let own = lives.next().flatten();
+        if later.is_empty() && lives.all(|older| older < own) {
+            violations.push(violation("M4", entry.at, format!("{host} was told that a newer process has its name")));
+        }
+    }
+    violations
 }
 
-fn comes_back(history: &History, processes: &[Process]) -> Vec<Violation> {
+fn comes_back(facts: &Facts<'_>) -> Vec<Violation> {
     let mut started: BTreeSet<Host> = BTreeSet::new();
-    let views = history.views();
+    let views = facts.history.views();
+    let comeback = facts.history.bounds.comeback;
     let mut violations = Vec::new();
-    for process in processes {
-        let (from, to) = (process.launched, process.launched + history.bounds.comeback);
-        let judged = !started.insert(process.host)
-            && to <= history.end()
-            && process.ended.is_none_or(|(ended, _)| ended > to)
-            && !history.is_cut_between(from, to);
-        if !judged {
+    for process in &facts.processes {
+        if started.insert(process.host) {
             continue;
         }
-        let others = processes.iter().filter(|observer| observer.host != process.host);
+        let Some(from) = facts.calm_from(process.launched, comeback) else { continue };
+        let to = from + comeback;
+        if process.ended.is_some_and(|(ended, _)| ended <= to) {
+            continue;
+        }
+        let others = facts.processes.iter().filter(|observer| observer.host != process.host);
         for observer in others.filter(|observer| observer.is_ready_throughout(from, to)) {
             let views = views.get(&observer.host).map_or(&[][..], Vec::as_slice);
-            let is_there = views.iter().any(|(at, list)| {
-                let seen = list.get(&process.host).filter(|seen| seen.standing.is_up());
-                *at >= from
-                    && *at <= to
-                    && seen.is_some_and(|seen| process.ready.is_some_and(|(_, life)| life == seen.life))
-            });
-            if !is_there {
-                let text = format!(
-                    "{}, restarted at {:.3} s, is not back at {}",
-                    process.host,
-                    from.as_secs_f64(),
-                    observer.host
-                );
+            let is_back = |seen: &&Seen| seen.standing.is_up() && process.ready.is_some_and(|(_, life)| life == seen.life);
+            let now = view_at(views, from);
+            let then = views.iter().filter(|(at, _)| (from..=to).contains(at)).map(|(_, list)| *list);
+            if !now.into_iter().chain(then).any(|list| list.get(&process.host).filter(is_back).is_some()) {
+                let launched = process.launched.as_secs_f64();
+                let text =
+                    format!("{}, restarted at {launched:.3} s, is not back at {}", process.host, observer.host);
                 violations.push(violation("M4", to, text));
             }
         }
@@ -126,12 +130,12 @@ fn comes_back(history: &History, processes: &[Process]) -> Vec<Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checker::by_hand;
     use crate::checker::hand::{at, start, view};
+    use crate::checker::judged;
     use crate::history::{Entry, Standing};
 
     /// Host 1 restarts at 2 s, and host 0 sees it by the given views. The run lasts 20 s.
-    fn restarted(generation: u64, views: Vec<Entry>) -> History {
+    fn restarted(generation: u64, views: Vec<Entry>) -> Vec<Violation> {
         let mut entries = Vec::new();
         entries.extend(start(0, 0, 1));
         entries.extend(start(0, 1, 1));
@@ -140,7 +144,7 @@ mod tests {
         entries.extend(start(2000, 1, generation));
         entries.extend(views);
         entries.push(at(20_000, Event::Healed));
-        by_hand(entries)
+        judged(check, entries)
     }
 
     fn back(ms: u64, generation: u64) -> Entry {
@@ -149,36 +153,67 @@ mod tests {
 
     #[test]
     fn a_newer_boot_that_is_back_at_once_is_good() {
-        assert_eq!(check(&restarted(2, vec![back(2500, 2)])), []);
+        assert_eq!(restarted(2, vec![back(2500, 2)]), []);
     }
 
     #[test]
     fn a_boot_that_is_used_twice_or_shrinks_is_bad() {
-        assert!(!check(&restarted(1, vec![back(2500, 1)])).is_empty());
-        assert!(!check(&restarted(0, vec![back(2500, 0)])).is_empty());
+        assert!(!restarted(1, vec![back(2500, 1)]).is_empty());
+        assert!(!restarted(0, vec![back(2500, 0)]).is_empty());
     }
 
     #[test]
     fn a_boot_that_nobody_had_is_bad() {
-        assert_eq!(check(&restarted(2, vec![back(2500, 2), back(3000, 3)])).len(), 1);
+        assert_eq!(restarted(2, vec![back(2500, 2), back(3000, 3)]).len(), 1);
     }
 
     #[test]
     fn going_back_to_an_older_boot_is_bad() {
-        assert_eq!(check(&restarted(2, vec![back(2500, 2), back(3000, 1)])).len(), 1);
+        assert_eq!(restarted(2, vec![back(2500, 2), back(3000, 1)]).len(), 1);
     }
 
     #[test]
     fn one_that_comes_back_late_or_never_is_bad() {
-        assert_eq!(check(&restarted(2, vec![])).len(), 1);
-        assert_eq!(check(&restarted(2, vec![back(9000, 2)])).len(), 1);
+        assert_eq!(restarted(2, vec![]).len(), 1);
+        assert_eq!(restarted(2, vec![back(9000, 2)]).len(), 1);
         let down = view(2500, 0, &[(0, 1, Standing::Alive), (1, 2, Standing::Down)]);
-        assert_eq!(check(&restarted(2, vec![down])).len(), 1);
+        assert_eq!(restarted(2, vec![down]).len(), 1);
+    }
+
+    #[test]
+    fn one_that_could_ask_nobody_may_choose_a_smaller_boot_and_is_sent_away_for_it() {
+        let alone = |generation| view(2100, 1, &[(1, generation, Standing::Alive)]);
+        let stopped = at(3000, Event::Stopped { host: Host(1), superseded: true });
+        assert_eq!(restarted(0, vec![alone(0), stopped]), []);
+        assert!(!restarted(1, vec![alone(1), back(2500, 1)]).is_empty(), "a boot is never used twice");
+    }
+
+    #[test]
+    fn what_was_down_comes_back_under_the_next_rejoin_only() {
+        let rejoined = |rejoin| {
+            let mut back = back(4000, 2);
+            if let Event::View { members, .. } = &mut back.event {
+                members.get_mut(&Host(1)).expect("it is listed").rejoin = rejoin;
+            }
+            let down = view(3000, 0, &[(0, 1, Standing::Alive), (1, 2, Standing::Down)]);
+            restarted(2, vec![super::tests::back(2500, 2), down, back]).len()
+        };
+        assert_eq!([rejoined(0), rejoined(1)], [1, 0]);
+    }
+
+    #[test]
+    fn the_bound_of_a_comeback_begins_when_nothing_disturbs_any_more() {
+        let (class, what) = ("partition".to_owned(), String::new());
+        let began = at(2100, Event::Began { fault: 0, class, what, disturbs: true, hosts: Vec::new() });
+        let ended = at(9000, Event::Ended { fault: 0 });
+        assert_eq!(restarted(2, vec![began.clone(), ended.clone()]).len(), 1);
+        assert_eq!(restarted(2, vec![began.clone(), ended, back(12_000, 2)]), []);
+        assert_eq!(restarted(2, vec![began]), []);
     }
 
     #[test]
     fn the_newest_process_must_not_be_sent_away() {
         let stopped = at(3000, Event::Stopped { host: Host(1), superseded: true });
-        assert_eq!(check(&restarted(2, vec![back(2500, 2), stopped])).len(), 1);
+        assert_eq!(restarted(2, vec![back(2500, 2), stopped]).len(), 1);
     }
 }

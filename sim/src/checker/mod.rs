@@ -1,17 +1,35 @@
 //! The checkers: one promise of `docs/SEMANTICS.md` a file, each a pure function over a history.
 //!
-//! To add one, write its file and name it in [`ALL`]. Its tests hand it a good history and a bad one.
+//! To add one, write its file and name it in [`ALL`]. Its tests hand it a good history and a bad one. What more than one
+//! of them gathers from a history is in [`Facts`].
+//!
+//! Registers are judged by K1, K2, K3, K5 and K6. Sets, commands, counters and budgets have one checker each, which knows
+//! what its clients do, and names the promise that they saw broken.
 
 pub mod bounds;
+pub mod budget;
+pub mod commands;
+pub mod counter;
+mod facts;
+pub mod h1_one_map;
 pub mod k1_durable;
+pub mod k2_no_silent_loss;
 pub mod k3_read_your_writes;
+pub mod k4_repair;
+pub mod k5_deletes_stay;
 pub mod k6_honest_outcomes;
 pub mod m1_complete;
 pub mod m3_convergent;
 pub mod m4_identity;
+pub mod m5_admission;
+pub mod m6_views;
+mod numbers;
+pub mod set_full;
 
 use std::fmt;
 use std::time::Duration;
+
+pub use facts::Facts;
 
 use crate::history::History;
 
@@ -33,23 +51,40 @@ impl fmt::Display for Violation {
 }
 
 /// A judge of histories.
-pub type Checker = fn(&History) -> Vec<Violation>;
+#[derive(Clone, Copy, Debug)]
+pub struct Checker {
+    /// The name of its file.
+    pub name: &'static str,
+    /// What it finds in a history.
+    pub check: fn(&Facts<'_>) -> Vec<Violation>,
+}
 
 /// All of them.
-pub const ALL: [Checker; 7] = [
-    bounds::check,
-    m1_complete::check,
-    m3_convergent::check,
-    m4_identity::check,
-    k1_durable::check,
-    k3_read_your_writes::check,
-    k6_honest_outcomes::check,
+pub const ALL: [Checker; 17] = [
+    Checker { name: "bounds", check: bounds::check },
+    Checker { name: "m1_complete", check: m1_complete::check },
+    Checker { name: "m3_convergent", check: m3_convergent::check },
+    Checker { name: "m4_identity", check: m4_identity::check },
+    Checker { name: "m5_admission", check: m5_admission::check },
+    Checker { name: "m6_views", check: m6_views::check },
+    Checker { name: "h1_one_map", check: h1_one_map::check },
+    Checker { name: "k1_durable", check: k1_durable::check },
+    Checker { name: "k2_no_silent_loss", check: k2_no_silent_loss::check },
+    Checker { name: "k3_read_your_writes", check: k3_read_your_writes::check },
+    Checker { name: "k4_repair", check: k4_repair::check },
+    Checker { name: "k5_deletes_stay", check: k5_deletes_stay::check },
+    Checker { name: "k6_honest_outcomes", check: k6_honest_outcomes::check },
+    Checker { name: "set_full", check: set_full::check },
+    Checker { name: "counter", check: counter::check },
+    Checker { name: "commands", check: commands::check },
+    Checker { name: "budget", check: budget::check },
 ];
 
 /// What all checkers find in a history.
 #[must_use]
 pub fn judge(history: &History) -> Vec<Violation> {
-    ALL.iter().flat_map(|check| check(history)).collect()
+    let facts = Facts::of(history);
+    ALL.iter().flat_map(|checker| (checker.check)(&facts)).collect()
 }
 
 fn violation(promise: &str, at: Duration, text: String) -> Violation {
@@ -60,7 +95,14 @@ fn violation(promise: &str, at: Duration, text: String) -> Violation {
 #[cfg(test)]
 pub(crate) fn by_hand(entries: Vec<crate::history::Entry>) -> History {
     let bounds = crate::settings::Settings::quiet().bounds;
-    History { hosts: 3, bounds, keys: vec!["k".to_owned()], entries }
+    let (scenario, keys) = ("by hand".to_owned(), vec!["k".to_owned()]);
+    History { scenario, seed: 0, hosts: 3, bounds, keys, entries }
+}
+
+/// What one checker finds in such a history.
+#[cfg(test)]
+fn judged(check: fn(&Facts<'_>) -> Vec<Violation>, entries: Vec<crate::history::Entry>) -> Vec<Violation> {
+    check(&Facts::of(&by_hand(entries)))
 }
 
 /// Building blocks for histories written by hand.
@@ -102,5 +144,16 @@ pub(crate) mod hand {
 
     pub(crate) fn done(values: &[u64]) -> Outcome {
         Outcome::Done(values.iter().copied().map(OpId).collect())
+    }
+
+    pub(crate) fn holds(ms: u64, host: u8, replicas: &[u8], copy: Option<u64>) -> Entry {
+        let replicas = replicas.iter().copied().map(Host).collect();
+        at(ms, Event::Holds { host: Host(host), key: "k".to_owned(), replicas, copy })
+    }
+
+    /// The heal, and the final reads after more than the bound for repair.
+    pub(crate) fn repaired(ms: u64) -> [Entry; 3] {
+        let settled = Event::Settled { host: Host(0) };
+        [at(ms, Event::Healed), at(ms, settled), at(ms + 80_000, Event::FinalReads)]
     }
 }

@@ -2,16 +2,26 @@
 //!
 //! To add one, write its file and name it in [`ALL`].
 
+pub mod alone;
 pub mod formation;
 pub mod kill;
+pub mod mix;
+pub mod pairs;
 pub mod partition;
 pub mod restart;
 pub mod rolling;
 
-use rand::rngs::StdRng;
+use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::seq::IteratorRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::case::{Act, Case, Timed};
+use crate::fault::{Class, Stage};
+use crate::history::Host;
 use crate::settings::Settings;
-use crate::world::World;
+use crate::workload::seed_of;
 
 /// What a world goes through.
 #[derive(Clone, Copy, Debug)]
@@ -20,18 +30,110 @@ pub struct Scenario {
     pub name: &'static str,
     /// What happens, in one sentence.
     pub about: &'static str,
-    /// Draws the world.
-    pub settings: fn(&mut StdRng) -> Settings,
-    /// What happens, from the first moment to [`World::finish`].
-    pub script: fn(&mut World),
+    /// Draws a world and what befalls it. The seed is given too, for scenarios that go through all of something.
+    pub draw: fn(&mut StdRng, u64) -> (Settings, Vec<Act>),
+}
+
+impl Scenario {
+    /// The case of a seed.
+    #[must_use]
+    pub fn case(&self, seed: u64) -> Case {
+        let mut rng = StdRng::seed_from_u64(seed_of(seed, self.name, 0));
+        let (settings, acts) = (self.draw)(&mut rng, seed);
+        Case::new(self.name, seed, settings, acts)
+    }
 }
 
 /// All scenarios, in the order in which they are listed.
-pub const ALL: [Scenario; 5] =
-    [formation::SCENARIO, kill::SCENARIO, partition::SCENARIO, restart::SCENARIO, rolling::SCENARIO];
+pub const ALL: [Scenario; 8] = [
+    formation::SCENARIO,
+    kill::SCENARIO,
+    partition::SCENARIO,
+    restart::SCENARIO,
+    rolling::SCENARIO,
+    alone::SCENARIO,
+    pairs::SCENARIO,
+    mix::SCENARIO,
+];
 
 /// The scenario of a name.
 #[must_use]
 pub fn find(name: &str) -> Option<Scenario> {
     ALL.into_iter().find(|scenario| scenario.name == name)
+}
+
+/// A time of that many milliseconds.
+fn ms(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
+    Duration::from_millis(rng.random_range(range))
+}
+
+/// One of the first `hosts` hosts.
+fn host(rng: &mut StdRng, hosts: u8) -> Host {
+    Host(rng.random_range(0..hosts))
+}
+
+/// A drawn world for faults of these classes, in which all of them can happen.
+fn settings_for(rng: &mut StdRng, classes: &[&Class]) -> Settings {
+    let settings = Settings::drawn(rng);
+    let joins = classes.iter().any(|class| class.name == "join");
+    let disk = settings.disk || classes.iter().any(|class| class.name.starts_with("disk"));
+    let late = u8::from(joins);
+    Settings { hosts: settings.hosts + late, late, disk, ..settings }
+}
+
+/// An act in which these classes strike so that they overlap, and in which one host may lose its memory.
+fn act_of(rng: &mut StdRng, settings: &Settings, classes: &[&Class]) -> Act {
+    let hosts: Vec<Host> = settings.early().collect();
+    let mortal = hosts[rng.random_range(0..hosts.len())];
+    let stage = Stage { hosts, late: settings.late().collect(), mortal, seeds: settings.seeds };
+    let drawn: Vec<_> = classes.iter().map(|class| (class.draw)(rng, &stage)).collect();
+    // Whatever lasts the shortest falls into all the others.
+    let shortest = drawn.iter().map(|(_, lasts)| *lasts).min().unwrap_or_default();
+    let meet = ms(rng, 500..4000);
+    let timed = drawn.into_iter().map(|(fault, lasts)| {
+        let slack = (lasts - shortest).as_millis() as u64;
+        let before = Duration::from_millis(rng.random_range(0..=slack)).min(meet);
+        let late = Duration::from_millis(rng.random_range(0..=shortest.as_millis() as u64 / 2));
+        Timed { from: meet - before + late, lasts, fault }
+    });
+    Act::new(timed.collect()).and_then(Duration::from_millis(rng.random_range(0..4000)))
+}
+
+/// A class by which the members change.
+fn a_move(rng: &mut StdRng) -> &'static Class {
+    crate::fault::classes().filter(|class| class.moves).choose(rng).expect("there are some")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_can_be_built_and_survives_a_file() {
+        for scenario in ALL {
+            for seed in 0..100 {
+                let case = scenario.case(seed);
+                assert_eq!(case, scenario.case(seed));
+                assert_eq!(case.settings.problem(), None, "{} {seed}", scenario.name);
+                assert_eq!(Case::from_json(&case.to_json()).expect("it is one"), case);
+            }
+        }
+    }
+
+    #[test]
+    fn only_one_host_of_an_act_loses_its_memory() {
+        use crate::fault::Step;
+        for case in ALL.iter().flat_map(|scenario| (0..100).map(|seed| scenario.case(seed))) {
+            for act in &case.acts {
+                let steps = act.faults.iter().flat_map(|timed| timed.fault.timeline(timed.lasts));
+                let mortal: std::collections::BTreeSet<Host> = steps
+                    .filter_map(|(_, step)| match step {
+                        Step::Crash(host, _) | Step::Leave(host, _) => Some(host),
+                        _ => None,
+                    })
+                    .collect();
+                assert!(mortal.len() <= 1, "{} {}: {mortal:?}", case.scenario, case.seed);
+            }
+        }
+    }
 }

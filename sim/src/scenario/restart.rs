@@ -6,39 +6,35 @@
 use std::time::Duration;
 
 use rand::RngExt as _;
+use rand::rngs::StdRng;
 
-use super::Scenario;
-use crate::history::Host;
+use super::{Scenario, host, ms};
+use crate::case::{Act, Timed};
+use crate::fault::Crash;
 use crate::settings::Settings;
-use crate::world::World;
 
 /// See the [module](self).
 pub const SCENARIO: Scenario = Scenario {
     name: "restart",
     about: "a node is killed and started again within the suspicion timeout, repeatedly and without memory",
-    settings: Settings::drawn,
-    script,
+    draw,
 };
 
-fn script(world: &mut World) {
-    world.form();
-    let hosts = world.settings().hosts;
-    let victims = world.rng().random_range(1..=2);
-    for _ in 0..victims {
-        let victim = Host(world.rng().random_range(0..hosts));
-        let times = world.rng().random_range(1..=4);
-        for _ in 0..times {
+fn draw(rng: &mut StdRng, _seed: u64) -> (Settings, Vec<Act>) {
+    let settings = Settings::drawn(rng);
+    let victims = rng.random_range(1..=2);
+    let acts = (0..victims).map(|_| {
+        let victim = host(rng, settings.hosts);
+        let (mut faults, mut from) = (Vec::new(), Duration::ZERO);
+        for _ in 0..rng.random_range(1..=4) {
             // Sometimes before it has even joined again.
-            let between = world.rng().random_range(100..4000);
-            world.run_for(Duration::from_millis(between));
-            let wipe = world.rng().random();
-            world.crash(victim, wipe);
-            let away = world.rng().random_range(10..1500);
-            world.run_for(Duration::from_millis(away));
-            world.bounce(victim);
+            from += ms(rng, 100..4000);
+            let (lasts, fault) = (ms(rng, 10..1500), Crash::once(victim, rng.random()));
+            faults.push(Timed { from, lasts, fault });
+            from += lasts;
         }
-        world.run_for(Duration::from_millis(100));
-        world.settle();
-    }
-    world.finish();
+        Act::new(faults).and_then(Duration::from_millis(100))
+    });
+    let acts = acts.collect();
+    (settings, acts)
 }

@@ -3,44 +3,38 @@
 use std::time::Duration;
 
 use rand::RngExt as _;
+use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
-use super::Scenario;
+use super::{Scenario, ms};
+use crate::case::Act;
+use crate::fault::{Crash, Leave};
 use crate::history::Host;
 use crate::settings::Settings;
-use crate::world::World;
 
 /// See the [module](self).
 pub const SCENARIO: Scenario = Scenario {
     name: "rolling",
     about: "every node in turn leaves or is killed and is started again, under load",
-    settings: Settings::drawn,
-    script,
+    draw,
 };
 
 /// How long a node may take to hand over what it has when it leaves.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
-fn script(world: &mut World) {
-    world.form();
-    let mut hosts: Vec<Host> = world.hosts().collect();
-    hosts.shuffle(world.rng());
-    for host in hosts {
-        let before = world.rng().random_range(100..1000);
-        world.run_for(Duration::from_millis(before));
-        if world.rng().random() {
-            world.leave(host, LEAVE_WITHIN);
+fn draw(rng: &mut StdRng, _seed: u64) -> (Settings, Vec<Act>) {
+    let settings = Settings::drawn(rng);
+    let mut hosts: Vec<Host> = settings.early().collect();
+    hosts.shuffle(rng);
+    let acts = hosts.into_iter().map(|host| {
+        let (from, away) = (ms(rng, 100..1000), ms(rng, 10..4000));
+        let act = if rng.random() {
+            Act::of(from, LEAVE_WITHIN + away, Leave::of(host, LEAVE_WITHIN))
         } else {
-            world.crash(host, false);
-        }
-        let away = world.rng().random_range(10..4000);
-        world.run_for(Duration::from_millis(away));
-        world.bounce(host);
-        world.run_for(Duration::from_millis(100));
-        if !world.settle() {
-            // To go on would destroy more than the store promises to survive.
-            break;
-        }
-    }
-    world.finish();
+            Act::of(from, away, Crash::once(host, false))
+        };
+        act.and_then(Duration::from_millis(100))
+    });
+    let acts = acts.collect();
+    (settings, acts)
 }

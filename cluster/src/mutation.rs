@@ -1,0 +1,102 @@
+//! Deliberate faults of the system, one at a time: each is a bug that a system like this one could have, and that a
+//! checker of the simulator must catch.
+//!
+//! At a mutation point the code asks [`mutated`]. Without the feature `mutations` the answer is `false` when the code is
+//! compiled, and nothing is left of the point. With it, it is `true` for the one fault that this thread was [set](set) to
+//! have; a simulated world runs on one thread.
+
+#[cfg(feature = "mutations")]
+use std::cell::Cell;
+use std::fmt;
+
+macro_rules! mutations {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
+        /// What is wrong.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Mutation {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        /// All of them.
+        pub const ALL: &[Mutation] = &[$(Mutation::$name,)+];
+
+        impl Mutation {
+            /// What it is called on a command line.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+mutations! {
+    /// A suspect is never declared down.
+    SuspectsStay = "suspects-stay",
+    /// A member that was down stays down in the list when it has come back.
+    DownForGood = "down-for-good",
+    /// A process that starts takes the generation of the one before.
+    GenerationUsedAgain = "generation-used-again",
+    /// Whoever knows the secret is let in, whatever its cluster is called.
+    AdmitsOtherClusters = "admits-other-clusters",
+    /// A subscriber that is behind is told the newest change, and not those before it.
+    SkipsChanges = "skips-changes",
+    /// A node leaves its shards where they are as long as those who had them are up.
+    StickyPlacement = "sticky-placement",
+    /// A write is acknowledged when one replica has it.
+    AckAlone = "ack-alone",
+    /// A read asks one replica, whatever its level.
+    ReadsOne = "reads-one",
+    /// A replica takes itself to have caught up as soon as it has a shard.
+    ReadyAtOnce = "ready-at-once",
+    /// A replica that compares itself with another does not fetch what it lacks.
+    FetchesNothing = "fetches-nothing",
+    /// Replicas compare what they hold only when placement changes.
+    NeverPatrols = "never-patrols",
+    /// What belongs to others now is never dropped.
+    KeepsWhatItGave = "keeps-what-it-gave",
+    /// A write replaces all values of its key, those that it has not seen too.
+    ReplacesUnseen = "replaces-unseen",
+    /// The context that a write returns covers siblings that its writer has not seen.
+    KnowsTooMuch = "knows-too-much",
+    /// A read returns one of several siblings, with the context of all.
+    HidesSiblings = "hides-siblings",
+    /// A replica does not take over the trace of a delete.
+    ForgetsDeletes = "forgets-deletes",
+    /// A write that too few replicas have confirmed is reported as not applied.
+    DeniesWrites = "denies-writes",
+}
+
+impl fmt::Display for Mutation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(feature = "mutations")]
+thread_local! {
+    static CURRENT: Cell<Option<Mutation>> = const { Cell::new(None) };
+}
+
+/// Sets what is wrong on this thread from now on.
+#[cfg(feature = "mutations")]
+pub fn set(mutation: Option<Mutation>) {
+    CURRENT.set(mutation);
+}
+
+/// Whether this is what is wrong.
+#[cfg(feature = "mutations")]
+#[must_use]
+pub fn mutated(mutation: Mutation) -> bool {
+    CURRENT.get() == Some(mutation)
+}
+
+/// Whether this is what is wrong: never.
+#[cfg(not(feature = "mutations"))]
+#[inline(always)]
+#[must_use]
+pub const fn mutated(_: Mutation) -> bool {
+    false
+}

@@ -1,0 +1,66 @@
+//! K4, repair: after the heal, and before any final read, all replicas of a key hold the same.
+//!
+//! Judged of what the nodes say that they hold before the final reads, if those came after the bound. A copy is compared by its values: two
+//! that are equal may still differ in which replaced values they have heard of.
+
+use std::collections::BTreeMap;
+
+use super::{Facts, Violation, violation};
+use crate::history::{Event, Host};
+
+/// See the [module](self).
+#[must_use]
+pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
+    if !facts.is_repaired() {
+        return Vec::new();
+    }
+    // By key: who believes whom to be the replicas, and who holds what.
+    let mut holds: BTreeMap<&str, (Vec<&[Host]>, BTreeMap<Host, Option<u64>>)> = BTreeMap::new();
+    for entry in &facts.history.entries {
+        if let Event::Holds { host, key, replicas, copy } = &entry.event {
+            let (believed, copies) = holds.entry(key).or_default();
+            if !believed.contains(&&replicas[..]) {
+                believed.push(replicas);
+            }
+            copies.insert(*host, *copy);
+        }
+    }
+    let mut violations = Vec::new();
+    for (key, (believed, copies)) in holds {
+        for replicas in believed {
+            let held: Vec<(Host, Option<u64>)> =
+                replicas.iter().filter_map(|host| Some((*host, *copies.get(host)?))).collect();
+            if held.windows(2).any(|pair| pair[0].1 != pair[1].1) {
+                let text = format!("the replicas of {key} do not hold the same: {held:x?}");
+                violations.push(violation("K4", facts.history.end(), text));
+            }
+        }
+    }
+    violations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::hand::{at, holds};
+    use crate::checker::judged;
+
+    fn told(ms: u64, copies: [Option<u64>; 3]) -> Vec<Violation> {
+        let mut entries = vec![at(10, Event::Healed), at(20, Event::Settled { host: Host(0) }), at(ms, Event::FinalReads)];
+        entries.extend((0..).zip(copies).map(|(host, copy)| holds(ms, host, &[0, 1], copy)));
+        judged(check, entries)
+    }
+
+    #[test]
+    fn replicas_that_hold_the_same_are_good_whatever_others_hold() {
+        assert_eq!(told(90_000, [Some(7), Some(7), None]), []);
+        assert_eq!(told(90_000, [None, None, Some(7)]), []);
+    }
+
+    #[test]
+    fn replicas_that_differ_are_bad_after_the_bound() {
+        assert_eq!(told(90_000, [Some(7), Some(8), None]).len(), 1);
+        assert_eq!(told(90_000, [Some(7), None, None]).len(), 1);
+        assert_eq!(told(100, [Some(7), None, None]), []);
+    }
+}

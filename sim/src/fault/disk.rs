@@ -1,0 +1,97 @@
+//! A disk fails, or loses or tears in a crash what it had called durable. A node writes when it starts, so the process is
+//! killed and started around the fault.
+
+use std::time::Duration;
+
+use polity::DiskFault;
+use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
+
+use super::{Class, Family, Fault, Stage, Step, Timeline, ms};
+use crate::history::Host;
+
+/// What the disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    /// Reads and writes fail.
+    Error,
+    /// A crash leaves half of what was written.
+    Torn,
+    /// A crash loses it.
+    Lost,
+}
+
+/// See the [module](self).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Disk {
+    host: Host,
+    kind: Kind,
+}
+
+pub(super) const CLASSES: &[Class] = &[
+    class("disk-error", "a disk fails while a process starts", |rng, stage| drawn(Kind::Error, rng, stage)),
+    class("disk-torn", "a crash tears what was written", |rng, stage| drawn(Kind::Torn, rng, stage)),
+    class("disk-lost", "a crash loses what was written", |rng, stage| drawn(Kind::Lost, rng, stage)),
+];
+
+const fn class(name: &'static str, about: &'static str, draw: fn(&mut StdRng, &Stage) -> (Fault, Duration)) -> Class {
+    Class { name, about, moves: true, draw }
+}
+
+fn drawn(kind: Kind, rng: &mut StdRng, stage: &Stage) -> (Fault, Duration) {
+    (Fault::Disk(Disk { host: stage.mortal, kind }), ms(rng, 500..=12_000))
+}
+
+impl Family for Disk {
+    fn class(&self) -> &'static str {
+        match self.kind {
+            Kind::Error => "disk-error",
+            Kind::Torn => "disk-torn",
+            Kind::Lost => "disk-lost",
+        }
+    }
+
+    fn what(&self) -> String {
+        let does = match self.kind {
+            Kind::Error => "fails while it starts again",
+            Kind::Torn => "tears in a crash what it wrote",
+            Kind::Lost => "loses in a crash what it wrote",
+        };
+        format!("the disk of {} {does}", self.host)
+    }
+
+    fn timeline(&self, lasts: Duration) -> Timeline {
+        let fault = match self.kind {
+            Kind::Error => DiskFault::Fails,
+            Kind::Torn => DiskFault::Tears,
+            Kind::Lost => DiskFault::Forgets,
+        };
+        let host = self.host;
+        let mut timeline = vec![
+            (Duration::ZERO, Step::Disk(host, fault)),
+            (Duration::ZERO, Step::Crash(host, false)),
+            (lasts / 4, Step::Start(host)),
+        ];
+        if self.kind != Kind::Error {
+            // What it wrote when it started is what this crash takes.
+            timeline.push((lasts * 3 / 4, Step::Crash(host, false)));
+        }
+        timeline.push((lasts, Step::Disk(host, DiskFault::None)));
+        timeline.push((lasts, Step::Start(host)));
+        timeline
+    }
+
+    fn disturbs(&self) -> bool {
+        // A node that cannot start is not back in time.
+        self.kind == Kind::Error
+    }
+
+    fn hosts(&self) -> Vec<Host> {
+        vec![self.host]
+    }
+
+    fn without(&self, gone: &dyn Fn(Host) -> bool) -> Option<Fault> {
+        (!gone(self.host)).then(|| Fault::Disk(self.clone()))
+    }
+}

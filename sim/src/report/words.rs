@@ -1,0 +1,175 @@
+//! Events, operations and times in words.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::history::{Action, Basis, Event, Host, MemberList, Op, OpId, Outcome, Seen, Standing};
+
+/// How many of the values that a read found are shown: those that were written last.
+const SHOWN: usize = 6;
+
+/// A time in seconds with three digits.
+pub(super) struct Secs(pub(super) Duration);
+
+impl fmt::Display for Secs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0.as_secs(), self.0.subsec_millis())
+    }
+}
+
+/// Hosts, one after the other.
+pub(super) fn names(hosts: &[Host]) -> String {
+    hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// The kind of an action.
+pub(super) fn kind(action: &Action) -> &'static str {
+    match action {
+        Action::Get => "get",
+        Action::Put(_) => "put",
+        Action::Delete(_) => "delete",
+        Action::Add => "add",
+        Action::Elements => "elements",
+        Action::Count(_) => "count",
+        Action::Total => "total",
+        Action::Order(_) => "order",
+        Action::Orders => "orders",
+        Action::Spend => "spend",
+    }
+}
+
+/// Whether an action only reads.
+pub(super) fn is_read(action: &Action) -> bool {
+    matches!(action, Action::Get | Action::Elements | Action::Total | Action::Orders)
+}
+
+/// What an operation does.
+pub(super) fn doing(op: &Op) -> String {
+    match op.action {
+        Action::Put(Basis::Of(seen)) => format!("put over what {seen} saw"),
+        Action::Delete(Basis::Of(seen)) => format!("delete what {seen} saw"),
+        Action::Count(by) => format!("count +{by}"),
+        Action::Order(first) if first != op.id => format!("order of {first} again"),
+        action => kind(&action).to_owned(),
+    }
+}
+
+/// How an operation ended.
+pub(super) fn ending(op: &Op) -> String {
+    match &op.outcome {
+        Outcome::Done(_) if op.found().is_none() => "done".to_owned(),
+        Outcome::Done(found) => values(found),
+        Outcome::Total(total) => format!("found a total of {total}"),
+        Outcome::Exhausted => "exhausted: nothing is left to spend".to_owned(),
+        Outcome::NotApplied => "not applied".to_owned(),
+        Outcome::Unknown if op.returned.is_none() => "unknown: the caller died".to_owned(),
+        Outcome::Unknown => "unknown".to_owned(),
+    }
+}
+
+fn values(found: &[OpId]) -> String {
+    let list = |found: &[OpId]| found.iter().map(OpId::to_string).collect::<Vec<_>>().join(" ");
+    match found.len() {
+        0 => "found nothing".to_owned(),
+        1..=SHOWN => format!("found {}", list(found)),
+        many => format!("found {many}, the last {}", list(&found[many - SHOWN..])),
+    }
+}
+
+/// A standing in a word.
+pub(super) fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Alive => "alive",
+        Standing::Suspect => "suspect",
+        Standing::Down => "down",
+        Standing::Left => "left",
+    }
+}
+
+/// What has changed from one member list to the next.
+pub(super) fn difference(before: Option<&MemberList>, after: &MemberList) -> String {
+    let said = |seen: &Seen| format!("{} (life {:?})", standing(seen.standing), seen.life);
+    let Some(before) = before else {
+        let all: Vec<_> = after.iter().map(|(host, seen)| format!("{host} {}", standing(seen.standing))).collect();
+        return format!("sees {}", if all.is_empty() { "nobody".to_owned() } else { all.join(", ") });
+    };
+    let mut changes: Vec<String> = Vec::new();
+    for (host, seen) in after {
+        changes.extend(match before.get(host) {
+            Some(old) if old == seen => None,
+            Some(old) if old.life == seen.life && old.standing == seen.standing => {
+                Some(format!("{host} came back for the {}. time", seen.rejoin))
+            }
+            Some(old) if old.life == seen.life => {
+                Some(format!("{host} {}, was {}", standing(seen.standing), standing(old.standing)))
+            }
+            Some(_) => Some(format!("{host} {} under a new life", said(seen))),
+            None => Some(format!("{host} {}, was unknown", said(seen))),
+        });
+    }
+    let gone = before.keys().filter(|host| !after.contains_key(host));
+    changes.extend(gone.map(|host| format!("{host} forgotten")));
+    changes.join("; ")
+}
+
+/// The name of an event's kind as in a file, and the event in words. Views need what was seen before; operations and
+/// copies are told elsewhere.
+pub(super) fn event(event: &Event) -> (&'static str, String) {
+    match event {
+        Event::Launched { .. } => ("launched", "a process begins to start".to_owned()),
+        Event::Ready { life, .. } => ("ready", format!("the node is a member, life {life:?}")),
+        Event::StartFailed { reason, .. } => ("start-failed", format!("the node could not start: {reason}")),
+        Event::Stopped { superseded: true, .. } => {
+            ("stopped", "the node stopped by itself: a newer process has its name".to_owned())
+        }
+        Event::Stopped { .. } => ("stopped", "the node stopped by itself".to_owned()),
+        Event::Crashed { wiped: true, .. } => ("crashed", "killed, and its disk lost".to_owned()),
+        Event::Crashed { .. } => ("crashed", "killed".to_owned()),
+        Event::Leaving { .. } => ("leaving", "asked to leave".to_owned()),
+        Event::Left { .. } => ("left", "has left".to_owned()),
+        Event::Began { fault, class, what, .. } => ("began", format!("fault {fault} begins, {class}: {what}")),
+        Event::Ended { fault } => ("ended", format!("fault {fault} ends")),
+        Event::Healed => ("healed", "all faults are removed, and there will be no more".to_owned()),
+        Event::View { members, .. } => ("view", difference(None, members)),
+        Event::Gap { what, .. } => ("gap", format!("a subscriber was told something else than the node sees: {what}")),
+        Event::Settled { .. } => ("settled", "its store is settled".to_owned()),
+        Event::Invoked { op, key, action, .. } => ("invoked", format!("{op} {} {key}", kind(action))),
+        Event::Returned { op, .. } => ("returned", format!("{op} ends")),
+        Event::Garbage { key, .. } => ("garbage", format!("a read of {key} found bytes that nobody wrote")),
+        Event::FinalReads => ("final-reads", "all workload has ended; all nodes read all keys".to_owned()),
+        Event::FinalReadsDone { .. } => ("final-reads-done", "has read all keys".to_owned()),
+        Event::Holds { key, .. } => ("holds", format!("tells where {key} is")),
+        Event::Missed { promise, demand } => ("missed", format!("{promise} demands that {demand}: it was not so")),
+        Event::Panicked { message } => ("panicked", message.clone()),
+        Event::Note { text, .. } => ("note", text.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::hand::view;
+
+    fn list(seen: &[(u8, u64, Standing)]) -> MemberList {
+        let Event::View { members, .. } = view(0, 0, seen).event else { panic!("a view") };
+        members
+    }
+
+    #[test]
+    fn a_change_of_a_list_is_told_member_by_member() {
+        let (up, down) = (Standing::Alive, Standing::Down);
+        let before = list(&[(0, 1, up), (1, 1, up), (2, 1, up)]);
+        let after = list(&[(0, 1, up), (1, 1, down), (3, 1, up)]);
+        let told = difference(Some(&before), &after);
+        assert!(told.starts_with("n1 down, was alive; n3 alive (life 1."), "{told}");
+        assert!(told.ends_with("was unknown; n2 forgotten"), "{told}");
+        assert_eq!(difference(None, &MemberList::new()), "sees nobody");
+    }
+
+    #[test]
+    fn of_many_values_the_last_are_shown() {
+        let many: Vec<OpId> = (0..100).map(OpId).collect();
+        assert_eq!(values(&many), "found 100, the last #94 #95 #96 #97 #98 #99");
+        assert_eq!(values(&many[..2]), "found #0 #1");
+    }
+}

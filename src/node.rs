@@ -172,8 +172,11 @@ impl Builder {
         Self { kv: config, ..self }
     }
 
-    /// Starts the node. Returns when it is a member: a seed has let it in, or none has answered and it goes on alone
-    /// (and goes on greeting its seeds; clusters that meet merge).
+    /// Starts the node. Returns when it is a member: it has exchanged all state with another, or it is the first, because
+    /// it has no seeds but itself.
+    ///
+    /// A node that reaches none of its seeds waits for one, for as long as it takes: it may be one of a cluster that it
+    /// is cut off from. Nodes that start at the same time and find each other found the cluster together. Cancel safe.
     ///
     /// # Errors
     /// See [`Error`]; nothing is left running.

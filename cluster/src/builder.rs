@@ -186,8 +186,11 @@ impl Builder {
         self
     }
 
-    /// Starts the node. Returns when it is a member: a seed has let it in, or none has answered and it goes on alone
-    /// (and goes on greeting its seeds; clusters that meet merge).
+    /// Starts the node. Returns when it is a member: it has exchanged all state with another, or it is the first, because
+    /// it has no seeds but itself.
+    ///
+    /// A node that reaches none of its seeds waits for one, for as long as it takes: it may be one of a cluster that it
+    /// is cut off from. Nodes that start at the same time and find each other found the cluster together. Cancel safe.
     ///
     /// # Errors
     /// See [`Error`]; nothing is left running.
@@ -225,6 +228,7 @@ impl Builder {
         let known = met.iter().map(|(_, generation)| *generation).max();
         let generation = self.next_generation(known, !heard && !is_first)?;
         let id = NodeId { name: plan.name.clone(), boot: Boot { generation, nonce: rng.random() } };
+        let id = if mutated(Mutation::BootUsedAgain) { NodeId { boot: Boot { nonce: 7, ..id.boot }, ..id } } else { id };
         let own = Identity { node: id.clone(), rejoin: 0, addr };
         doorman.set_own(own.clone());
         transport.set_local(id.clone());
@@ -286,8 +290,15 @@ impl Builder {
         });
         let prepared = prepare(&node);
         let _ = begin.send(());
-        node.ready().await?;
-        Ok((node, prepared))
+        match node.ready().await {
+            Ok(()) => Ok((node, prepared)),
+            // It was never a member for long enough to learn of it, so it is no process that another one took over from.
+            Err(Error::NameTaken { by }) => {
+                node.stop().await;
+                Err(Error::Outpaced { by })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn validate(&self) -> Result<Plan, Error> {
@@ -490,8 +501,8 @@ impl Builder {
             let since = self.env.ground().wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             newest = newest.max(since.as_millis() as u64);
         }
-        let again = mutated(Mutation::GenerationUsedAgain) && newest > 0;
-        let generation = if again { newest } else { newest.saturating_add(1) };
+        let step = if mutated(Mutation::BootUsedAgain) && newest > 0 { 0 } else { 1 };
+        let generation = newest.saturating_add(step);
         if let Some(path) = &path {
             ground_of
                 .write(path, generation.to_string().as_bytes())

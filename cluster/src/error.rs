@@ -72,6 +72,14 @@ pub enum Error {
         source: Arc<std::io::Error>,
     },
 
+    /// The cluster knows a newer boot of this node's name than the seeds that let it in did. Nothing is left running, and
+    /// the next start will be newer.
+    #[error("the cluster knows a newer boot of this node's name ({by}) than its seeds did: start again")]
+    Outpaced {
+        /// The newer boot.
+        by: Boot,
+    },
+
     // Give up: this process is done.
     /// A newer boot of this node's name is running. This process has stopped taking part.
     #[error("a newer process has this node's name (boot {by}): this one has stopped")]
@@ -89,7 +97,7 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Listen { .. } | Self::Ground { .. } => true,
+            Self::Listen { .. } | Self::Ground { .. } | Self::Outpaced { .. } => true,
             Self::Refused { refusal, .. } => refusal.is_retryable(),
             _ => false,
         }

@@ -37,14 +37,14 @@ mutations! {
     SuspectsStay = "suspects-stay",
     /// A member that was down stays down in the list when it has come back.
     DownForGood = "down-for-good",
-    /// A process that starts takes the generation of the one before.
-    GenerationUsedAgain = "generation-used-again",
+    /// A process that starts takes the boot of the one before.
+    BootUsedAgain = "boot-used-again",
     /// Whoever knows the secret is let in, whatever its cluster is called.
     AdmitsOtherClusters = "admits-other-clusters",
     /// A subscriber that is behind is told the newest change, and not those before it.
     SkipsChanges = "skips-changes",
-    /// A node leaves its shards where they are as long as those who had them are up.
-    StickyPlacement = "sticky-placement",
+    /// A node places shards without regard to zones once it has seen many changes.
+    ForgetsZones = "forgets-zones",
     /// A write is acknowledged when one replica has it.
     AckAlone = "ack-alone",
     /// A read asks one replica, whatever its level.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::Peer;
 use polity_cluster::{Member, NodeId, NodeName, Status, View};
 use polity_shard::{Candidate, Placement, ReplicaCount, ShardCount, ShardId};
@@ -20,11 +21,12 @@ pub(crate) struct Map {
 impl Map {
     /// The map of a view. Shards go to members that are up, have said what they are, and are not about to leave.
     pub(crate) fn new(view: &View, shards: ShardCount, replicas: ReplicaCount) -> Self {
+        let zones = !(mutated(Mutation::ForgetsZones) && view.version > 20);
         let candidates: Vec<Candidate> = view
             .up()
             .filter_map(|member| {
                 let profile = member.profile.as_ref().filter(|profile| !profile.draining)?;
-                Some(Candidate { name: member.id.name.clone(), weight: profile.weight, zone: profile.zone.clone() })
+                Some(Candidate { name: member.id.name.clone(), weight: profile.weight, zone: profile.zone.clone().filter(|_| zones) })
             })
             .collect();
         let placement = Placement::compute(&candidates, shards, replicas)

@@ -110,10 +110,6 @@ impl Upkeep {
     fn place(&self) {
         let config = &self.here.config;
         let map = Map::new(&self.members.snapshot(), config.shards, config.replicas);
-        let before = self.here.map().up();
-        if mutated(Mutation::StickyPlacement) && before.len() > 2 && before.iter().all(|node| map.is_up(node)) {
-            return;
-        }
         for shard in self.here.store.shard_ids() {
             self.here.store.place(shard, map.roster(shard));
         }

@@ -16,7 +16,7 @@ use crate::run::{Report, run};
 use crate::scenario::{self, Scenario};
 use crate::shrink::shrink;
 use crate::swarm::{Plan, swarm};
-use crate::{journal, report};
+use crate::{journal, lean, report};
 
 /// How to call it.
 pub const USAGE: &str = "polity-sim list
@@ -27,6 +27,7 @@ polity-sim coverage SCENARIO|all [--seeds A..B]
 polity-sim shrink SCENARIO --seed S | CASE [--runs N] [--into FILE]
 polity-sim report SCENARIO --seed S | CASE | HISTORY [--into FILE]
 polity-sim judge HISTORY
+polity-sim lean [--nodes N] [--seconds S] [--seed S]
 
 CASE is a .json file as `run --case` and `shrink` write it, HISTORY a .jsonl file as `run --history` writes it.
 Exit status: 0 if all promises were kept, 1 if one was broken, 2 if the call makes no sense.";
@@ -41,6 +42,8 @@ const DEFAULT_SEEDS: Range<u64> = 0..200;
 const COVERED_SEEDS: Range<u64> = 0..1000;
 /// How many seeds each day of the year has for itself.
 const SEEDS_OF_A_DAY: u64 = 1_000_000;
+/// How many nodes the lean event loop may have.
+const LEAN_NODES: std::ops::RangeInclusive<usize> = 2..=10_000;
 /// How many runs shrinking may take.
 const SHRINK_RUNS: u32 = 400;
 /// How many violations of a run are shown.
@@ -57,6 +60,7 @@ enum Call {
     Shrink { case: Box<Case>, runs: u32, into: Option<String> },
     Report { of: Source, into: Option<String> },
     Judge(Box<History>),
+    Lean { nodes: usize, seconds: u64, seed: u64 },
 }
 
 /// What a report is of.
@@ -86,6 +90,9 @@ pub fn main(args: &[String], out: &mut (impl Write + Send)) -> io::Result<u8> {
         }
         Ok(Call::Shrink { case, runs, into }) => smaller(&case, runs, into, out),
         Ok(Call::Report { of, into }) => page(of, into, out),
+        Ok(Call::Lean { nodes, seconds, seed }) => {
+            writeln!(out, "{}", lean::measure(nodes, seconds, seed)).map(|()| 0)
+        }
         Ok(Call::Judge(history)) => {
             let found = judge(&history);
             violations(&found, out)?;
@@ -290,6 +297,15 @@ fn parse(args: &[String]) -> Result<Call, String> {
             args.options(&[])?;
             read_history(path).map(|history| Call::Judge(Box::new(history)))
         }
+        Some("lean") => {
+            let options = args.options(&["--nodes", "--seconds", "--seed"])?;
+            let nodes = options.number("--nodes")?.unwrap_or(1000);
+            if !LEAN_NODES.contains(&nodes) {
+                return Err(format!("--nodes is between {} and {}", LEAN_NODES.start(), LEAN_NODES.end()));
+            }
+            let seconds = options.number("--seconds")?.unwrap_or(60);
+            Ok(Call::Lean { nodes, seconds, seed: options.number("--seed")?.unwrap_or(1) })
+        }
         Some(other) => Err(format!("{other:?} is no command: see `polity-sim help`")),
     }
 }
@@ -447,6 +463,8 @@ mod tests {
             "report nothing.jsonl",
             "judge nothing.jsonl",
             "judge",
+            "lean --nodes 1",
+            "lean --nodes many",
         ] {
             let problem = parsed(text).err().unwrap_or_else(|| panic!("{text:?} was understood"));
             assert_eq!(problem.lines().count(), 1, "{text:?}");

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-const SCENARIOS: [&str; 5] = ["formation", "kill", "partition", "restart", "rolling"];
+const SCENARIOS: [&str; 8] = ["formation", "kill", "partition", "restart", "rolling", "alone", "pairs", "mix"];
 
 fn polity_sim(args: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_polity-sim")).args(args.split_whitespace()).output().expect("the program runs")
@@ -24,6 +24,14 @@ fn list_prints_a_name_first_on_each_line() {
     let names: Vec<String> =
         text(&output.stdout).lines().map(|line| line.split_whitespace().next().unwrap_or("").to_owned()).collect();
     assert_eq!(names, SCENARIOS);
+}
+
+/// A folder of this test's own, which is empty.
+fn folder(name: &str) -> std::path::PathBuf {
+    let folder = std::env::temp_dir().join(format!("polity-sim-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder for temporary files");
+    folder
 }
 
 /// Promise D1.
@@ -63,9 +71,47 @@ fn a_swarm_says_how_it_went() {
     assert_eq!(output.status.code(), Some(0));
 }
 
+/// A case and a history survive their files: the case replays to the same trace, the judge finds the same.
+#[test]
+fn a_run_is_kept_replayed_judged_and_reported() {
+    let folder = folder("kept");
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (case, history, page) = (path("case.json"), path("history.jsonl"), path("page.html"));
+    let ran = polity_sim(&format!("run alone --seed 3 --case {case} --history {history}"));
+    assert_eq!(verdict(&ran), verdict(&polity_sim(&format!("replay {case}"))));
+    let judged = polity_sim(&format!("judge {history}"));
+    assert_eq!(judged.status.code(), Some(0));
+    assert_eq!(verdict(&judged), "history of scenario=alone seed=3: 0 violations");
+    for of in [&case, &history] {
+        let reported = polity_sim(&format!("report {of} --into {page}"));
+        assert_eq!(reported.status.code(), Some(0), "{}", text(&reported.stderr));
+        assert!(std::fs::read_to_string(&page).expect("a page").contains("</html>"));
+    }
+    std::fs::remove_dir_all(folder).expect("the folder is ours");
+}
+
+#[test]
+fn the_coverage_of_a_thousand_seeds_is_printed() {
+    let output = polity_sim("coverage mix --seeds 0..1000");
+    assert!(verdict(&output).starts_with("coverage: runs=1000 classes=27 pairs=351 of 351 least="), "{output:?}");
+}
+
 #[test]
 fn a_call_that_makes_no_sense_is_told_so_in_one_line() {
-    for call in ["run nothing --seed 1", "run kill --seed x", "swarm kill --seeds 9..3", "dance"] {
+    let folder = folder("nonsense");
+    let damaged = folder.join("damaged.jsonl").display().to_string();
+    std::fs::write(&damaged, "{\"format\": \"polity-history/1\"").expect("it can be written");
+    let calls = [
+        "run nothing --seed 1",
+        "run kill --seed x",
+        "swarm kill --seeds 9..3",
+        "dance",
+        "judge /nowhere/at/all.jsonl",
+        "replay /nowhere/at/all.json",
+        &format!("judge {damaged}"),
+        &format!("report {damaged}"),
+    ];
+    for call in calls {
         let output = polity_sim(call);
         assert_eq!(output.status.code(), Some(2), "{call}");
         assert_eq!(text(&output.stderr).lines().count(), 1, "{call}");

@@ -120,9 +120,10 @@ mod tests {
 
     #[test]
     fn a_host_may_spend_again_what_it_spent_in_a_cluster_that_was_founded_apart() {
-        let mut entries = start(0, 0, 1).to_vec();
+        let mut entries = start(0, 1, 1).to_vec();
+        entries.push(view(0, 1, &[(1, 1, Standing::Alive)]));
         entries.extend(start(1, 0, 2));
-        entries.push(view(2, 0, &[(0, 2, Standing::Alive)]));
+        entries.push(view(2, 0, &[(0, 2, Standing::Alive), (2, 2, Standing::Alive)]));
         entries.extend(spent(26, &[], 25));
         assert!(broken(entries).is_empty());
     }

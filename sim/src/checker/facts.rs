@@ -92,51 +92,59 @@ impl<'a> Facts<'a> {
     pub fn calm_from(&self, from: Duration, bound: Duration) -> Option<Duration> {
         let mut calm = from;
         for (begin, end) in &self.disturbed {
-            if *begin <= calm + bound && *end >= calm {
+            if *begin <= calm.saturating_add(bound) && *end >= calm {
                 calm = *end;
             }
         }
-        (calm + bound <= self.history.end()).then_some(calm)
+        (calm.saturating_add(bound) <= self.history.end()).then_some(calm)
     }
 }
 
-/// A node that starts while it can reach nobody founds a cluster of its own; it has met the others, and repaired what
-/// that did, when all nodes that run have said that their stores are settled.
+/// Nodes that start at the same time, and meet each other and none that is a member already, found a cluster of their own.
+/// It has met the others, and repaired what that did, when all nodes that run have said that their stores are settled.
+///
+/// One that meets nobody founds none: what it does alone is judged.
 fn founded_apart(history: &History) -> (Vec<Range<usize>>, BTreeSet<usize>) {
     let (mut apart, mut founders): (Vec<Range<usize>>, _) = (Vec::new(), BTreeSet::new());
     let (mut processes, mut current): (usize, BTreeMap<Host, usize>) = (0, BTreeMap::new());
-    // Those that have started and have not seen anything; those that run and have not settled since.
-    let (mut blank, mut unsettled): (BTreeSet<Host>, BTreeSet<Host>) = (BTreeSet::new(), BTreeSet::new());
-    let mut running: BTreeSet<Host> = BTreeSet::new();
+    // Those that run: whether they are members of a cluster that was there before, and have not settled since.
+    let (mut old, mut unsettled): (BTreeSet<Host>, BTreeSet<Host>) = (BTreeSet::new(), BTreeSet::new());
+    let mut blank: BTreeSet<Host> = BTreeSet::new();
     for (index, entry) in history.entries.iter().enumerate() {
         match &entry.event {
             Event::Launched { host } => {
                 current.insert(*host, processes);
                 processes += 1;
-                running.insert(*host);
                 unsettled.insert(*host);
             }
             Event::Ready { host, .. } => drop(blank.insert(*host)),
+            // What it sees first is what it has met.
             Event::View { host, members } if blank.remove(host) => {
-                if !members.iter().any(|(other, seen)| other != host && seen.standing.is_up()) {
-                    founders.extend(current.get(host));
-                    unsettled.clone_from(&running);
-                    if apart.last().is_none_or(|range| range.end != usize::MAX) {
-                        apart.push(index..usize::MAX);
-                    }
+                let mut met = members.iter().filter(|(other, seen)| *other != host && seen.standing.is_up()).peekable();
+                let is_founder = met.peek().is_some() && !old.is_empty() && met.all(|(other, _)| !old.contains(other));
+                if !is_founder {
+                    old.insert(*host);
+                    continue;
+                }
+                founders.extend(current.get(host));
+                unsettled.extend(current.keys());
+                if apart.last().is_none_or(|range| range.end != usize::MAX) {
+                    apart.push(index..usize::MAX);
                 }
             }
             Event::Crashed { host, .. } | Event::Left { host } | Event::Stopped { host, .. } => {
-                running.remove(host);
-                unsettled.remove(host);
-                blank.remove(host);
+                for hosts in [&mut old, &mut unsettled, &mut blank] {
+                    hosts.remove(host);
+                }
+                current.remove(host);
             }
             Event::Settled { host } => {
                 unsettled.remove(host);
-                if unsettled.is_empty()
-                    && let Some(range) = apart.last_mut()
-                {
-                    range.end = range.end.min(index);
+                if unsettled.is_empty() {
+                    old.extend(current.keys());
+                    if let Some(range) = apart.last_mut() {
+                        range.end = range.end.min(index);
+                    }
                 }
             }
             _ => {}
@@ -177,31 +185,34 @@ mod tests {
     use crate::checker::hand::{at, start, view};
     use crate::history::Standing;
 
-    const ALONE: [(u8, u64, Standing); 1] = [(1, 2, Standing::Alive)];
-    const BOTH: [(u8, u64, Standing); 2] = [(0, 1, Standing::Alive), (1, 2, Standing::Alive)];
-
-    /// Host 1 starts again, and sees this first.
-    fn restarted(first: &[(u8, u64, Standing)]) -> History {
+    /// Hosts 1 and 2 start while host 0 is there, and the first of them sees this first.
+    fn started(first: &[(u8, u64, Standing)]) -> History {
+        let all = [(0, 1, Standing::Alive), (1, 2, Standing::Alive), (2, 3, Standing::Alive)];
         let mut entries = start(0, 0, 1).to_vec();
-        entries.push(view(5, 0, &[(0, 1, Standing::Alive)]));
+        entries.push(view(5, 0, &all[..1]));
         entries.push(at(10, Event::Settled { host: Host(0) }));
         entries.extend(start(20, 1, 2));
         entries.push(view(30, 1, first));
-        entries.push(view(40, 1, &BOTH));
-        entries.push(at(50, Event::Settled { host: Host(1) }));
-        entries.push(at(60, Event::Settled { host: Host(0) }));
-        entries.push(at(70, Event::Healed));
+        entries.extend(start(40, 2, 3));
+        entries.push(view(50, 2, &all[1..]));
+        entries.extend((0..3).map(|host| at(60, Event::Settled { host: Host(host) })));
         by_hand(entries)
     }
 
     #[test]
-    fn one_that_starts_and_sees_nobody_has_founded_a_cluster_until_all_have_settled() {
-        let history = restarted(&ALONE);
+    fn those_who_start_and_meet_only_each_other_found_a_cluster_until_all_have_settled() {
+        let history = started(&[(1, 2, Standing::Alive), (2, 3, Standing::Alive)]);
         let facts = Facts::of(&history);
-        assert_eq!((facts.apart.clone(), facts.founders.clone()), (vec![2..3, 6..9], [0, 1].into()));
-        assert!(facts.is_apart(8) && !facts.is_apart(9));
-        let history = restarted(&BOTH);
-        assert_eq!(Facts::of(&history).apart, [2..3]);
+        assert_eq!((facts.apart.clone(), facts.founders.clone()), (vec![6..12], [1, 2].into()));
+        assert!(facts.is_apart(11) && !facts.is_apart(12));
+    }
+
+    #[test]
+    fn one_that_meets_a_member_or_nobody_founds_nothing() {
+        let member = started(&[(0, 1, Standing::Alive), (1, 2, Standing::Alive)]);
+        assert_eq!(Facts::of(&member).apart, []);
+        let nobody = started(&[(1, 2, Standing::Alive)]);
+        assert_eq!(Facts::of(&nobody).apart, []);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! replaced it, in the sense of [`crate::causality`].
 //!
 //! The promise allows for staleness while member lists differ, for a bounded time after a change. The protocol aims to
-//! do without, and this checker makes no allowance for it; only for clusters that were founded apart, as when a node
-//! starts while it is cut off from all others: until they have met and settled, a read may miss what the other had
-//! acknowledged. Of a register with one writer the rule says: the value is at least as new as the newest that was
+//! do without, and this checker makes no allowance for it; only for clusters that were founded apart, as when nodes that
+//! start meet each other and are cut off from all others: until the clusters have met and settled, a read may miss what
+//! the other had acknowledged. Of a register with one writer the rule says: the value is at least as new as the newest that was
 //! acknowledged before the read began.
 //!
 //! The final reads are K1's and K2's. Sets, counters and commands have checkers of their own.
@@ -83,9 +83,11 @@ mod tests {
     fn a_cluster_that_was_founded_apart_may_be_missed_until_it_has_met_the_others_and_settled() {
         let read_at = |ms| {
             let mut entries = op(10, 20, 1, PUT, done(&[])).to_vec();
+            entries.extend(start(1, 0, 1));
+            entries.push(view(2, 0, &[(0, 1, Standing::Alive)]));
             entries.extend(start(30, 1, 2));
-            entries.push(view(40, 1, &[(1, 2, Standing::Alive)]));
-            entries.push(at(60, Event::Settled { host: Host(1) }));
+            entries.push(view(40, 1, &[(1, 2, Standing::Alive), (2, 3, Standing::Alive)]));
+            entries.extend([0, 1].map(|host| at(60, Event::Settled { host: Host(host) })));
             entries.extend(op(ms, ms, 3, Action::Get, done(&[])));
             entries.sort_by_key(|entry| entry.at);
             judged(check, entries).len()

@@ -169,10 +169,12 @@ mod tests {
 
     #[test]
     fn a_cluster_that_was_founded_apart_may_find_it_until_they_have_met() {
-        let mut entries = op(1, 2, 1, PUT, done(&[])).to_vec();
+        let mut entries = start(0, 0, 1).to_vec();
+        entries.push(view(0, 0, &[(0, 1, Standing::Alive)]));
+        entries.extend(op(1, 2, 1, PUT, done(&[])));
         entries.extend(op(3, 4, 2, DELETE, done(&[])));
         entries.extend(start(5, 1, 1));
-        entries.push(view(6, 1, &[(1, 1, Standing::Alive)]));
+        entries.push(view(6, 1, &[(1, 1, Standing::Alive), (2, 1, Standing::Alive)]));
         entries.extend(op(7, 8, 3, Action::Get, done(&[1])));
         assert_eq!(judged(check, entries), []);
     }

@@ -1,8 +1,8 @@
 //! M4, identity: a boot is one life of a process and is never reused; a process keeps its boot through all rejoins; a
 //! name that was restarted comes back at once.
 //!
-//! 1. No boot of a host is used twice, and they grow from process to process. Only one that starts while it can reach
-//!    nobody, and so founds a cluster of its own, may not know what its host was before.
+//! 1. No boot of a host is used twice, and they grow from process to process. Only one that founds a cluster apart from
+//!    the other may not know what its host was before.
 //! 2. Nobody lists a boot that no process of that host ever had.
 //! 3. A node never takes a host's older boot for its newest again; nor, of one boot, an older rejoin; and what it has once
 //!    taken for down comes back under the next rejoin only. So a restart is seen as down and then up, or as the newer
@@ -181,11 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_could_ask_nobody_may_choose_a_smaller_boot_and_is_sent_away_for_it() {
-        let alone = |generation| view(2100, 1, &[(1, generation, Standing::Alive)]);
+    fn one_that_founds_a_cluster_apart_may_choose_a_smaller_boot_and_is_sent_away_for_it() {
+        let apart = |generation| view(2100, 1, &[(1, generation, Standing::Alive), (2, 1, Standing::Alive)]);
+        let launched = at(2050, Event::Launched { host: Host(2) });
         let stopped = at(3000, Event::Stopped { host: Host(1), superseded: true });
-        assert_eq!(restarted(0, vec![alone(0), stopped]), []);
-        assert!(!restarted(1, vec![alone(1), back(2500, 1)]).is_empty(), "a boot is never used twice");
+        assert_eq!(restarted(0, vec![launched.clone(), apart(0), stopped]), []);
+        assert!(!restarted(1, vec![launched, apart(1), back(2500, 1)]).is_empty(), "a boot is never used twice");
+        let alone = view(2100, 1, &[(1, 0, Standing::Alive)]);
+        assert!(!restarted(0, vec![alone, back(2500, 0)]).is_empty(), "alone it founds nothing");
     }
 
     #[test]

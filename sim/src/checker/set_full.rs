@@ -124,7 +124,7 @@ fn judge(facts: &Facts<'_>, key: &str, set: &List<'_>) -> Vec<Violation> {
         let promise = match (fate.acknowledged, fate.first_seen) {
             // One that was missed for the last time before the end is merely stale.
             (Some(_), _) if facts.final_reads.is_some_and(|begin| missed > begin) => "K1",
-            (None, Some(seen)) if facts.all_is_kept_from(seen) => "K2",
+            (None, Some(seen)) if number.is_possible && facts.all_is_kept_from(seen) => "K2",
             _ => continue,
         };
         let text = format!("{} is lost from {key}: known, and missed in the end", number.id);

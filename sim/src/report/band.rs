@@ -35,14 +35,14 @@ impl Band {
     /// An empty band under this name.
     pub(super) fn new(scale: Scale, name: &str) -> Self {
         let mut names = Drawing::new(ROOM);
-        names.text("host", 6.0, 15.0, name);
+        names.text("host", (0.0, 6.0), 15.0, name);
         Self { scale, drawing: Drawing::new(ROOM), names, height: SPACE }
     }
 
     /// Adds a row, and returns where it begins.
     pub(super) fn row(&mut self, class: &'static str, name: &str, height: f64) -> f64 {
         let y = self.height;
-        self.names.text(class, NAMES - 6.0, y + height.min(LANE) / 2.0 + 4.0, name);
+        self.names.text(class, (NAMES, -6.0), y + height.min(LANE) / 2.0 + 4.0, name);
         self.height += height + SPACE;
         y
     }
@@ -71,7 +71,7 @@ impl Band {
                 None => self.drawing.bar(item.class, (from, to), (y, LANE - 2.0), &item.title),
             }
             if is_free {
-                self.drawing.text("label", from + indent, y + LANE - 5.0, &item.label);
+                self.drawing.text("label", (from, indent), y + LANE - 5.0, &item.label);
             }
         }
     }

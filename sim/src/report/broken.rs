@@ -1,5 +1,6 @@
 //! The violations: a list of them, and lines through the timeline where they were seen. Each leads to the other.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::escape::{clip, escape};
@@ -7,6 +8,7 @@ use super::keys::linked;
 use super::svg::{Px, Scale, text_width};
 use super::words::Secs;
 use crate::checker::Violation;
+use crate::history::OpId;
 
 /// How many violations are shown.
 const MAX_VIOLATIONS: usize = 400;
@@ -61,8 +63,8 @@ impl<'a> Broken<'a> {
         html
     }
 
-    /// All of them in words; nothing if there are none.
-    pub(super) fn list(&self) -> String {
+    /// All of them in words, with links to the operations that are listed; nothing if there are none.
+    pub(super) fn list(&self, listed: &BTreeSet<OpId>) -> String {
         if self.is_empty() {
             return String::new();
         }
@@ -74,10 +76,11 @@ impl<'a> Broken<'a> {
         // What broke one promise at one moment is often one thing, seen from many sides.
         for group in self.shown.chunk_by(|a, b| (&a.promise, a.at) == (&b.promise, b.at)) {
             let (first, others) = (group[0], &group[1..]);
-            let (link, at, promise, text) = (self.link(number), Secs(first.at), escape(&first.promise), words(first));
+            let (link, at, promise, text) =
+                (self.link(number), Secs(first.at), escape(&first.promise), words(first, listed));
             html.push_str(&format!(
                 "<tr id=\"violation-{number}\"><td>{link}<td>{at}<td><b>{promise}</b><td>{text}{}\n",
-                self.others(number + 1, others)
+                self.others(number + 1, others, listed)
             ));
             number += group.len();
         }
@@ -89,13 +92,13 @@ impl<'a> Broken<'a> {
         html + "</section>\n"
     }
 
-    fn others(&self, from: usize, others: &[&Violation]) -> String {
+    fn others(&self, from: usize, others: &[&Violation], listed: &BTreeSet<OpId>) -> String {
         if others.is_empty() {
             return String::new();
         }
         let mut html = format!("<details><summary><b>{} more at this moment</b></summary>", others.len());
         for (number, violation) in (from..).zip(others) {
-            let (link, text) = (self.link(number), words(violation));
+            let (link, text) = (self.link(number), words(violation, listed));
             html.push_str(&format!("<p id=\"violation-{number}\">{link} {text}</p>\n"));
         }
         html + "</details>"
@@ -107,8 +110,8 @@ impl<'a> Broken<'a> {
     }
 }
 
-fn words(violation: &Violation) -> String {
-    linked(&clip(&violation.text, MAX_TEXT))
+fn words(violation: &Violation, listed: &BTreeSet<OpId>) -> String {
+    linked(&clip(&violation.text, MAX_TEXT), listed)
 }
 
 fn name(first: usize, last: usize) -> String {
@@ -153,13 +156,13 @@ mod tests {
         let broken = Broken::of(&violations, Scale::until(Duration::from_secs(60)));
         let lines: Vec<_> = broken.lines.iter().map(|line| (line.first, line.last, line.flag.as_deref())).collect();
         assert_eq!(lines, [(1, 2, Some("V1 to V4")), (3, 3, None), (4, 4, None), (5, 5, Some("V5"))]);
-        assert!(broken.list().contains("1 more at this moment"));
+        assert!(broken.list(&BTreeSet::new()).contains("1 more at this moment"));
     }
 
     #[test]
     fn of_too_many_the_first_are_shown() {
         let many: Vec<Violation> = (0..1000).map(at).collect();
-        let list = Broken::of(&many, Scale::until(Duration::from_secs(60))).list();
+        let list = Broken::of(&many, Scale::until(Duration::from_secs(60))).list(&BTreeSet::new());
         assert!(list.contains("Only the first 400 of 1000") && !list.contains("violation-401"));
     }
 }

@@ -11,9 +11,10 @@ use crate::history::{Event, Host, Op, OpId};
 
 /// How many keys are shown.
 const MAX_KEYS: usize = 400;
-/// How many operations are listed on the page, and at least for each key.
+/// How many operations are listed on the page.
 const MAX_LISTED: usize = 9000;
-const MIN_LISTED: usize = 40;
+/// How many of a key are listed at least.
+const MIN_LISTED: usize = 20;
 /// The picture of a key's operations, in pixels.
 const PICTURE: (f64, f64) = (600.0, 24.0);
 
@@ -28,12 +29,12 @@ struct Key<'a> {
 }
 
 /// The section of the keys.
-pub(super) fn keys(story: &Story<'_>) -> String {
+pub(super) fn keys(story: &Story<'_>, listed: &BTreeSet<OpId>) -> String {
     let keys = gather(story);
     let mut html = String::from(
         "<section id=\"keys\"><h2>Keys</h2>\n<p>Open a key to read its operations in order. In the picture of a key, \
          writes are above the line and reads below; what was not applied is higher, and what is unknown the highest. \
-         Behind it, faults of links and pauses. Copies are what the nodes told before the final reads.</p>\n",
+         Behind it, the faults that disturb. Copies are what the nodes told before the final reads.</p>\n",
     );
     if keys.is_empty() {
         return html + "<p>There are none.</p></section>\n";
@@ -45,32 +46,47 @@ pub(super) fn keys(story: &Story<'_>) -> String {
         "<div class=\"key head\"><span>key</span><span>replicas</span><span>copies</span><span>operations</span>\
          <span>not done</span><span>over time</span></div>\n",
     );
-    let listed = (MAX_LISTED / keys.len().min(MAX_KEYS)).max(MIN_LISTED);
-    let named: BTreeSet<OpId> = story.violations.iter().flat_map(|violation| numbers(&violation.text)).collect();
     for (name, key) in keys.iter().take(MAX_KEYS) {
-        html.push_str(&section(story, name, key, listed, &named));
+        html.push_str(&section(story, name, key, listed));
     }
     html + "</section>\n"
 }
 
+/// The operations that are listed. Of too many, those are left out that were done, are named by no violation and are not
+/// among the last of their key.
+pub(super) fn listed(story: &Story<'_>) -> BTreeSet<OpId> {
+    let named: BTreeSet<OpId> = story.violations.iter().flat_map(|violation| numbers(&violation.text)).collect();
+    let all = story.ops.len().max(1);
+    let mut listed = BTreeSet::new();
+    for key in gather(story).values().take(MAX_KEYS) {
+        let share = key.ops.len() * MAX_LISTED / all;
+        let most = if all > MAX_LISTED { share.max(MIN_LISTED) } else { key.ops.len() };
+        let (matter, others): (Vec<&Op>, Vec<&Op>) =
+            key.ops.iter().partition(|op| !op.is_done() || named.contains(&op.id));
+        listed.extend(matter.iter().chain(others.iter().rev()).take(most).map(|op| op.id));
+    }
+    listed
+}
+
 /// The operations that a text names, as `#12`.
-pub(super) fn numbers(text: &str) -> impl Iterator<Item = OpId> {
-    text.split('#').skip(1).filter_map(|rest| {
-        let digits = rest.find(|char: char| !char.is_ascii_digit()).map_or(rest, |end| &rest[..end]);
-        digits.parse().ok().map(OpId)
-    })
+fn numbers(text: &str) -> impl Iterator<Item = OpId> {
+    text.split('#').skip(1).filter_map(|rest| digits(rest).0.parse().ok().map(OpId))
+}
+
+/// The digits that a text begins with, and what follows.
+fn digits(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len()))
 }
 
 /// The text with every operation that it names as a link to where that is listed.
-pub(super) fn linked(text: &str) -> String {
-    let mut html = String::new();
-    for (i, part) in text.split('#').enumerate() {
-        let digits = part.find(|char: char| !char.is_ascii_digit()).unwrap_or(part.len());
-        let (number, rest) = part.split_at(if i == 0 { 0 } else { digits });
-        match (i, number) {
-            (0, _) => {}
-            (_, "") => html.push('#'),
-            (_, number) => html.push_str(&format!("<a href=\"#o{number}\">#{number}</a>")),
+pub(super) fn linked(text: &str, listed: &BTreeSet<OpId>) -> String {
+    let mut parts = text.split('#');
+    let mut html = escape(parts.next().unwrap_or("")).to_string();
+    for part in parts {
+        let (number, rest) = digits(part);
+        match number.parse().ok().filter(|number| listed.contains(&OpId(*number))) {
+            Some(number) => html.push_str(&format!("<a href=\"#o{number}\">#{number}</a>")),
+            None => html.push_str(&format!("#{}", escape(number))),
         }
         html.push_str(&escape(rest).to_string());
     }
@@ -93,7 +109,7 @@ fn gather<'a>(story: &'a Story<'_>) -> BTreeMap<&'a str, Key<'a>> {
     keys
 }
 
-fn section(story: &Story<'_>, name: &str, key: &Key<'_>, listed: usize, named: &BTreeSet<OpId>) -> String {
+fn section(story: &Story<'_>, name: &str, key: &Key<'_>, listed: &BTreeSet<OpId>) -> String {
     let (replicas, (class, copies)) = (replicas(key), copies(key));
     let (all, not_done) = (key.ops.len(), key.ops.iter().filter(|op| !op.is_done()).count());
     let (name, replicas, picture) = (escape(name), escape(&replicas).to_string(), picture(story, key));
@@ -101,7 +117,7 @@ fn section(story: &Story<'_>, name: &str, key: &Key<'_>, listed: usize, named: &
         "<details class=\"one\"><summary class=\"key\"><b>{name}</b><span>{replicas}</span>\
          <span class=\"{class}\">{}</span><span>{all}</span><span>{not_done}</span>{picture}</summary>\n{}</details>\n",
         escape(&copies),
-        list(story, key, listed, named)
+        list(story, key, listed)
     )
 }
 
@@ -185,30 +201,15 @@ fn picture(story: &Story<'_>, key: &Key<'_>) -> String {
     format!("<span class=\"picture\" title=\"{from} to {to} s\">{}</span>", drawing.stretch("lane", width, height))
 }
 
-/// The operations of a key, in the order in which they began. Of too many, those are left out that were done, are named
-/// by no violation and are not among the last.
-fn list(story: &Story<'_>, key: &Key<'_>, most: usize, named: &BTreeSet<OpId>) -> String {
+/// The operations of a key, in the order in which they began.
+fn list(story: &Story<'_>, key: &Key<'_>, listed: &BTreeSet<OpId>) -> String {
     let mut html = String::from("<table><tr><th>from, s<th>lasts, ms<th>number<th>at<th>operation<th>outcome\n");
-    let too_many = key.ops.len().saturating_sub(most);
-    let matters = |op: &Op| !op.is_done() || named.contains(&op.id);
-    // What matters may be too much as well.
-    let mut room = most;
-    let (mut left_out, mut dropped) = (0, 0);
-    for op in &key.ops {
-        if left_out + dropped < too_many && (!matters(op) || room == 0) {
-            left_out += 1;
-            continue;
+    for part in key.ops.chunk_by(|a, b| listed.contains(&a.id) == listed.contains(&b.id)) {
+        if listed.contains(&part[0].id) {
+            part.iter().for_each(|op| html.push_str(&row(op, story.span(op), listed)));
+        } else {
+            html.push_str(&gap(part.len()));
         }
-        if left_out > 0 {
-            html.push_str(&gap(left_out));
-            dropped += left_out;
-            left_out = 0;
-        }
-        room = room.saturating_sub(1);
-        html.push_str(&row(op, story.span(op)));
-    }
-    if left_out > 0 {
-        html.push_str(&gap(left_out));
     }
     html + "</table>\n"
 }
@@ -217,10 +218,10 @@ fn gap(many: usize) -> String {
     format!("<tr class=\"cap\"><td colspan=\"6\">{many} operations are left out here\n")
 }
 
-fn row(op: &Op, (from, to): Span) -> String {
+fn row(op: &Op, (from, to): Span, listed: &BTreeSet<OpId>) -> String {
     let (class, lasts) = (outcome_class(&op.outcome), to.saturating_sub(from).as_millis());
     let Op { id, host, .. } = op;
-    let (doing, ending) = (linked(&doing(op)), linked(&ending(op)));
+    let (doing, ending) = (linked(&doing(op), listed), linked(&ending(op), listed));
     let number = id.0;
     format!(
         "<tr id=\"o{number}\" class=\"{class}\"><td>{}<td>{lasts}<td>{id}<td>{host}<td>{doing}<td>{ending}\n",
@@ -255,9 +256,10 @@ mod tests {
     #[test]
     fn operations_in_a_text_are_links_and_nothing_else_is() {
         let text = "op #12 <b> # and ##7, n#x9";
-        let html = linked(text);
+        let html = linked(text, &[OpId(12), OpId(7)].into());
         let expected = "op <a href=\"#o12\">#12</a> &lt;b&gt; # and #<a href=\"#o7\">#7</a>, n#x9";
         assert_eq!(html, expected);
+        assert_eq!(linked("#12", &BTreeSet::new()), "#12");
         assert_eq!(numbers(text).collect::<Vec<_>>(), [OpId(12), OpId(7)]);
     }
 }

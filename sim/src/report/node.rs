@@ -66,7 +66,7 @@ fn processes(band: &mut Band, story: &Story<'_>, host: Host) {
             let free = before.map_or(0.0, |(at, _, label, _)| scale.x(*at) + 14.0 + text_width(label));
             let x = free.max(scale.x(ready) + 4.0);
             if scale.x(leaving) - x > text_width(&label) {
-                band.drawing.text("label", x, y + 11.0, &label);
+                band.drawing.text("label", (scale.x(ready), x - scale.x(ready)), y + 11.0, &label);
             }
         }
     }
@@ -75,7 +75,7 @@ fn processes(band: &mut Band, story: &Story<'_>, host: Host) {
         let x = scale.x(*at);
         band.drawing.mark("end", shape, x, y + 7.0, title);
         if x >= free {
-            band.drawing.text("label", x + 8.0, y + 11.0, label);
+            band.drawing.text("label", (x, 8.0), y + 11.0, label);
             free = x + 8.0 + text_width(label);
         }
     }
@@ -131,7 +131,7 @@ fn members(band: &mut Band, story: &Story<'_>, host: Host) {
         };
         band.drawing.bar("tick", (x, x), (y, 4.0), &format!("{} s: {host} sees {up} up", Secs(*at)));
         if last != Some(up) && x >= free {
-            band.drawing.text("count", x + 1.0, y + 13.0, &up.to_string());
+            band.drawing.text("count", (x, 1.0), y + 13.0, &up.to_string());
             (last, free) = (Some(up), x + 16.0);
         }
     }
@@ -176,7 +176,7 @@ fn belief(band: &mut Band, looks: &[Look], (host, other): (Host, Host), y: f64) 
         let title = format!("{host} sees {other} {word}{known}: {} s to {} s", Secs(*from), Secs(*to));
         band.drawing.bar(class, (x, end), (y + 4.5 - height / 2.0, height), &title);
         if height > 6.0 && end - x > 34.0 {
-            band.drawing.text("in-bar", x + 4.0, y + 8.0, word);
+            band.drawing.text("in-bar", (x, 4.0), y + 8.0, word);
         }
         if let Some((_, now)) = *seen {
             if life.is_some_and(|life| life != now) {

@@ -50,10 +50,10 @@ pub(super) fn in_full(fault: &FaultSpan<'_>) -> String {
 /// The axis: seconds, each of which leads to the first event of its time in words.
 pub(super) fn axis(scale: Scale) -> String {
     let (mut drawing, mut names) = (Drawing::new(1000), Drawing::new(10));
-    names.text("row", NAMES - 6.0, 15.0, "seconds");
+    names.text("row", (NAMES, -6.0), 15.0, "seconds");
     for second in scale.seconds() {
         let x = scale.x(Duration::from_secs(second));
-        drawing.link(&format!("s{second}"), x + 3.0, 15.0, &second.to_string());
+        drawing.link(&format!("s{second}"), (x, 3.0), 15.0, &second.to_string());
     }
     let (names, body) = (names.finish("names", NAMES, AXIS), drawing.finish("body", scale.width(), AXIS));
     format!("<div class=\"band axis\">{names}{body}</div>\n")

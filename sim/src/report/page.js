@@ -4,14 +4,12 @@
   const root = document.documentElement, frame = document.querySelector(".frame");
   root.classList.add("scripted");
   const tools = document.getElementById("tools");
-  const names = 112;
+  const names = 112, seconds = [...document.querySelectorAll(".axis a")];
   let zoom = 1;
 
   const perSecond = () => {
     const style = frame.style;
-    const links = [...document.querySelectorAll(".axis a")];
-    if (links.length < 2) return parseFloat(style.getPropertyValue("--step")) * zoom;
-    const step = parseFloat(links[1].textContent) - parseFloat(links[0].textContent);
+    const step = seconds.length < 2 ? 1 : seconds[1].textContent - seconds[0].textContent;
     return parseFloat(style.getPropertyValue("--step")) / step * zoom;
   };
   const each = [...document.querySelectorAll(".band .body *")].map(el => ({
@@ -29,6 +27,10 @@
       if (!isNaN(width)) el.setAttribute("width", width * zoom);
     }
     for (const [el, width] of bodies) el.setAttribute("width", width * zoom);
+    // Where seconds are too close, every so many is told.
+    const every = [1, 2, 5, 10, 20, 50, 100].find(n => n * zoom * parseFloat(frame.style.getPropertyValue("--step")) > 28) || 200;
+    frame.style.setProperty("--every", every);
+    seconds.forEach((el, i) => { el.style.display = i % every ? "none" : ""; });
     frame.scrollLeft = middle * zoom + names - frame.clientWidth / 2;
   };
   const goTo = second => { frame.scrollLeft = second * perSecond() - (frame.clientWidth - names) / 2; };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::broken::Broken;
 use super::escape::escape;
-use super::keys::keys;
+use super::keys::{keys, listed};
 use super::log::log;
 use super::node::{Titles, node};
 use super::overview::{axis, lines, overview};
@@ -37,12 +37,12 @@ pub(super) fn page(story: &Story<'_>, replay: &str, out: &mut impl io::Write) ->
     )?;
     head(story, replay, out)?;
     let scale = Scale::until(story.end);
-    let broken = Broken::of(story.violations, scale);
-    out.write_all(broken.list().as_bytes())?;
+    let (broken, listed) = (Broken::of(story.violations, scale), listed(story));
+    out.write_all(broken.list(&listed).as_bytes())?;
     counts(story, out)?;
     timeline(story, &broken, scale, out)?;
     out.write_all(log(story, scale).as_bytes())?;
-    out.write_all(keys(story).as_bytes())?;
+    out.write_all(keys(story, &listed).as_bytes())?;
     write!(out, "<script>\n{SCRIPT}</script>\n</body></html>\n")
 }
 

@@ -123,16 +123,16 @@ impl Drawing {
         self.push(format!("<use class=\"{class}\" href=\"#{shape}\" x=\"{x}\" y=\"{y}\">{title}</use>\n"));
     }
 
-    /// Text that begins at a place.
-    pub(super) fn text(&mut self, class: &'static str, x: f64, y: f64, text: &str) {
-        let (x, y) = (Px(x), Px(y));
-        self.push(format!("<text class=\"{class}\" x=\"{x}\" y=\"{y}\">{}</text>\n", escape(text)));
+    /// Text that begins so far from a place, however large a second is.
+    pub(super) fn text(&mut self, class: &'static str, (x, dx): (f64, f64), y: f64, text: &str) {
+        let (x, dx, y, text) = (Px(x), Px(dx), Px(y), escape(text));
+        self.push(format!("<text class=\"{class}\" x=\"{x}\" dx=\"{dx}\" y=\"{y}\">{text}</text>\n"));
     }
 
     /// Text that leads to a place on the page.
-    pub(super) fn link(&mut self, target: &str, x: f64, y: f64, text: &str) {
-        let (x, y, target) = (Px(x), Px(y), escape(target));
-        self.push(format!("<a href=\"#{target}\"><text x=\"{x}\" y=\"{y}\">{}</text></a>\n", escape(text)));
+    pub(super) fn link(&mut self, target: &str, (x, dx): (f64, f64), y: f64, text: &str) {
+        let (x, dx, y, target, text) = (Px(x), Px(dx), Px(y), escape(target), escape(text));
+        self.push(format!("<a href=\"#{target}\"><text x=\"{x}\" dx=\"{dx}\" y=\"{y}\">{text}</text></a>\n"));
     }
 
     /// Many bars that look alike.
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_drawing_says_how_much_it_left_out() {
         let mut drawing = Drawing::new(1);
-        drawing.text("name", 0.0, 0.0, "<b>");
+        drawing.text("name", (0.0, 0.0), 0.0, "<b>");
         drawing.bar("done", (0.0, 0.0), (0.0, 4.0), "");
         assert_eq!(drawing.omitted(), 1);
         let svg = drawing.finish("body", 10.0, 10.0);

@@ -69,6 +69,7 @@ impl<R> Default for Buckets<R> {
 }
 
 impl<R: Row> Buckets<R> {
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -227,8 +227,9 @@ impl Builder {
 
         let known = met.iter().map(|(_, generation)| *generation).max();
         let generation = self.next_generation(known, !heard && !is_first)?;
-        let id = NodeId { name: plan.name.clone(), boot: Boot { generation, nonce: rng.random() } };
-        let id = if mutated(Mutation::BootUsedAgain) { NodeId { boot: Boot { nonce: 7, ..id.boot }, ..id } } else { id };
+        let name_alone = mutated(Mutation::BootUsedAgain);
+        let nonce = if name_alone { xxhash_rust::xxh3::xxh3_128(self.name.as_bytes()) } else { rng.random() };
+        let id = NodeId { name: plan.name.clone(), boot: Boot { generation, nonce } };
         let own = Identity { node: id.clone(), rejoin: 0, addr };
         doorman.set_own(own.clone());
         transport.set_local(id.clone());
@@ -501,7 +502,7 @@ impl Builder {
             let since = self.env.ground().wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             newest = newest.max(since.as_millis() as u64);
         }
-        let step = if mutated(Mutation::BootUsedAgain) && newest > 0 { 0 } else { 1 };
+        let step = if newest > 0 && mutated(Mutation::BootUsedAgain) { 0 } else { 1 };
         let generation = newest.saturating_add(step);
         if let Some(path) = &path {
             ground_of

@@ -1,11 +1,15 @@
 //! Whom this node lets in, and what it says of itself at the door.
 
+#[cfg(all(test, feature = "shuttle"))]
+mod races;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use crate::hello::{Hello, HelloAnswer, HelloPolicy, PROTOCOL, Refusal, Welcome, judge};
 use crate::identity::{Boot, Identity, NodeId, NodeName};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Answers hellos. Knows every name's newest boot, so that a node that starts can be told its generation.
 pub(crate) struct Doorman {
@@ -34,7 +38,7 @@ impl Doorman {
         Self { cluster, settings, name, addr, state: Mutex::default() }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

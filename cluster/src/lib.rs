@@ -44,10 +44,13 @@ mod membership;
 #[doc(hidden)]
 pub mod mutation;
 mod node;
+#[cfg(all(test, feature = "shuttle"))]
+mod races;
 pub mod rpc;
 mod secure;
 mod state;
 mod stop;
+mod sync;
 mod transport;
 
 pub use builder::Builder;

@@ -28,7 +28,7 @@ mod errands;
 mod error;
 mod kv;
 mod map;
-#[cfg(test)]
+#[cfg(all(test, not(feature = "shuttle")))]
 mod model;
 mod record;
 mod roster;
@@ -36,6 +36,7 @@ mod serve;
 mod settled;
 mod standing;
 mod store;
+mod sync;
 mod tally;
 mod upkeep;
 mod wire;

@@ -26,7 +26,8 @@ impl Map {
             .up()
             .filter_map(|member| {
                 let profile = member.profile.as_ref().filter(|profile| !profile.draining)?;
-                Some(Candidate { name: member.id.name.clone(), weight: profile.weight, zone: profile.zone.clone().filter(|_| zones) })
+                let zone = profile.zone.clone().filter(|_| zones);
+                Some(Candidate { name: member.id.name.clone(), weight: profile.weight, zone })
             })
             .collect();
         let placement = Placement::compute(&candidates, shards, replicas)

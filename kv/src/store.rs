@@ -3,9 +3,12 @@
 //! Everything here is synchronous and takes one shard's lock for a short time. That one lock orders three things that
 //! must not be seen apart: a record's change, the digest's change, and the standing that the answer vouches with.
 
+#[cfg(all(test, feature = "shuttle"))]
+mod races;
+
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use polity_cluster::NodeId;
 use polity_cluster::mutation::{Mutation, mutated};
@@ -18,6 +21,7 @@ use crate::engine::{Engine, EngineError};
 use crate::record::{self, Blob, NotARecord, Record};
 use crate::roster::{Roster, RosterId};
 use crate::standing::Standing;
+use crate::sync::{AtomicU64, Mutex, MutexGuard};
 use crate::tally::Vouch;
 
 /// One shard as one node has it.

@@ -14,7 +14,7 @@
 //!
 //! # How it is found quickly
 //! A read lacks something if and only if it lacks one of the newest: of the writes that were acknowledged before it, those
-//! that no other of them replaces which began later. There are as many of them as there are siblings. Only for a read
+//! that no other of them replaces which began later, be it by way of others. There are as many of them as there are siblings. Only for a read
 //! that lacks one are all others looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -187,30 +187,36 @@ impl<'a> Causality<'a> {
     }
 }
 
-/// Of the writes that were acknowledged so far, those that no other of them replaces which began later.
+/// Of the writes that were acknowledged so far, those that no other of them replaces which began later, be it by way of
+/// others that were seen and whose callers may not know it.
 #[derive(Default)]
 struct Newest<'a> {
     writes: Vec<&'a Op>,
-    /// When the last of those without a context began.
-    blind: Option<usize>,
+    /// When the last of those without a context began that replace what was before.
+    blind: usize,
+    /// What those with a context replace.
+    replaced: BTreeSet<OpId>,
 }
 
 impl<'a> Newest<'a> {
     /// Another one is acknowledged.
     fn take(&mut self, causality: &Causality<'a>, write: &'a Op) {
-        match write.action.basis() {
-            Some(Basis::Of(seen)) => {
-                let replaced: Vec<OpId> = causality.context(seen).collect();
-                self.writes.retain(|older| older.invoked > write.invoked || !replaced.contains(&older.id));
-            }
-            _ => {
-                self.writes.retain(|older| older.invoked > write.invoked);
-                self.blind = self.blind.max(Some(write.invoked));
+        let mut next = vec![write.id];
+        while let Some(write) = next.pop().and_then(|id| causality.ops.get(&id)) {
+            match write.action.basis() {
+                Some(Basis::Of(seen)) => {
+                    // What was replaced before has passed on what it replaces.
+                    next.extend(causality.context(seen).filter(|older| self.replaced.insert(*older)));
+                }
+                Some(Basis::Quorum) => self.blind = self.blind.max(write.invoked),
+                None => {}
             }
         }
-        if is_acknowledged_put(&write) && Some(write.invoked) >= self.blind {
+        if is_acknowledged_put(&write) {
             self.writes.push(write);
         }
+        let (blind, replaced) = (self.blind, &self.replaced);
+        self.writes.retain(|older| older.invoked >= blind && !replaced.contains(&older.id));
     }
 }
 
@@ -305,12 +311,8 @@ mod tests {
             (3, Action::Get, read(&[0])),
         ];
         assert_eq!(missing(&seen, 3), [2], "it was there before 2 began");
-        let replaced = [
-            (0, PUT, Outcome::Unknown),
-            (1, PUT, read(&[])),
-            (2, PUT, read(&[])),
-            (3, Action::Get, read(&[1])),
-        ];
+        let replaced =
+            [(0, PUT, Outcome::Unknown), (1, PUT, read(&[])), (2, PUT, read(&[])), (3, Action::Get, read(&[1]))];
         assert_eq!(missing(&replaced, 3), [2], "if 1 has replaced it, it was there before 2 began");
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use polity::cluster::lean::News;
 use polity::shard::{Weight, Zone};
 use polity::{Boot, Profile, Status};
-use polity_sim::lean::{Begin, Cluster, Host, Note, Plan, Weather};
+use polity_sim::lean::{Begin, Cluster, Host, Note, Plan, Weather, measure};
 
 /// Longer than a formation takes, and than halves need to meet again.
 const CONVERGENCE: Duration = Duration::from_secs(15);
@@ -57,9 +57,10 @@ fn noted(cluster: &Cluster, wanted: impl Fn(Host, Note) -> bool) -> usize {
 
 /// How often anybody saw this life of a node Down or Left.
 fn buried(cluster: &Cluster, life: Boot) -> usize {
-    noted(cluster, |_, note| {
-        matches!(note, Note::Sees { boot, status: Status::Down | Status::Left, .. } if boot == life)
-    })
+    noted(
+        cluster,
+        |_, note| matches!(note, Note::Sees { boot, status: Status::Down | Status::Left, .. } if boot == life),
+    )
 }
 
 #[test]
@@ -500,4 +501,13 @@ fn a_wave_of_joins_under_loss_and_doubling_is_told_to_all() {
     }
     assert_converges(&mut cluster);
     assert_eq!(cluster.mistakes().raised, 0);
+}
+
+#[test]
+fn figures_of_a_small_cluster_are_complete() {
+    let figures = measure(20, 40, 39);
+    assert!(figures.formation.is_some() && figures.wave.is_some(), "{figures}");
+    assert_eq!((figures.killed, figures.complete), (3, 3), "{figures}");
+    assert!(figures.last_down <= DETECTION + secs(1), "{figures}: with a hundredth of all datagrams lost");
+    assert_eq!(figures.mistakes.by_healthy, 0, "{figures}");
 }

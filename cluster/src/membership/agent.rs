@@ -511,7 +511,11 @@ impl Agent {
         }
         for member in &up {
             let heard = self.table().value(&member.node, PROFILE_KEY).is_some();
-            assert_eq!(heard, !self.unheard.contains(&member.key()), "{own:?} mistakes what it has heard of {member:?}");
+            assert_eq!(
+                heard,
+                !self.unheard.contains(&member.key()),
+                "{own:?} mistakes what it has heard of {member:?}"
+            );
         }
     }
 }

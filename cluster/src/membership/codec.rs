@@ -124,9 +124,7 @@ fn resolve(header: Header<Brief<'_>>, known: &Known) -> Result<Header<Handle>, N
     let message = match header.message {
         Message::Ping(number) => Message::Ping(number),
         Message::Ack(number) => Message::Ack(number),
-        Message::PingReq { target, probe_number } => {
-            Message::PingReq { target: target.resolve(known)?, probe_number }
-        }
+        Message::PingReq { target, probe_number } => Message::PingReq { target: target.resolve(known)?, probe_number },
         Message::IndirectPing { origin, probe_number } => {
             Message::IndirectPing { origin: origin.resolve(known)?, probe_number }
         }

@@ -442,7 +442,7 @@ impl Core {
         for member in others() {
             assert_eq!(known.get(member.key()), Some(member), "{:?} missed it", self.own);
         }
-        assert_eq!(known.len(), others().count() + 1, "{:?} knows what foca does not", self.own);
+        assert_eq!(known.iter().count(), others().count() + 1, "{:?} knows what foca does not", self.own);
         let own = known.get(self.own.key()).map(|own| (own.id(), own.state()));
         assert_eq!(own, Some((self.foca.identity(), State::Alive)));
     }

@@ -3,15 +3,19 @@
 //! Each change has a version, one more than the last. The newest [`LOG`] changes are kept; a subscriber that is further
 //! behind gets a new snapshot instead of a gap.
 
+#[cfg(all(test, feature = "shuttle"))]
+mod races;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
 
 use crate::identity::{NodeId, NodeName};
 use crate::mutation::{Mutation, mutated};
 use crate::state::Profile;
+use crate::sync::Mutex;
 
 /// How many changes are kept for subscribers that are behind: every member of a large cluster changing once.
 const LOG: usize = 1024;
@@ -205,6 +209,7 @@ impl Subscription {
     }
 }
 
+#[cfg(not(feature = "shuttle"))]
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -146,6 +146,16 @@ impl<Resp> Call<Resp> {
     }
 }
 
+impl<Resp> Call<Resp> {
+    /// Lets the request run on without anybody waiting: it is sent if that is possible before its deadline, and nobody
+    /// learns what became of it.
+    pub fn forget(mut self) {
+        if let State::Waiting { link, id } = std::mem::replace(&mut self.state, State::Over) {
+            link.forget(id);
+        }
+    }
+}
+
 impl<Resp> Drop for Call<Resp> {
     fn drop(&mut self) {
         if let State::Waiting { link, id } = &self.state {

@@ -12,8 +12,8 @@
 
 mod call;
 mod serve;
-mod solo;
-#[cfg(test)]
+pub(crate) mod solo;
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
 use std::fmt;
@@ -174,7 +174,7 @@ impl Rpc {
     /// [`RpcErrorKind::Refused`] if the node there refuses this one; otherwise why it could not be asked.
     pub(crate) async fn greet(&self, addr: SocketAddr, timeout: Duration) -> Result<Welcome, RpcError> {
         let started = Instant::now();
-        let phase = std::sync::Mutex::new(Phase::Connecting);
+        let phase = crate::sync::Mutex::new(Phase::Connecting);
         let hello = self.shared.policy.hello(None);
         let greeting = || *crate::transport::tasks::lock(&phase) = Phase::Greeting;
         let dial = greeting::dial(&self.shared, addr, &hello, greeting);

@@ -72,9 +72,10 @@ impl Solo {
     }
 }
 
-struct Alone {
-    node: NodeId,
-    addr: SocketAddr,
+/// Welcomes whoever holds the secret.
+pub(crate) struct Alone {
+    pub(crate) node: NodeId,
+    pub(crate) addr: SocketAddr,
 }
 
 impl HelloPolicy for Alone {
@@ -105,7 +106,8 @@ impl HelloPolicy for Alone {
     fn distrusted(&self, _: SocketAddr, _: &str) {}
 }
 
-struct NoGossip;
+/// Takes no gossip.
+pub(crate) struct NoGossip;
 
 impl GossipSink for NoGossip {
     fn datagram(&self, _from: SocketAddr, _bytes: &[u8]) {}

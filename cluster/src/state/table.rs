@@ -323,7 +323,8 @@ mod tests {
         }
         assert_eq!(a.set("one more", vec![]), Err(StateError::TooManyKeys));
         let b = node("b", 1);
-        let entry = |key: &str, value| Fields { name: b.name.clone(), boot: b.boot, key: key.into(), version: 1, value };
+        let entry =
+            |key: &str, value| Fields { name: b.name.clone(), boot: b.boot, key: key.into(), version: 1, value };
         assert!(!a.hint(entry(&"k".repeat(65), vec![]).into()));
         assert!(!a.hint(entry("k", vec![0; 1025]).into()));
         assert!(!a.hint(Fields { version: 0, ..entry("k", vec![]) }.into()));

@@ -4,16 +4,19 @@
 //! slot, the same that the caller's slab gave it, and each use of a slot a serial number: an answer whose serial number
 //! is no longer the slot's was cancelled, and is dropped.
 
+#[cfg(all(test, feature = "shuttle"))]
+mod races;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, Incoming, VarInt};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::frame::{self, Frame, FrameBuffer, Lane, Malformed, Status};
@@ -22,8 +25,9 @@ use super::lane::{self, LaneEnd, Side};
 use super::pending::index_of;
 use super::queue::Queue;
 use super::tasks::lock;
-use super::{CLOSE_MALFORMED, CLOSE_REFUSED, CLOSE_SHED, Caller, HandlerTable, Shared};
+use super::{CLOSE_MALFORMED, CLOSE_REFUSED, CLOSE_SHED, CLOSE_SHUTDOWN, Caller, HandlerTable, Shared};
 use crate::hello::{self, Hello, HelloAnswer};
+use crate::sync::{AbortHandle, Mutex};
 
 /// Replies that are kept beyond their cancelled calls may be as many again as requests in flight.
 const OPEN_REPLIES_PER_SLOT: usize = 2;
@@ -303,7 +307,10 @@ async fn serve_connection(shared: Arc<Shared>, incoming: Incoming, permit: Owned
     };
     drop(permit);
     shared.stats.connections_in.inc();
-    let serial = shared.register_inbound(&inbound);
+    let Some(serial) = shared.register_inbound(&inbound) else {
+        inbound.close(CLOSE_SHUTDOWN, b"shutting down");
+        return;
+    };
     let mut tasks = JoinSet::new();
     let mut is_open = [false; 3];
     start_lane(&inbound, Lane::Control, control, &mut tasks, &mut is_open);

@@ -9,8 +9,11 @@
 //! connection dies, what was sent ends with an unknown outcome and what was not with a certain one. A request that is
 //! given up before it was sent is turned in place into a frame that says nothing.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+#[cfg(all(test, feature = "shuttle"))]
+mod races;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -29,6 +32,7 @@ use super::pending::{Ending, Pending, Waiting};
 use super::queue::Queue;
 use super::tasks::lock;
 use super::{CLOSE_IDLE, CLOSE_MALFORMED, CLOSE_SUPERSEDED, Caller, Peer, Shared};
+use crate::sync::{AtomicBool, Mutex};
 
 /// The longest a call may take: a day, so that no sum of times overflows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -129,7 +133,7 @@ impl Link {
             return Err((state.phase(), RpcErrorKind::Overloaded(limit)));
         }
         let at = state.queues[lane.index()].end();
-        let id = state.pending.insert(Waiting { waker: None, deadline, lane, at });
+        let id = state.pending.insert(Waiting { waker: None, deadline, lane, at, is_forgotten: false });
         let queue = &mut state.queues[lane.index()];
         frame::put_request(&mut queue.buf, id, method, timeout_ms, body);
         queue.frames += 1;
@@ -195,6 +199,14 @@ impl Link {
         }
     }
 
+    /// Lets a request run on of which nobody wants to know what became.
+    pub(crate) fn forget(&self, id: u32) {
+        let mut state = lock(&self.state);
+        if let Some(Ending::Answered { body, .. }) = state.pending.forget(id) {
+            state.unread -= body.len();
+        }
+    }
+
     /// Whether requests wait and nothing has been received for a while since they were sent.
     pub(crate) fn is_stalled(&self) -> bool {
         let state = lock(&self.state);
@@ -224,7 +236,7 @@ impl Link {
     }
 
     /// Whether there is a connection.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "shuttle")))]
     pub(crate) fn is_up(&self) -> bool {
         matches!(lock(&self.state).stage, Stage::Up(_))
     }
@@ -420,7 +432,15 @@ impl Link {
 
     async fn sweep_for_ever(&self, epoch: u64) {
         loop {
-            let at = lock(&self.state).sweep_at;
+            let (latest, at) = {
+                let state = lock(&self.state);
+                (state.epoch, state.sweep_at)
+            };
+            if latest != epoch {
+                // Deadlines are the next driver's now, and so is what woke this one.
+                self.rouse.notify_one();
+                return std::future::pending().await;
+            }
             let Some(at) = at else {
                 self.rouse.notified().await;
                 continue;

@@ -18,6 +18,8 @@ pub(crate) mod lane;
 pub(crate) mod link;
 pub(crate) mod pending;
 pub(crate) mod queue;
+#[cfg(all(test, feature = "shuttle"))]
+mod races;
 pub(crate) mod socket;
 pub(crate) mod stats;
 pub(crate) mod tasks;
@@ -29,8 +31,8 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
@@ -55,6 +57,7 @@ use crate::ground::Gate;
 use crate::hello::HelloPolicy;
 use crate::identity::NodeId;
 use crate::secure::tls::TlsIdentity;
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, RwLock, thread_local};
 
 /// Why a connection was closed, as its peer sees it.
 pub(crate) const CLOSE_SHUTDOWN: VarInt = VarInt::from_u32(1);
@@ -296,7 +299,7 @@ impl Shared {
     pub(crate) fn link(self: &Arc<Self>, peer: &Peer) -> Result<Arc<Link>, RpcErrorKind> {
         let place = peer.node.boot.nonce as usize % RECENT_LINKS;
         // Nothing but the look itself happens while the thread's table is borrowed: wakers and drops may call again.
-        if let Some(link) = RECENT.with_borrow(|recent| recent[place].upgrade())
+        if let Some(link) = RECENT.with(|recent| recent.borrow()[place].upgrade())
             && Arc::ptr_eq(&link.shared, self)
             && link.peer == *peer
             && !link.is_closed()
@@ -304,7 +307,7 @@ impl Shared {
             return Ok(link);
         }
         let link = self.find_link(peer)?;
-        RECENT.with_borrow_mut(|recent| recent[place] = Arc::downgrade(&link));
+        RECENT.with(|recent| recent.borrow_mut()[place] = Arc::downgrade(&link));
         Ok(link)
     }
 
@@ -367,13 +370,18 @@ impl Shared {
         *self.handlers.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 
-    pub(crate) fn register_inbound(&self, inbound: &Arc<Inbound>) -> u64 {
+    /// Keeps an accepted connection among those that are open; `None` once the transport is stopping.
+    pub(crate) fn register_inbound(&self, inbound: &Arc<Inbound>) -> Option<u64> {
         let mut inbounds = lock(&self.inbounds);
+        // Asked under the lock, which `stop` takes after it has said so.
+        if self.is_stopping() {
+            return None;
+        }
         inbounds.0 += 1;
         let serial = inbounds.0;
         inbounds.1.insert(serial, Arc::clone(inbound));
         self.inbound_open.store(inbounds.1.len(), Ordering::Relaxed);
-        serial
+        Some(serial)
     }
 
     pub(crate) fn forget_inbound(&self, serial: u64) {
@@ -392,9 +400,13 @@ impl Shared {
         Arc::clone(&self.handlers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Serves a method; false if it is already served.
+    /// Serves a method; false if it is already served. Once the transport is stopping, nobody calls any more, and a
+    /// handler that may hold a handle of this very transport is not kept.
     pub(crate) fn serve(&self, method: u16, handler: Arc<dyn Handler>) -> bool {
         let mut table = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
+        if self.is_stopping() {
+            return true;
+        }
         if table.contains_key(&method) {
             return false;
         }

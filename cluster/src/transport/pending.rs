@@ -30,6 +30,8 @@ pub(crate) struct Waiting {
     pub(crate) lane: Lane,
     /// Where its frame begins in the bytes of the lane.
     pub(crate) at: u64,
+    /// Nobody will take its outcome: its slot is free as soon as there is one.
+    pub(crate) is_forgotten: bool,
 }
 
 /// How a request ended.
@@ -108,6 +110,10 @@ impl Pending {
     pub(crate) fn finish(&mut self, id: u32, outcome: impl FnOnce() -> Ending) -> Option<Option<Waker>> {
         let slot = self.slot(id)?;
         let State::Waiting(waiting) = &mut slot.state else { return None };
+        if waiting.is_forgotten {
+            self.free(id);
+            return None;
+        }
         let waker = waiting.waker.take();
         slot.state = State::Done(outcome());
         Some(waker)
@@ -134,6 +140,16 @@ impl Pending {
         }
     }
 
+    /// Lets a request run on of which nobody wants to know what became: its outcome if there is one already.
+    pub(crate) fn forget(&mut self, id: u32) -> Option<Ending> {
+        if let Some(waiting) = self.waiting(id) {
+            waiting.is_forgotten = true;
+            waiting.waker = None;
+            return None;
+        }
+        self.take(id)
+    }
+
     fn free(&mut self, id: u32) -> Option<State> {
         let next = self.free;
         let slot = self.slot(id)?;
@@ -153,13 +169,21 @@ impl Pending {
         wakers: &mut Vec<Waker>,
         mut judge: impl FnMut(u32, &Waiting) -> Option<Ending>,
     ) {
+        let mut forgotten = Vec::new();
         for (index, slot) in (0_u32..).zip(&mut self.slots) {
+            let id = (slot.generation << INDEX_BITS) | index;
             if let State::Waiting(waiting) = &mut slot.state
-                && let Some(outcome) = judge((slot.generation << INDEX_BITS) | index, waiting)
+                && let Some(outcome) = judge(id, waiting)
             {
+                if waiting.is_forgotten {
+                    forgotten.push(id);
+                }
                 wakers.extend(waiting.waker.take());
                 slot.state = State::Done(outcome);
             }
+        }
+        for id in forgotten {
+            self.free(id);
         }
     }
 }
@@ -170,7 +194,7 @@ mod tests {
 
     fn waiting() -> Waiting {
         let deadline = Instant::now();
-        Waiting { waker: None, deadline, lane: Lane::Call, at: 0 }
+        Waiting { waker: None, deadline, lane: Lane::Call, at: 0, is_forgotten: false }
     }
 
     fn answer(byte: u8) -> Ending {
@@ -190,6 +214,20 @@ mod tests {
         assert!(pending.finish(new, || answer(2)).is_some());
         assert!(matches!(pending.take(new), Some(Ending::Answered { body, .. }) if body == [2]));
         assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn one_that_was_forgotten_frees_its_slot_when_it_ends() {
+        let mut pending = Pending::new(2);
+        let [answered, expired] = [pending.insert(waiting()), pending.insert(waiting())];
+        assert!(pending.forget(answered).is_none() && pending.forget(expired).is_none());
+        assert!(pending.is_full(), "they are still under way");
+        assert!(pending.finish(answered, || unreachable!("nobody takes it")).is_none());
+        pending.finish_where(&mut Vec::new(), |_, _| Some(answer(1)));
+        assert!(pending.is_empty());
+        let ended = pending.insert(waiting());
+        pending.finish(ended, || answer(2));
+        assert!(pending.forget(ended).is_some() && pending.is_empty());
     }
 
     #[test]

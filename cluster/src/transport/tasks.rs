@@ -1,12 +1,15 @@
 //! Every task of the transport, so that none outlives it.
 
+#[cfg(all(test, feature = "shuttle"))]
+mod races;
+
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use tokio::runtime::Handle;
-use tokio::task::{AbortHandle, JoinSet};
 
 use crate::ground::Gate;
+use crate::sync::{AbortHandle, JoinError, JoinSet, Mutex, MutexGuard};
 
 /// Locks a mutex whose data stays valid when a holder panics.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -55,7 +58,7 @@ impl Tasks {
     }
 }
 
-fn report(ended: Result<(), tokio::task::JoinError>) {
+fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::PoisonError;
 
 use polity_shard::{ShardCount, ShardId};
 
 use super::{Engine, EngineError, Visit};
+use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 type Records = BTreeMap<Box<[u8]>, Box<[u8]>>;
 

@@ -203,7 +203,8 @@ impl World {
             let peer = peer.clone();
             return self.send(task, &own, &peer, request);
         }
-        if *taken == up.len() && *taken >= current.quorum() {
+        let all = *taken == up.len() && *taken >= current.quorum();
+        if all || self.plan.broken == Broken::Dropped {
             let released = self.procs[place_of(&own)].store.release(SHARD, given).expect("works");
             let to = text(current);
             log!(self, "{} handed over to {to}, released: {released}", short(&own));

@@ -14,7 +14,7 @@
 //! | `errands` | introducing, covering, relieving, handing over, settling |
 //! | `run` | one run: random events, then healing, then what must be true |
 //! | `explore` | many runs |
-//! | `schedules` | runs that were found once and are told by hand |
+//! | `schedules` | runs that are told by hand |
 //!
 //! `POLITY_MODEL_SEEDS` sets how many seeds each test runs, `POLITY_MODEL_FIRST` the first of them;
 //! `POLITY_MODEL_SEED` runs one and prints what happened.
@@ -82,6 +82,8 @@ enum Broken {
     Deaf,
     /// When a roster has lost its quorum for good, those of it that are left suffice.
     Heedless,
+    /// What is to be handed over is dropped, whoever has taken it.
+    Dropped,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -218,7 +220,8 @@ struct WriteOp {
     collect: Collect,
     key: usize,
     level: Consistency,
-    dot: Dot,
+    /// `None` if it deletes.
+    dot: Option<Dot>,
 }
 
 enum Task {
@@ -350,6 +353,10 @@ struct World {
     /// How often a node left that had handed over all it had.
     leaves: usize,
     reads: usize,
+    /// How many deletes were acknowledged.
+    deletes: usize,
+    /// What the last read found.
+    found: Record,
     lossless: bool,
     /// How often each kind of event happens in this run.
     odds: [usize; 17],

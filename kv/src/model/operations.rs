@@ -104,19 +104,24 @@ impl World {
     }
 
     pub(super) fn write(&mut self, at: usize, plan: WritePlan, context: &VersionVector) {
+        self.values += 1;
+        let value = Blob::from(self.values.to_be_bytes().to_vec());
+        self.change(at, plan, Some(value), context);
+    }
+
+    /// Writes a value, or deletes if there is none.
+    pub(super) fn change(&mut self, at: usize, plan: WritePlan, value: Option<Blob>, context: &VersionVector) {
         let WritePlan { key, level, rosters, target, map } = plan;
         let mut tally = Tally::new(target, level);
         let named = tally.target_id();
-        self.values += 1;
-        let value = Blob::from(self.values.to_be_bytes().to_vec());
         let proc = &self.procs[at];
         let owner = proc.id.clone();
         let served = BTreeSet::from([proc.store.placed(SHARD)]);
-        let written = proc.store.write(SHARD, KEYS[key], Some(&value), context, named).expect("room");
+        let written = proc.store.write(SHARD, KEYS[key], value.as_ref(), context, named).expect("room");
         tally.asked(&owner);
         tally.answered(owner.clone(), written.vouch);
         let record = record::decode(&written.record).expect("ours");
-        let dot = record.siblings().find(|(_, v)| **v == value).expect("just written").0;
+        let dot = value.map(|value| record.siblings().find(|(_, v)| **v == value).expect("just written").0);
         let request = Request::Merge { named, key: KEYS[key].to_vec(), record: written.record };
         let mut all: Vec<NodeId> = rosters.iter().flat_map(Roster::nodes).cloned().collect();
         all.sort_unstable();
@@ -132,6 +137,14 @@ impl World {
             request,
             served,
         };
+        if collect.tally.verdict() == Verdict::Done {
+            // Every other replica gets it, and nobody waits for them.
+            for node in collect.candidates.iter().filter(|node| collect.map.has_peer(node)) {
+                let leg = Leg::Out(collect.request.clone());
+                let due = self.due();
+                self.net.push(Call { from: owner.clone(), to: node.clone(), task: None, leg, due });
+            }
+        }
         let task = self.begin(&owner, None, Task::Write(WriteOp { collect, key, level, dot }));
         log!(
             self,
@@ -197,7 +210,12 @@ impl World {
             Task::Write(op) => {
                 let mut served = op.collect.served.clone();
                 served.insert(self.procs[at].store.placed(SHARD));
-                let ack = Ack { at: self.now, key: op.key, dot: op.dot, level: op.level, served };
+                let Some(dot) = op.dot else {
+                    log!(self, "{} acknowledges delete {task} of {} at {:?}", short(&owner), op.key, op.level);
+                    self.deletes += 1;
+                    return self.finish(task);
+                };
+                let ack = Ack { at: self.now, key: op.key, dot, level: op.level, served };
                 log!(
                     self,
                     "{} acknowledges write {task} of {} at {:?} ({:?}), served under {}",
@@ -217,6 +235,7 @@ impl World {
                     (op.merged.clone(), op.key, op.began, op.then.clone(), op.level);
                 self.finish(task);
                 self.reads += 1;
+                self.found = merged.clone();
                 log!(self, "{} ends read {task} of {key}, served under {}", short(&owner), texts(&served));
                 if level != Consistency::One && !self.plan.careless {
                     self.check_read(key, began, &merged, &served);

@@ -69,6 +69,8 @@ impl World {
             crashes: 0,
             leaves: 0,
             reads: 0,
+            deletes: 0,
+            found: Record::default(),
             lossless: false,
             odds,
             asleep: None,

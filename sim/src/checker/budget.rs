@@ -54,7 +54,10 @@ impl Budget<'_> {
                         None
                     }
                     Outcome::Exhausted => (possible < ALLOWANCE).then(|| {
-                        ("K6", format!("{host} is told that {key} is exhausted, and has spent at most {possible} of it"))
+                        (
+                            "K6",
+                            format!("{host} is told that {key} is exhausted, and has spent at most {possible} of it"),
+                        )
                     }),
                     _ => None,
                 };
@@ -88,8 +91,10 @@ mod tests {
     /// So many spends that were acknowledged, then these, then the total in the end.
     fn spent(acknowledged: u64, then: &[Outcome], total: u64) -> Vec<Entry> {
         let outcomes = (0..acknowledged).map(|_| done(&[])).chain(then.iter().cloned());
-        let mut entries: Vec<Entry> =
-            (1..).zip(outcomes).flat_map(|(id, outcome)| op(id * 10, id * 10 + 5, id, Action::Spend, outcome)).collect();
+        let mut entries: Vec<Entry> = (1..)
+            .zip(outcomes)
+            .flat_map(|(id, outcome)| op(id * 10, id * 10 + 5, id, Action::Spend, outcome))
+            .collect();
         entries.push(at(5000, Event::FinalReads));
         entries.extend(op(5001, 5002, 999, Action::Total, Outcome::Total(total)));
         entries

@@ -46,8 +46,9 @@ pub(super) fn lost_in_the_end<'f>(facts: &'f Facts<'_>) -> Vec<(&'f Op, &'f Op, 
     let mut all = Vec::new();
     for (read, missing) in finals {
         for lost in missing.iter().map(|lost| &facts.ops[lost]) {
-            let is_sibling =
-                |kept: &&OpId| facts.ops.get(kept).is_some_and(|kept| kept.is_write() && !causality.may_cover(lost, kept));
+            let is_sibling = |kept: &&OpId| {
+                facts.ops.get(kept).is_some_and(|kept| kept.is_write() && !causality.may_cover(lost, kept))
+            };
             let sibling = read.found().unwrap_or_default().iter().find(is_sibling);
             all.push((read, lost, sibling.copied()));
         }
@@ -78,7 +79,8 @@ fn seen_is_kept(facts: &Facts<'_>) -> Vec<Violation> {
         let lacks = |read: &&&Op| read.key == write.key && !causality.accounts_for(read, write);
         if let Some(read) = finals.iter().find(lacks) {
             let (key, at) = (&read.key, facts.at(*index).as_secs_f64());
-            let text = format!("{value} of {key}, found at {at:.3} s, is gone at {}, and nothing replaced it", read.host);
+            let text =
+                format!("{value} of {key}, found at {at:.3} s, is gone at {}, and nothing replaced it", read.host);
             violations.push(violation("K2", facts.at(read.invoked), text));
         }
     }

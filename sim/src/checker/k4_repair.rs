@@ -14,20 +14,19 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     if !facts.is_repaired() {
         return Vec::new();
     }
-    // By key: who believes whom to be the replicas, and who holds what.
-    let mut holds: BTreeMap<&str, (Vec<&[Host]>, BTreeMap<Host, Option<u64>>)> = BTreeMap::new();
+    let mut said: BTreeMap<&str, Said<'_>> = BTreeMap::new();
     for entry in &facts.history.entries {
         if let Event::Holds { host, key, replicas, copy } = &entry.event {
-            let (believed, copies) = holds.entry(key).or_default();
-            if !believed.contains(&&replicas[..]) {
-                believed.push(replicas);
+            let said = said.entry(key).or_default();
+            if !said.replicas.contains(&&replicas[..]) {
+                said.replicas.push(replicas);
             }
-            copies.insert(*host, *copy);
+            said.copies.insert(*host, *copy);
         }
     }
     let mut violations = Vec::new();
-    for (key, (believed, copies)) in holds {
-        for replicas in believed {
+    for (key, Said { replicas, copies }) in said {
+        for replicas in replicas {
             let held: Vec<(Host, Option<u64>)> =
                 replicas.iter().filter_map(|host| Some((*host, *copies.get(host)?))).collect();
             if held.windows(2).any(|pair| pair[0].1 != pair[1].1) {
@@ -39,6 +38,15 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     violations
 }
 
+/// What the nodes say of a key.
+#[derive(Default)]
+struct Said<'f> {
+    /// Who they believe its replicas to be: all of them the same, if H1 holds.
+    replicas: Vec<&'f [Host]>,
+    /// What each of them holds.
+    copies: BTreeMap<Host, Option<u64>>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,7 +54,8 @@ mod tests {
     use crate::checker::judged;
 
     fn told(ms: u64, copies: [Option<u64>; 3]) -> Vec<Violation> {
-        let mut entries = vec![at(10, Event::Healed), at(20, Event::Settled { host: Host(0) }), at(ms, Event::FinalReads)];
+        let mut entries =
+            vec![at(10, Event::Healed), at(20, Event::Settled { host: Host(0) }), at(ms, Event::FinalReads)];
         entries.extend((0..).zip(copies).map(|(host, copy)| holds(ms, host, &[0, 1], copy)));
         judged(check, entries)
     }

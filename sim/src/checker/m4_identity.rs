@@ -113,13 +113,13 @@ fn comes_back(facts: &Facts<'_>) -> Vec<Violation> {
         let others = facts.processes.iter().filter(|observer| observer.host != process.host);
         for observer in others.filter(|observer| observer.is_ready_throughout(from, to)) {
             let views = views.get(&observer.host).map_or(&[][..], Vec::as_slice);
-            let is_back = |seen: &&Seen| seen.standing.is_up() && process.ready.is_some_and(|(_, life)| life == seen.life);
+            let is_back =
+                |seen: &&Seen| seen.standing.is_up() && process.ready.is_some_and(|(_, life)| life == seen.life);
             let now = view_at(views, from);
             let then = views.iter().filter(|(at, _)| (from..=to).contains(at)).map(|(_, list)| *list);
             if !now.into_iter().chain(then).any(|list| list.get(&process.host).filter(is_back).is_some()) {
                 let launched = process.launched.as_secs_f64();
-                let text =
-                    format!("{}, restarted at {launched:.3} s, is not back at {}", process.host, observer.host);
+                let text = format!("{}, restarted at {launched:.3} s, is not back at {}", process.host, observer.host);
                 violations.push(violation("M4", to, text));
             }
         }

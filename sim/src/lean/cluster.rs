@@ -284,7 +284,8 @@ impl Cluster {
 
     /// Starts the node on a host again: it asks its seeds for its next boot.
     pub fn restart(&mut self, host: Host) {
-        let plan = Plan { begin: Begin::Ask { remembered: 0 }, seed: self.rng.random(), ..self.node(host).plan().clone() };
+        let plan =
+            Plan { begin: Begin::Ask { remembered: 0 }, seed: self.rng.random(), ..self.node(host).plan().clone() };
         self.start(host, plan);
     }
 
@@ -378,7 +379,9 @@ impl Cluster {
         let running = self.observer.running.len();
         let lives = || {
             self.observer.running.iter().all(|(name, (_, boot))| {
-                first.sees(&self.names.name(*name)).is_some_and(|seen| Some(seen.id.boot) == *boot && seen.profile.is_some())
+                first
+                    .sees(&self.names.name(*name))
+                    .is_some_and(|seen| Some(seen.id.boot) == *boot && seen.profile.is_some())
             })
         };
         first.up().1 == running && nodes.all(|node| node.up() == first.up()) && lives()

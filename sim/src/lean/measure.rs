@@ -145,7 +145,11 @@ pub fn measure(nodes: usize, seconds: u64, seed: u64) -> Figures {
         killed: kills.len(),
         first_down: longest(&mut cluster.detections().map(|crash| crash.first)),
         last_down: longest(&mut cluster.detections().map(|crash| crash.last)),
-        complete: cluster.detections().zip(&kills).filter(|(crash, others)| crash.seen >= **others - kills.len()).count(),
+        complete: cluster
+            .detections()
+            .zip(&kills)
+            .filter(|(crash, others)| crash.seen >= **others - kills.len())
+            .count(),
         mistakes: cluster.mistakes(),
         datagrams: per_node(traffic.datagrams - before.datagrams),
         datagram_bytes: per_node(traffic.datagram_bytes - before.datagram_bytes),

@@ -464,10 +464,9 @@ impl<M: Member> Net<M> {
         self.note(from, bytes as u64);
         let Some(to) = host_of(to) else { return };
         let Some(at) = self.arrival(from, to) else { return };
-        if self.weather.doubled > 0.0 && self.rng.random_bool(self.weather.doubled) {
-            if let Some(again) = self.arrival(from, to) {
-                self.queue.push(again, Event::Datagram(to, datagram.clone()));
-            }
+        let doubled = self.weather.doubled > 0.0 && self.rng.random_bool(self.weather.doubled);
+        if doubled && let Some(again) = self.arrival(from, to) {
+            self.queue.push(again, Event::Datagram(to, datagram.clone()));
         }
         self.queue.push(at, Event::Datagram(to, datagram));
     }

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use polity::cluster::lean::{self, Agent, News, Payload, Peer, Refused};
 use polity::cluster::Identity;
+use polity::cluster::lean::{self, Agent, News, Payload, Peer, Refused};
 use polity::{Boot, Member as Seen, NodeId, NodeName, Profile, Status, Timings};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -25,16 +25,22 @@ pub type Name = u32;
 
 /// The names of a network, in the order in which they were first used.
 #[derive(Clone, Debug, Default)]
-pub struct Names(Arc<Mutex<(Vec<NodeName>, BTreeMap<NodeName, Name>)>>);
+pub struct Names(Arc<Mutex<Numbered>>);
+
+#[derive(Debug, Default)]
+struct Numbered {
+    names: Vec<NodeName>,
+    numbers: BTreeMap<NodeName, Name>,
+}
 
 impl Names {
     /// The number of a name.
     #[must_use]
     pub fn number(&self, name: &NodeName) -> Name {
-        let (all, numbers) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Numbered { names, numbers } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *numbers.entry(name.clone()).or_insert_with(|| {
-            all.push(name.clone());
-            Name::try_from(all.len() - 1).expect("a network has fewer than 2^32 names")
+            names.push(name.clone());
+            Name::try_from(names.len() - 1).expect("a network has fewer than 2^32 names")
         })
     }
 
@@ -44,7 +50,7 @@ impl Names {
     /// If no name has it.
     #[must_use]
     pub fn name(&self, number: Name) -> NodeName {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0[number as usize].clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).names[number as usize].clone()
     }
 }
 

@@ -24,8 +24,14 @@ const SIMULATED: [&str; 6] = ["crdt/src", "cluster/src", "shard/src", "kv/src", 
 const GROUND: [&str; 2] = ["cluster/src/ground/real.rs", "cluster/src/ground/executor.rs"];
 
 /// Parts of the simulator that run outside of every simulation: they drive real processes and real time.
-const OUTSIDE: [&str; 6] =
-    ["sim/src/lean/measure.rs", "sim/src/swarm.rs", "sim/src/watchdog.rs", "sim/src/process.rs", "sim/src/cli.rs", "sim/src/main.rs"];
+const OUTSIDE: [&str; 6] = [
+    "sim/src/lean/measure.rs",
+    "sim/src/swarm.rs",
+    "sim/src/watchdog.rs",
+    "sim/src/process.rs",
+    "sim/src/cli.rs",
+    "sim/src/main.rs",
+];
 
 /// What makes a run depend on more than its seed, or hides a task.
 const FORBIDDEN: [(&str, &str); 14] = [

@@ -388,7 +388,7 @@ impl Builder {
                 &plan.name,
                 &rng.random(),
             )
-                .map_err(|e| Error::config("secret", e.to_string()))?,
+            .map_err(|e| Error::config("secret", e.to_string()))?,
             reset_key: *plan.secret.reset_key(&plan.name),
             config: TransportConfig::default(),
             policy: doorman.clone(),

@@ -59,8 +59,6 @@ pub use error::Error;
 pub use ground::{BoxFuture, Env, Gate, Ground};
 #[cfg(feature = "turmoil")]
 pub use ground::{Carriage, DiskFault, Memory, Simulated, Wire};
-#[cfg(feature = "turmoil")]
-pub use secure::simulated::seed_keys;
 pub use identity::{Boot, Identity, MAX_NAME_BYTES, NameError, NodeId, NodeName};
 #[cfg(feature = "lean")]
 #[doc(hidden)]
@@ -68,6 +66,8 @@ pub use membership::lean;
 pub use membership::view::{Member, MemberEvent, Members, Status, Subscription, View};
 pub use node::Node;
 pub use secure::envelope::DropReason;
+#[cfg(feature = "turmoil")]
+pub use secure::simulated::seed_keys;
 pub use secure::{MIN_SECRET_BYTES, Secret, SecretError};
 pub use state::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError, Zone};
 pub use stop::StopReason;

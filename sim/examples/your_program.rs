@@ -60,7 +60,8 @@ fn check(history: &History) -> Vec<String> {
             if let Some(found) = text.strip_prefix(&format!("in the book of {owner}: ")) {
                 readers.insert(*reader);
                 if number(found) < signed {
-                    problems.push(format!("{reader} finds {found:?} in the book of {owner}, and {signed:?} has signed"));
+                    problems
+                        .push(format!("{reader} finds {found:?} in the book of {owner}, and {signed:?} has signed"));
                 }
             }
         }
@@ -91,7 +92,11 @@ fn main() -> anyhow::Result<()> {
 
     let (history, trace, datagrams) = world.end();
     let count = |what: &str| {
-        history.entries.iter().filter(|e| matches!(&e.event, Event::Note { text, .. } if text.starts_with(what))).count()
+        history
+            .entries
+            .iter()
+            .filter(|e| matches!(&e.event, Event::Note { text, .. } if text.starts_with(what)))
+            .count()
     };
     println!("signed: {}, refused: {}, datagrams: {datagrams}", count("signed"), count("refused"));
     let problems = check(&history);

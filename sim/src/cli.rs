@@ -85,18 +85,20 @@ pub fn main(args: &[String], out: &mut (impl Write + Send)) -> io::Result<u8> {
         Ok(Call::List) => list(out).map(|()| 0),
         Ok(Call::Run { case, events, history, into }) => one(&case, events, history.as_deref(), into.as_deref(), out),
         Ok(Call::Swarm(plan)) => many(&plan, out),
-        Ok(Call::Coverage { scenarios, seeds }) => {
-            writeln!(out, "{}", Coverage::of(&scenarios, seeds)).map(|()| 0)
-        }
+        Ok(Call::Coverage { scenarios, seeds }) => writeln!(out, "{}", Coverage::of(&scenarios, seeds)).map(|()| 0),
         Ok(Call::Shrink { case, runs, into }) => smaller(&case, runs, into, out),
         Ok(Call::Report { of, into }) => page(of, into, out),
-        Ok(Call::Lean { nodes, seconds, seed }) => {
-            writeln!(out, "{}", lean::measure(nodes, seconds, seed)).map(|()| 0)
-        }
+        Ok(Call::Lean { nodes, seconds, seed }) => writeln!(out, "{}", lean::measure(nodes, seconds, seed)).map(|()| 0),
         Ok(Call::Judge(history)) => {
             let found = judge(&history);
             violations(&found, out)?;
-            writeln!(out, "history of scenario={} seed={}: {} violations", history.scenario, history.seed, found.len())?;
+            writeln!(
+                out,
+                "history of scenario={} seed={}: {} violations",
+                history.scenario,
+                history.seed,
+                found.len()
+            )?;
             Ok(if found.is_empty() { 0 } else { FAILED })
         }
     }
@@ -114,13 +116,7 @@ fn create(path: &str) -> io::Result<BufWriter<File>> {
     File::create(path).map(BufWriter::new).map_err(|cause| io::Error::other(format!("cannot write {path}: {cause}")))
 }
 
-fn one(
-    case: &Case,
-    events: bool,
-    history: Option<&str>,
-    into: Option<&str>,
-    out: &mut impl Write,
-) -> io::Result<u8> {
+fn one(case: &Case, events: bool, history: Option<&str>, into: Option<&str>, out: &mut impl Write) -> io::Result<u8> {
     if let Some(path) = into {
         create(path)?.write_all(case.to_json().as_bytes())?;
     }
@@ -206,7 +202,8 @@ fn smaller(case: &Case, runs: u32, into: Option<String>, out: &mut impl Write) -
     let mut written = Ok(());
     let found = shrink(case, runs, |smaller| {
         let faults: Vec<&str> = smaller.faults().map(|timed| timed.fault.class()).collect();
-        let line = format!("  {} hosts, {} acts, faults: {}", smaller.settings.hosts, smaller.acts.len(), faults.join(" "));
+        let line =
+            format!("  {} hosts, {} acts, faults: {}", smaller.settings.hosts, smaller.acts.len(), faults.join(" "));
         if written.is_ok() {
             written = writeln!(out, "{line}");
         }
@@ -232,7 +229,8 @@ fn page(of: Source, into: Option<String>, out: &mut impl Write) -> io::Result<u8
         }
         Source::History(history) => {
             let found = judge(&history);
-            let replay = format!("cargo run --release -p polity-sim -- run {} --seed {}", history.scenario, history.seed);
+            let replay =
+                format!("cargo run --release -p polity-sim -- run {} --seed {}", history.scenario, history.seed);
             (*history, found, replay)
         }
     };
@@ -353,7 +351,8 @@ impl<'a, I: Iterator<Item = &'a str>> Args<'a, I> {
                 let allowed = if known.is_empty() { "nothing".to_owned() } else { known.join(" ") };
                 return Err(format!("{option:?} makes no sense here; what does: {allowed}"));
             }
-            let value = if FLAGS.contains(&option) { "" } else { self.0.next().ok_or(format!("{option} needs a value"))? };
+            let value =
+                if FLAGS.contains(&option) { "" } else { self.0.next().ok_or(format!("{option} needs a value"))? };
             options.push((option, value));
         }
         Ok(Options(options))

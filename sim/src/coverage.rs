@@ -50,7 +50,12 @@ impl Coverage {
     /// All pairs of different classes, and in how many runs each was.
     pub fn pairs(&self) -> impl Iterator<Item = ((&'static str, &'static str), u64)> {
         let names: Vec<&'static str> = classes().map(|class| class.name).collect();
-        let all = (0..names.len()).flat_map(move |a| (0..a).map({ let names = names.clone(); move |b| (names[a], names[b]) }));
+        let all = (0..names.len()).flat_map(move |a| {
+            (0..a).map({
+                let names = names.clone();
+                move |b| (names[a], names[b])
+            })
+        });
         all.filter_map(|(a, b)| pair(a, b)).map(|pair| (pair, self.pairs.get(&pair).copied().unwrap_or(0)))
     }
 }

@@ -240,18 +240,18 @@ mod tests {
 
     #[test]
     fn delays_copies_and_damage() {
-        let each = |harms: &[Harm], is: &dyn Fn(&[(Duration, Bytes)]) -> bool| {
+        fn each(harms: &[Harm], is: impl Fn(&[(Duration, Bytes)]) -> bool) -> usize {
             carried(harms).iter().filter(|one| matches!(one, Carriage::Instead(copies) if is(copies))).count()
-        };
+        }
         let ms = Duration::from_millis;
         let delay = Harm::Delay { ms: 10, jitter_ms: 5 };
-        assert_eq!(each(&[delay], &|copies| copies.len() == 1 && (ms(10)..=ms(15)).contains(&copies[0].0)), 100);
+        assert_eq!(each(&[delay], |copies| copies.len() == 1 && (ms(10)..=ms(15)).contains(&copies[0].0)), 100);
         let twice = Harm::Duplication { share: 1.0, ms: 10 };
-        assert_eq!(each(&[delay, twice], &|copies| copies.len() == 2 && copies[1].0 >= copies[0].0), 100);
+        assert_eq!(each(&[delay, twice], |copies| copies.len() == 2 && copies[1].0 >= copies[0].0), 100);
         let damage = Harm::Corruption { share: 1.0 };
-        let damaged = each(&[damage, twice], &|copies| copies[0].1 != DATAGRAM && copies[1].1 == DATAGRAM);
+        let damaged = each(&[damage, twice], |copies| copies[0].1 != DATAGRAM && copies[1].1 == DATAGRAM);
         assert!(damaged > 90, "{damaged}: bytes may be changed back");
-        let late = each(&[Harm::Reordering { share: 0.5, ms: 10 }], &|copies| copies[0].0 > Duration::ZERO);
+        let late = each(&[Harm::Reordering { share: 0.5, ms: 10 }], |copies| copies[0].0 > Duration::ZERO);
         assert!((25..65).contains(&late), "{late}");
     }
 }

@@ -142,7 +142,6 @@ impl Process {
 
     /// A node as the world wants it: named after its host, on the simulated network, with the world's seeds and secret.
     /// Change what you like.
-    #[must_use]
     pub fn builder(&self) -> Builder {
         let Given { host, settings, memory, machine_seed, wire, gate, start, .. } = &self.given;
         let ground = Simulated::new(*machine_seed, memory.clone()).wire(wire.clone()).gated(gate.clone());

@@ -266,7 +266,8 @@ impl World {
         let links = here.iter().flat_map(|a| there.iter().flat_map(move |b| both(a, b))).collect();
         let what = format!("{here:?} and {there:?} do not see each other");
         let fault = self.began("partition", &what, true, here.iter().chain(there).copied().collect());
-        let effect = crate::network::Effect { scope: crate::network::Scope::Links(links), harm: crate::network::Harm::Cut };
+        let effect =
+            crate::network::Effect { scope: crate::network::Scope::Links(links), harm: crate::network::Harm::Cut };
         self.take(fault, &Step::Links(vec![effect]));
         fault
     }

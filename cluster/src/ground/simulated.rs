@@ -10,7 +10,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +18,7 @@ use bytes::Bytes;
 use quinn::udp::{RecvMeta, Transmit};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::{BoxFuture, Gate, Ground};
@@ -180,12 +181,11 @@ impl Ground for Simulated {
             Poll::Ready(socket) => Arc::new(socket?),
             Poll::Pending => return Err(io::Error::other("a simulated socket binds at once")),
         };
-        let late = self.wire.as_ref().map(|_| {
-            let (late, arriving) = mpsc::unbounded_channel();
-            tokio::spawn(send_late(Arc::downgrade(&inner), arriving));
-            late
-        });
-        Ok(Arc::new(Socket { inner, reading: Mutex::new(None), local: addr, wire: self.wire.clone(), late }))
+        let (late, arriving) = mpsc::unbounded_channel();
+        let mut sending = JoinSet::new();
+        sending.spawn(send_late(inner.clone(), arriving));
+        let (reading, wire) = (Mutex::new(None), self.wire.clone());
+        Ok(Arc::new(Socket { inner, reading, local: addr, wire, late, _sending: sending }))
     }
 
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
@@ -249,9 +249,9 @@ impl Ground for Simulated {
 /// A datagram that is to be sent later: when, where to, and what.
 type Late = (Instant, SocketAddr, Bytes);
 
-/// Sends what is late when its time has come, for as long as the socket is there: in the order of their times, those of
-/// one time in the order in which they came.
-async fn send_late(socket: Weak<turmoil::net::UdpSocket>, mut arriving: mpsc::UnboundedReceiver<Late>) {
+/// Sends what is late when its time has come: in the order of their times, those of one time in the order in which they
+/// came.
+async fn send_late(socket: Arc<turmoil::net::UdpSocket>, mut arriving: mpsc::UnboundedReceiver<Late>) {
     let mut waiting: BTreeMap<(Instant, u64), (SocketAddr, Bytes)> = BTreeMap::new();
     let mut count = 0;
     loop {
@@ -266,7 +266,6 @@ async fn send_late(socket: Weak<turmoil::net::UdpSocket>, mut arriving: mpsc::Un
                 None => return,
             },
             () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
-                let Some(socket) = socket.upgrade() else { return };
                 while let Some(first) = waiting.first_entry()
                     && first.key().0 <= Instant::now()
                 {
@@ -288,7 +287,9 @@ struct Socket {
     reading: Mutex<Option<Readable>>,
     local: SocketAddr,
     wire: Option<Wire>,
-    late: Option<mpsc::UnboundedSender<Late>>,
+    late: mpsc::UnboundedSender<Late>,
+    /// What is late is lost with the socket.
+    _sending: JoinSet<()>,
 }
 
 impl Socket {
@@ -332,9 +333,9 @@ impl quinn::AsyncUdpSocket for Socket {
                 for (after, bytes) in copies {
                     if after.is_zero() {
                         self.send(to, &bytes)?;
-                    } else if let Some(late) = &self.late {
+                    } else {
                         // The receiver ends with the socket only.
-                        let _ = late.send((Instant::now() + after, to, bytes));
+                        let _ = self.late.send((Instant::now() + after, to, bytes));
                     }
                 }
                 Ok(())

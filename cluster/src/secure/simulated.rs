@@ -27,11 +27,7 @@ pub fn seed_keys(seed: u64) {
 
 /// The usual algorithms, with keys that follow from the seed.
 pub(crate) fn provider() -> CryptoProvider {
-    CryptoProvider {
-        kx_groups: vec![&Exchange],
-        secure_random: &Seeded,
-        ..rustls::crypto::ring::default_provider()
-    }
+    CryptoProvider { kx_groups: vec![&Exchange], secure_random: &Seeded, ..rustls::crypto::ring::default_provider() }
 }
 
 #[derive(Debug)]

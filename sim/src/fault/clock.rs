@@ -26,8 +26,7 @@ const MAX_DRIFT_PPM: i64 = 100_000;
 
 pub(super) const CLASSES: &[Class] = &[
     class("clock-jump", "a wall clock jumps by up to an hour", |rng, stage| {
-        let fault =
-            ClockFault { host: stage.any(rng), skew_ms: off(rng, MAX_JUMP_MS), drift_ppm: 0, strobe_ms: 0 };
+        let fault = ClockFault { host: stage.any(rng), skew_ms: off(rng, MAX_JUMP_MS), drift_ppm: 0, strobe_ms: 0 };
         (Fault::Clock(fault), ms(rng, 1000..=20_000))
     }),
     class("clock-drift", "a wall clock runs up to a tenth too fast or slow", |rng, stage| {

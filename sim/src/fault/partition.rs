@@ -55,12 +55,8 @@ pub(super) const CLASSES: &[Class] = &[
     class("partition-halves", "one half is cut off from the other", |rng, stage| drawn(Shape::Halves, rng, stage)),
     class("partition-bridge", "two halves that one node sees both of", |rng, stage| drawn(Shape::Bridge, rng, stage)),
     class("partition-ring", "each node sees another majority", |rng, stage| drawn(Shape::Ring, rng, stage)),
-    class("partition-one-way", "some hear the others and are not heard", |rng, stage| {
-        drawn(Shape::OneWay, rng, stage)
-    }),
-    class("partition-flapping", "links between two sides come and go", |rng, stage| {
-        drawn(Shape::Flapping, rng, stage)
-    }),
+    class("partition-one-way", "some hear the others and are not heard", |rng, stage| drawn(Shape::OneWay, rng, stage)),
+    class("partition-flapping", "links between two sides come and go", |rng, stage| drawn(Shape::Flapping, rng, stage)),
 ];
 
 const fn class(name: &'static str, about: &'static str, draw: fn(&mut StdRng, &Stage) -> (Fault, Duration)) -> Class {
@@ -108,8 +104,7 @@ fn ring(hosts: &[Host]) -> Vec<Link> {
     let reach = (all / 2).div_ceil(2).max(1);
     let distance = |a: usize, b: usize| (a.abs_diff(b)).min(all - a.abs_diff(b));
     let pairs = (0..all).flat_map(|a| (0..all).map(move |b| (a, b)));
-    let cut: Vec<Link> =
-        pairs.filter(|(a, b)| distance(*a, *b) > reach).map(|(a, b)| (hosts[a], hosts[b])).collect();
+    let cut: Vec<Link> = pairs.filter(|(a, b)| distance(*a, *b) > reach).map(|(a, b)| (hosts[a], hosts[b])).collect();
     // Three or fewer are all neighbours: then one pair does not see each other.
     if cut.is_empty() { both(&hosts[..1], &hosts[1..2]) } else { cut }
 }

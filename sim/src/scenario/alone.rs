@@ -8,8 +8,7 @@ use crate::fault::{Class, classes};
 use crate::settings::Settings;
 
 /// See the [module](self).
-pub const SCENARIO: Scenario =
-    Scenario { name: "alone", about: "one fault alone, of every class in turn", draw };
+pub const SCENARIO: Scenario = Scenario { name: "alone", about: "one fault alone, of every class in turn", draw };
 
 fn draw(rng: &mut StdRng, seed: u64) -> (Settings, Vec<Act>) {
     let all: Vec<&'static Class> = classes().collect();

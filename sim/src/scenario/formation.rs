@@ -13,11 +13,8 @@ use crate::settings::Settings;
 const MAX_NODES: u8 = 10;
 
 /// See the [module](self).
-pub const SCENARIO: Scenario = Scenario {
-    name: "formation",
-    about: "5 to 10 nodes find each other through one seed node within 5 s",
-    draw,
-};
+pub const SCENARIO: Scenario =
+    Scenario { name: "formation", about: "5 to 10 nodes find each other through one seed node within 5 s", draw };
 
 fn draw(rng: &mut StdRng, _seed: u64) -> (Settings, Vec<Act>) {
     let hosts = rng.random_range(5..=MAX_NODES);

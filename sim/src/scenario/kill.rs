@@ -9,11 +9,8 @@ use crate::fault::Crash;
 use crate::settings::Settings;
 
 /// See the [module](self).
-pub const SCENARIO: Scenario = Scenario {
-    name: "kill",
-    about: "one node is killed under load, is seen down in time, and comes back empty",
-    draw,
-};
+pub const SCENARIO: Scenario =
+    Scenario { name: "kill", about: "one node is killed under load, is seen down in time, and comes back empty", draw };
 
 fn draw(rng: &mut StdRng, _seed: u64) -> (Settings, Vec<Act>) {
     let settings = Settings::drawn(rng);

@@ -13,11 +13,8 @@ use crate::history::Host;
 use crate::settings::Settings;
 
 /// See the [module](self).
-pub const SCENARIO: Scenario = Scenario {
-    name: "partition",
-    about: "links are cut under load in any of eight shapes, and heal",
-    draw,
-};
+pub const SCENARIO: Scenario =
+    Scenario { name: "partition", about: "links are cut under load in any of eight shapes, and heal", draw };
 
 fn draw(rng: &mut StdRng, _seed: u64) -> (Settings, Vec<Act>) {
     let settings = Settings { hosts: rng.random_range(3..=7), ..Settings::drawn(rng) };

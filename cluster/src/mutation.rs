@@ -2,8 +2,8 @@
 //! checker of the simulator must catch.
 //!
 //! At a mutation point the code asks [`mutated`]. Without the feature `mutations` the answer is `false` when the code is
-//! compiled, and nothing is left of the point. With it, it is `true` for the one fault that this thread was [set](set) to
-//! have; a simulated world runs on one thread.
+//! compiled, and nothing is left of the point. With it, it is `true` for the one fault that `set` has given to this
+//! thread; a simulated world runs on one thread.
 
 #[cfg(feature = "mutations")]
 use std::cell::Cell;

@@ -13,6 +13,8 @@ const FORMATION: Duration = Duration::from_secs(300);
 const LOSS: f64 = 0.01;
 /// How often a node is killed.
 const KILL_EVERY: Duration = Duration::from_secs(10);
+/// How long a cluster lives in peace before its quiet life is measured: what it said at first has been said by then.
+const SETTLING: Duration = Duration::from_secs(20);
 /// How many nodes join together at the beginning of the churn: one for so many that are there.
 const WAVE: usize = 20;
 
@@ -27,6 +29,11 @@ pub struct Figures {
     pub wave: Option<Duration>,
     /// How much time was simulated after the formation.
     pub simulated: Duration,
+    /// How much faster than real time the cluster's quiet life was simulated, for as long as the churn: nobody comes or
+    /// goes, and nothing is lost.
+    pub quiet_speed: f64,
+    /// Datagrams that a node sent in a second of its quiet life.
+    pub quiet_datagrams: f64,
     /// Real time for the formation.
     pub formation_took: Duration,
     /// Real time for what came after it.
@@ -69,7 +76,7 @@ impl fmt::Display for Figures {
         write!(
             f,
             "nodes={} agreed_after={} wave_agreed_after={} simulated={:.0?} took={:.2?} speed={:.1} \
-             formation_took={:.2?} killed={} first_down={:.1?} last_down={:.1?} complete={} false_seen={} \
+             quiet_speed={:.1} quiet_datagrams={:.1}/s formation_took={:.2?} killed={} first_down={:.1?} last_down={:.1?} complete={} false_seen={} \
              false_raised={} false_by_healthy={} rejoins={} suspected={} datagrams={:.1}/s {:.0}B/s calls={:.2}/s \
              {:.0}B/s events={} trace={:016x}",
             self.nodes,
@@ -78,6 +85,8 @@ impl fmt::Display for Figures {
             self.simulated,
             self.took,
             self.speed(),
+            self.quiet_speed,
+            self.quiet_datagrams,
             self.formation_took,
             self.killed,
             self.first_down,
@@ -98,7 +107,7 @@ impl fmt::Display for Figures {
     }
 }
 
-/// Lets so many nodes form a cluster, then lets it live for so many seconds with a wave of nodes that join at the
+/// Lets so many nodes form a cluster, then lets it live for so many seconds in peace, and as long with a wave of nodes that join at the
 /// beginning, one datagram in a hundred lost, and a node killed every ten seconds.
 #[must_use]
 pub fn measure(nodes: usize, seconds: u64, seed: u64) -> Figures {
@@ -106,6 +115,14 @@ pub fn measure(nodes: usize, seconds: u64, seed: u64) -> Figures {
     let mut cluster = Cluster::of(nodes, seed, Weather::default());
     let formation = cluster.run_until_agreed(FORMATION);
     let formation_took = begin.elapsed();
+
+    let simulated = Duration::from_secs(seconds);
+    cluster.run(SETTLING);
+    let (before, begin) = (cluster.traffic(), std::time::Instant::now());
+    cluster.run(simulated);
+    let quiet_speed = simulated.as_secs_f64() / begin.elapsed().as_secs_f64().max(f64::EPSILON);
+    let quiet = cluster.traffic().datagrams - before.datagrams;
+    let quiet_datagrams = quiet as f64 / nodes.max(1) as f64 / simulated.as_secs_f64().max(f64::EPSILON);
 
     let begin = std::time::Instant::now();
     let (before, events) = (cluster.traffic(), cluster.net().events());
@@ -132,7 +149,6 @@ pub fn measure(nodes: usize, seconds: u64, seed: u64) -> Figures {
     let took = begin.elapsed();
 
     let traffic = cluster.traffic();
-    let simulated = Duration::from_secs(seconds);
     let per_node = |amount: u64| amount as f64 / (cluster.hosts().len().max(1) as f64) / simulated.as_secs_f64();
     let longest = |times: &mut dyn Iterator<Item = Option<Duration>>| times.flatten().max().unwrap_or_default();
     Figures {
@@ -140,6 +156,8 @@ pub fn measure(nodes: usize, seconds: u64, seed: u64) -> Figures {
         formation,
         wave,
         simulated,
+        quiet_speed,
+        quiet_datagrams,
         formation_took,
         took,
         killed: kills.len(),

@@ -1,7 +1,7 @@
 //! What runs on a host: a process with a program in it.
 //!
 //! A [`Program`] gets a [`Process`], which knows how a node is started in this world. The program of an application is
-//! its own code; [`Standard`] is the one that the scenarios run.
+//! its own code; `Standard` is the one that the scenarios run.
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -9,7 +9,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// See the [module](self). Cheap to clone; an open gate by default, and none at all on real ground.
+/// What a node's tasks pass each time they are polled, so that a whole process can stand still. Cheap to clone; by default
+/// there is no gate, as on real ground.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Option<Arc<Mutex<State>>>);
 

@@ -5,14 +5,14 @@
 //!
 //! To add a family of faults, write its file, and name it in [`Fault`] and in [`classes`].
 
-mod clock;
-mod clog;
-mod crash;
-mod disk;
-mod membership;
-mod partition;
-mod pause;
-mod weather;
+pub mod clock;
+pub mod clog;
+pub mod crash;
+pub mod disk;
+pub mod membership;
+pub mod partition;
+pub mod pause;
+pub mod weather;
 
 use std::time::Duration;
 

@@ -133,6 +133,7 @@ mod tests {
             Event::Note { host, text },
         ];
         entries.extend(others.map(|event| at(80, event)));
+        entries.sort_by_key(|entry| entry.at);
         by_hand(entries)
     }
 

@@ -448,11 +448,11 @@ impl Core {
     }
 }
 
-/// How often an update is piggybacked: SWIM's λ·log n (section 4.1), as memberlist reckons it, four times the digits of
-/// the number of members. At least 9, so that five nodes lose none at 20 % loss: there, chance has few paths.
+/// How often an update is piggybacked: SWIM's λ·log n with λ = 3 (section 4.1), at least 6 so that five nodes lose none at
+/// 20 % loss, and at most 16, which is memberlist's for a thousand: there, more copies cost more than they bring.
 fn transmissions(members: usize) -> NonZeroU8 {
-    let digits = members.max(1).ilog10() + 1;
-    NonZeroU8::new(u8::try_from(4 * digits).unwrap_or(u8::MAX).max(9)).expect("at least 9")
+    let log2 = usize::BITS - members.leading_zeros();
+    NonZeroU8::new(u8::try_from(3 * log2).unwrap_or(u8::MAX).clamp(6, 16)).expect("at least 6")
 }
 
 fn foca_config(timings: &Timings, members: usize) -> foca::Config {

@@ -394,7 +394,7 @@ impl Options<'_> {
     }
 }
 
-/// The day of the year, from 1 on; one that leap years move by a day does as well.
+/// A number from 1 to 366, another one on each day of a year.
 #[allow(clippy::disallowed_methods, reason = "which seeds a day's swarm begins with is no matter of simulated time")]
 fn today() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -37,13 +37,25 @@
 //! # Ok::<(), polity_crdt::Error>(())
 //! ```
 
+mod codec;
 mod dot;
 mod dvv_set;
 mod encoding;
 mod error;
+mod hlc;
+mod replica;
+pub mod store;
+pub mod types;
 mod version_vector;
 
+pub use codec::{Decoder, Encoder, FORMAT};
 pub use dot::{Dot, ReplicaId};
 pub use dvv_set::DvvSet;
-pub use error::Error;
+pub use error::{DecodeError, Error};
+pub use hlc::{HybridClock, Timestamp};
+pub use replica::{Change, Replica, Writer};
+pub use store::{Crdt, Delta, Fate, Key, Value};
+pub use types::{
+    AwSet, BoundedCounter, DwFlag, EwFlag, GCounter, GSet, LwwRegister, MvRegister, OrMap, OwnerMap, PnCounter, RwSet,
+};
 pub use version_vector::VersionVector;

@@ -192,6 +192,51 @@ impl VersionVector {
         Self { runs }
     }
 
+    /// The dots that both sets have.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let mut runs = Vec::new();
+        let (mut left, mut right) = (&self.runs[..], &other.runs[..]);
+        while let ([a, later_left @ ..], [b, later_right @ ..]) = (left, right) {
+            let (start, end) = (a.start().max(b.start()), a.end().min(b.end()));
+            if start <= end {
+                runs.push(Run { replica: start.0, first: start.1, last: end.1 });
+            }
+            if a.end() <= b.end() {
+                left = later_left;
+            } else {
+                right = later_right;
+            }
+        }
+        Self { runs }
+    }
+
+    /// Takes the dots out of the set that are not greater than `dot`, and returns them.
+    #[must_use]
+    pub fn take_up_to(&mut self, dot: Dot) -> Self {
+        let key = (dot.replica, dot.counter);
+        let whole = self.runs.partition_point(|run| run.end() <= key);
+        let mut taken: Vec<Run> = self.runs.drain(..whole).collect();
+        if let Some(run) = self.runs.first_mut().filter(|run| run.start() <= key) {
+            taken.push(Run { last: dot.counter, ..*run });
+            run.first = dot.counter + 1;
+        }
+        Self { runs: taken }
+    }
+
+    /// Takes all dots of `replica` out of the set. Returns whether there were any.
+    pub fn remove_replica(&mut self, replica: ReplicaId) -> bool {
+        let before = self.runs.len();
+        self.runs.retain(|run| run.replica != replica);
+        self.runs.len() != before
+    }
+
+    /// How many dots the set has, or `u64::MAX` if that is more than this type holds.
+    #[must_use]
+    pub fn dot_count(&self) -> u64 {
+        self.runs.iter().fold(0_u64, |sum, run| sum.saturating_add((run.last - run.first).saturating_add(1)))
+    }
+
     /// The replicas that have a dot in the set, each with its intervals of counters, all in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = (ReplicaId, impl Iterator<Item = RangeInclusive<u64>>)> {
         self.by_replica().map(|runs| (runs[0].replica, runs.iter().map(|run| run.first..=run.last)))
@@ -212,6 +257,11 @@ impl VersionVector {
     /// The runs of each replica; no slice is empty.
     pub(crate) fn by_replica(&self) -> impl Iterator<Item = &[Run]> {
         self.runs.chunk_by(|a, b| a.replica == b.replica)
+    }
+
+    /// All runs, in order.
+    pub(crate) fn runs(&self) -> &[Run] {
+        &self.runs
     }
 
     /// Takes a list that satisfies the invariant.
@@ -255,6 +305,13 @@ fn push_run(runs: &mut Vec<Run>, run: Run) {
     match runs.last_mut() {
         Some(last) if touches(last, &run) => last.last = last.last.max(run.last),
         _ => runs.push(run),
+    }
+}
+
+/// One dot is a set too.
+impl From<Dot> for VersionVector {
+    fn from(dot: Dot) -> Self {
+        std::iter::once(dot).collect()
     }
 }
 

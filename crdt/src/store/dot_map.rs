@@ -1,0 +1,315 @@
+//! Stores under keys: what sets and maps are made of.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Bound;
+
+use super::{Crdt, Delta, Key, Observer, sealed};
+use crate::codec::{Decoder, Encoder};
+use crate::error::DecodeError;
+use crate::{Dot, VersionVector};
+
+/// Stores under keys. A key is there while something under it is live.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DotMap<K, S> {
+    entries: BTreeMap<K, S>,
+}
+
+impl<K, S> Default for DotMap<K, S> {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord, S> DotMap<K, S> {
+    /// The store under a key.
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&S>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.entries.get(key)
+    }
+
+    /// A key as it is kept, and the store under it.
+    pub fn get_key_value<Q: Ord + ?Sized>(&self, key: &Q) -> Option<(&K, &S)>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.entries.get_key_value(key)
+    }
+
+    /// All keys with their stores, in the order of keys.
+    pub fn iter(&self) -> std::collections::btree_map::Iter<'_, K, S> {
+        self.entries.iter()
+    }
+
+    /// The keys within a range with their stores, in order.
+    pub fn range<R: std::ops::RangeBounds<K>>(&self, range: R) -> std::collections::btree_map::Range<'_, K, S> {
+        self.entries.range(range)
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+impl<K, S> sealed::Sealed for DotMap<K, S> {}
+
+impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
+    type Key = K;
+    type Delta = DotMapDelta<K, S::Delta>;
+
+    fn is_bottom(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn apply(&mut self, delta: Self::Delta, seen: &VersionVector, observe: Observer<'_, K>) {
+        // Only what has been seen can be live, and most of what is dead was not: then there is nothing to look for.
+        let lost = delta.dead.intersection(seen);
+        if !lost.is_empty() {
+            self.strike(&lost, observe);
+        }
+        for (key, part) in delta.entries {
+            match self.entries.entry(key) {
+                Entry::Occupied(mut entry) => {
+                    let (key, store) = (entry.key().clone(), entry.get_mut());
+                    store.apply(part, seen, &mut |_, dot, fate| observe(&key, dot, fate));
+                    if store.is_bottom() {
+                        entry.remove();
+                    }
+                }
+                Entry::Vacant(entry) => {
+                    let mut store = S::default();
+                    store.apply(part, seen, &mut |_, dot, fate| observe(entry.key(), dot, fate));
+                    if !store.is_bottom() {
+                        entry.insert(store);
+                    }
+                }
+            }
+        }
+    }
+
+    fn strike(&mut self, dots: &VersionVector, observe: Observer<'_, K>) {
+        self.entries.retain(|key, store| {
+            store.strike(dots, &mut |_, dot, fate| observe(key, dot, fate));
+            !store.is_bottom()
+        });
+    }
+
+    fn visit(&self, from: Bound<&K>, visit: &mut dyn FnMut(&K, &mut dyn Iterator<Item = Dot>) -> bool) {
+        for (key, store) in self.entries.range((from, Bound::Unbounded)) {
+            let mut dots = Vec::new();
+            store.visit(Bound::Unbounded, &mut |_, inner| {
+                dots.extend(inner);
+                true
+            });
+            if !visit(key, &mut dots.into_iter()) {
+                return;
+            }
+        }
+    }
+
+    fn pick(&self, wanted: Vec<(K, VersionVector)>) -> Self::Delta {
+        let entries = wanted.into_iter().map(|(key, dots)| {
+            let mut part = self.entries.get(&key).map(|store| store.restrict(&dots)).unwrap_or_default();
+            let dead = dots.difference(&part.live());
+            if !dead.is_empty() {
+                part.kill(&dead);
+            }
+            (key, part)
+        });
+        DotMapDelta::of(entries.collect())
+    }
+
+    fn restrict(&self, dots: &VersionVector) -> Self::Delta {
+        let parts = self.entries.iter().map(|(key, store)| (key, store.restrict(dots)));
+        let entries = parts.filter(|(_, part)| !part.is_empty()).map(|(key, part)| (key.clone(), part)).collect();
+        DotMapDelta { entries, dead: VersionVector::new() }
+    }
+
+    fn everything(&self) -> Self::Delta {
+        let entries = self.entries.iter().map(|(key, store)| (key.clone(), store.everything())).collect();
+        DotMapDelta { entries, dead: VersionVector::new() }
+    }
+}
+
+/// What became of some dots of a [`DotMap`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct DotMapDelta<K, D> {
+    /// Sorted by key; no key is there twice, and none without a claim.
+    entries: Vec<(K, D)>,
+    /// Dots that are dead, wherever they were.
+    dead: VersionVector,
+}
+
+impl<K, D> Default for DotMapDelta<K, D> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), dead: VersionVector::new() }
+    }
+}
+
+impl<K: Key, D: Delta> DotMapDelta<K, D> {
+    /// The delta that says this of one key.
+    pub(crate) fn at(key: K, part: D) -> Self {
+        Self { entries: vec![(key, part)], dead: VersionVector::new() }
+    }
+
+    /// From entries in any order.
+    pub(crate) fn of(mut entries: Vec<(K, D)>) -> Self {
+        entries.retain(|(_, part)| !part.is_empty());
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        entries.dedup_by(|(later, part), (key, kept)| {
+            let same = later == key;
+            if same {
+                kept.join(std::mem::take(part));
+            }
+            same
+        });
+        Self { entries, dead: VersionVector::new() }
+    }
+
+    /// The keys of which it says something where they are, in order.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &K> {
+        self.entries.iter().map(|(key, _)| key)
+    }
+
+    fn live_below(&self) -> VersionVector {
+        if self.dead.is_empty() { VersionVector::new() } else { self.live() }
+    }
+}
+
+impl<K, D> sealed::Sealed for DotMapDelta<K, D> {}
+
+/// No dots are dead on this level.
+const NO_DEAD: u64 = 0;
+/// The dead dots follow.
+const DEAD: u64 = 1;
+/// The live and the dead dots follow together: fewer intervals, where live dots lie between dead ones.
+const BOTH: u64 = 2;
+
+impl<K: Key, D: Delta> Delta for DotMapDelta<K, D> {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.dead.is_empty()
+    }
+
+    fn visit_live(&self, visit: &mut dyn FnMut(Dot)) {
+        self.entries.iter().for_each(|(_, part)| part.visit_live(visit));
+    }
+
+    fn visit_dead(&self, visit: &mut dyn FnMut(&VersionVector)) {
+        visit(&self.dead);
+        self.entries.iter().for_each(|(_, part)| part.visit_dead(visit));
+    }
+
+    fn kill(&mut self, dots: &VersionVector) {
+        self.withdraw(dots);
+        self.dead.merge(dots);
+    }
+
+    fn withdraw(&mut self, dots: &VersionVector) {
+        self.entries.retain_mut(|(_, part)| {
+            part.withdraw(dots);
+            !part.is_empty()
+        });
+    }
+
+    fn unite(&mut self, other: Self) {
+        self.dead.merge(&other.dead);
+        if other.entries.is_empty() {
+            return;
+        }
+        let mut entries = Vec::with_capacity(self.entries.len() + other.entries.len());
+        let (mut left, mut right) =
+            (std::mem::take(&mut self.entries).into_iter().peekable(), other.entries.into_iter());
+        let mut next = right.next();
+        while let Some((key, mut part)) = next.take() {
+            while let Some(entry) = left.next_if(|(other, _)| *other < key) {
+                entries.push(entry);
+            }
+            if let Some((_, mut mine)) = left.next_if(|(other, _)| *other == key) {
+                mine.unite(part);
+                part = mine;
+            }
+            entries.push((key, part));
+            next = right.next();
+        }
+        entries.extend(left);
+        self.entries = entries;
+    }
+
+    fn split_live(self, into: &mut Vec<Self>) {
+        for (key, part) in self.entries {
+            let mut parts = Vec::new();
+            part.split_live(&mut parts);
+            into.extend(parts.into_iter().map(|part| Self::at(key.clone(), part)));
+        }
+    }
+
+    fn encode_part(&self, to: &mut Encoder) {
+        let mut both = self.live_below();
+        both.merge(&self.dead);
+        let form = match () {
+            () if self.dead.is_empty() => NO_DEAD,
+            () if both.interval_count() < self.dead.interval_count() => BOTH,
+            () => DEAD,
+        };
+        to.number((self.entries.len() as u64) << 2 | form);
+        match form {
+            NO_DEAD => {}
+            BOTH => to.dots(&both),
+            _ => to.dots(&self.dead),
+        }
+        for (key, part) in &self.entries {
+            to.content(key);
+            part.encode_part(to);
+        }
+    }
+
+    fn decode_part(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let header = from.number()?;
+        let form = header & 3;
+        let dots = match form {
+            NO_DEAD => VersionVector::new(),
+            DEAD | BOTH => from.dots()?,
+            _ => return Err(DecodeError::Tag),
+        };
+        let count = from.fits(header >> 2)?;
+        let mut entries: Vec<(K, D)> = Vec::new();
+        for _ in 0..count {
+            let key = from.content()?;
+            if entries.last().is_some_and(|(last, _)| *last >= key) {
+                return Err(DecodeError::Order);
+            }
+            let part = D::decode_part(from)?;
+            if part.is_empty() {
+                return Err(DecodeError::Order);
+            }
+            entries.push((key, part));
+        }
+        let mut delta = Self { entries, dead: VersionVector::new() };
+        if form != NO_DEAD {
+            let live = delta.live();
+            let (dead, both) = if form == DEAD {
+                let mut both = live;
+                both.merge(&dots);
+                (dots, both)
+            } else {
+                (dots.difference(&live), dots)
+            };
+            let shortest = both.interval_count() < dead.interval_count();
+            if dead.is_empty() || shortest != (form == BOTH) || form == BOTH && !both.covers(&delta.live()) {
+                return Err(DecodeError::Order);
+            }
+            delta.dead = dead;
+        }
+        Ok(delta)
+    }
+}

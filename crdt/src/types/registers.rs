@@ -1,0 +1,102 @@
+//! Registers.
+
+use crate::hlc::Timestamp;
+use crate::store::{Delta, DotFun, DotFunDelta, Value};
+use crate::types::is_store;
+use crate::{Error, Writer};
+
+/// A register of which the latest write wins, by hybrid logical clock; among equal timestamps the one with the greater
+/// dot. Neither the order of boots nor a clock of one process decides.
+///
+/// A write is stamped later than everything that its writer had seen, so the choice is only ever made among concurrent
+/// writes. The losers are kept until the next write has seen them: should an [`OrMap`](crate::OrMap) remove the winner
+/// alone, the next one stands. There is at most one for each replica that writes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LwwRegister<V>(DotFun<(Timestamp, V)>);
+is_store!([V: Value] LwwRegister<V> = DotFun<(Timestamp, V)>);
+
+/// A register that keeps all values that were written concurrently, until a write has seen them.
+///
+/// The same idea as a [`DvvSet`](crate::DvvSet), as a store that has deltas and can be nested.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MvRegister<V>(DotFun<V>);
+is_store!([V: Value] MvRegister<V> = DotFun<V>);
+
+impl<V> Default for LwwRegister<V> {
+    fn default() -> Self {
+        Self(DotFun::default())
+    }
+}
+
+impl<V> Default for MvRegister<V> {
+    fn default() -> Self {
+        Self(DotFun::default())
+    }
+}
+
+impl<V> LwwRegister<V> {
+    /// The value that won, if any was written.
+    #[must_use]
+    pub fn value(&self) -> Option<&V> {
+        self.entry().map(|(_, value)| value)
+    }
+
+    /// The value that won and its timestamp.
+    #[must_use]
+    pub fn entry(&self) -> Option<(Timestamp, &V)> {
+        let latest = self.0.iter().max_by_key(|(dot, (at, _))| (*at, *dot));
+        latest.map(|(_, (at, value))| (*at, value))
+    }
+}
+
+impl<V: Value> LwwRegister<V> {
+    /// Writes, at `now` or just after what is seen, whichever is later. See [`HybridClock`](crate::HybridClock).
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`].
+    pub fn set(
+        &self,
+        w: &mut Writer<'_>,
+        now: Timestamp,
+        value: V,
+    ) -> Result<Option<DotFunDelta<(Timestamp, V)>>, Error> {
+        let seen = self.0.iter().map(|(_, (at, _))| *at).max();
+        let at = seen.map_or(now, |seen| now.max(seen.next()));
+        Ok(Some(DotFunDelta::write(w.dot()?, (at, value), self.0.dots())))
+    }
+}
+
+impl<V> MvRegister<V> {
+    /// All values that no write has replaced, in the order of their dots.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = &V> {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    /// The value, if there is exactly one.
+    #[must_use]
+    pub fn value(&self) -> Option<&V> {
+        let mut values = self.values();
+        values.next().filter(|_| values.len() == 0)
+    }
+}
+
+impl<V: Value> MvRegister<V> {
+    /// Writes in place of all values that are seen.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`].
+    pub fn set(&self, w: &mut Writer<'_>, value: V) -> Result<Option<DotFunDelta<V>>, Error> {
+        Ok(Some(DotFunDelta::write(w.dot()?, value, self.0.dots())))
+    }
+
+    /// Takes away all values that are seen; nothing, if there is none.
+    #[must_use]
+    pub fn clear(&self) -> Option<DotFunDelta<V>> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let mut delta = DotFunDelta::default();
+        delta.kill(&self.0.dots());
+        Some(delta)
+    }
+}

@@ -45,6 +45,7 @@ mod error;
 mod hlc;
 mod replica;
 pub mod store;
+pub mod sync;
 pub mod types;
 mod version_vector;
 

@@ -231,6 +231,12 @@ impl VersionVector {
         self.runs.len() != before
     }
 
+    /// The dots of one replica.
+    #[must_use]
+    pub fn of(&self, replica: ReplicaId) -> Self {
+        Self { runs: self.runs.iter().filter(|run| run.replica == replica).copied().collect() }
+    }
+
     /// How many dots the set has, or `u64::MAX` if that is more than this type holds.
     #[must_use]
     pub fn dot_count(&self) -> u64 {

@@ -60,6 +60,21 @@ pub trait Crdt: Clone + Default + PartialEq + fmt::Debug + Send + sealed::Sealed
     /// What mutators return.
     type Delta: Delta;
 
+    /// Whether removes leave marks that are to be dropped once every replica has seen them.
+    const LEAVES_MARKS: bool = false;
+
+    /// Whether there is such a mark. Looks at everything.
+    fn has_marks(&self) -> bool {
+        false
+    }
+
+    /// Drops the marks that are in `stable`: dots that every replica has heard of, while this one has heard of all that
+    /// each of them had when it said so.
+    fn collect(&self, stable: &VersionVector) -> Option<Self::Delta> {
+        let _ = stable;
+        None
+    }
+
     /// Whether no dot is live in it.
     fn is_bottom(&self) -> bool;
 

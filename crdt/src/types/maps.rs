@@ -5,7 +5,7 @@ use std::ops::RangeBounds;
 
 use crate::store::{Crdt, Delta, DotFun, DotFunDelta, DotMap, DotMapDelta, Key, Value};
 use crate::types::{Nestable, is_store};
-use crate::{Change, Error, ReplicaId, Writer};
+use crate::{Change, Error, ReplicaId, VersionVector, Writer};
 
 /// A map of replicated values. A key is there while its value holds something live; an update of a value wins over a
 /// concurrent remove of its key, as far as that has not seen it; and what two replicas do to one value joins as its type
@@ -14,7 +14,19 @@ use crate::{Change, Error, ReplicaId, Writer};
 /// All values share one causal context, so that a key that comes back is not mistaken for one that was never there.
 #[derive(Clone, PartialEq, Debug)]
 pub struct OrMap<K, V>(DotMap<K, V>);
-is_store!([K: Key, V: Nestable] OrMap<K, V> = DotMap<K, V>);
+is_store!([K: Key, V: Nestable] OrMap<K, V> = DotMap<K, V>;
+    const LEAVES_MARKS: bool = V::LEAVES_MARKS;
+
+    fn has_marks(&self) -> bool {
+        V::LEAVES_MARKS && self.iter().any(|(_, value)| value.has_marks())
+    }
+
+    fn collect(&self, stable: &VersionVector) -> Option<Self::Delta> {
+        let parts = self.iter().filter_map(|(key, value)| Some((key.clone(), value.collect(stable)?)));
+        let parts: Vec<_> = parts.collect();
+        (!parts.is_empty()).then(|| DotMapDelta::of(parts))
+    }
+);
 
 impl<K, V> Default for OrMap<K, V> {
     fn default() -> Self {

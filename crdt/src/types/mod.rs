@@ -34,12 +34,13 @@ pub use self::sets::{AwSet, GSet, RwSet};
 
 /// Makes a type that wraps a store a [`Crdt`](crate::Crdt): everything is the store's.
 macro_rules! is_store {
-    ([$($generics:tt)*] $type:ty = $store:ty) => {
+    ([$($generics:tt)*] $type:ty = $store:ty $(; $($marks:item)*)?) => {
         impl<$($generics)*> $crate::store::sealed::Sealed for $type {}
 
         impl<$($generics)*> $crate::store::Crdt for $type {
             type Key = <$store as $crate::store::Crdt>::Key;
             type Delta = <$store as $crate::store::Crdt>::Delta;
+            $($($marks)*)?
 
             fn is_bottom(&self) -> bool {
                 self.0.is_bottom()

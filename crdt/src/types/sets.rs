@@ -22,7 +22,27 @@ is_store!([E: Key] AwSet<E> = DotMap<E, DotFun<()>>);
 /// [`crate::sync`]); until then an element that was removed costs as much as one that is there.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RwSet<E>(DotMap<E, DotFun<bool>>);
-is_store!([E: Key] RwSet<E> = DotMap<E, DotFun<bool>>);
+is_store!([E: Key] RwSet<E> = DotMap<E, DotFun<bool>>;
+    const LEAVES_MARKS: bool = true;
+
+    fn has_marks(&self) -> bool {
+        self.0.iter().any(|(_, marks)| !is_in(marks))
+    }
+
+    // An add that such a remove beats is here by now, and goes too; an add that comes later has seen the remove.
+    fn collect(&self, stable: &VersionVector) -> Option<Self::Delta> {
+        let done = self.0.iter().filter(|(_, marks)| {
+            !is_in(marks) && marks.iter().filter(|(_, added)| !**added).all(|(dot, _)| stable.contains(dot))
+        });
+        let parts = done.map(|(element, marks)| {
+            let mut part = DotFunDelta::default();
+            part.kill(&marks.dots());
+            (element.clone(), part)
+        });
+        let parts: Vec<_> = parts.collect();
+        (!parts.is_empty()).then(|| DotMapDelta::of(parts))
+    }
+);
 
 impl<E> Default for GSet<E> {
     fn default() -> Self {
@@ -184,23 +204,6 @@ impl<E: Key> RwSet<E> {
     #[must_use]
     pub fn removed(&self) -> usize {
         self.0.iter().filter(|(_, marks)| !is_in(marks)).count()
-    }
-
-    /// Drops the elements whose removes are all in `stable`: dots that every replica has seen, while this one has seen
-    /// everything that any of them had when it said so. An add that such a remove beats is then here, and goes too; an
-    /// add that comes later has seen the remove.
-    #[must_use]
-    pub fn collect(&self, stable: &VersionVector) -> Option<SetDelta<E, bool>> {
-        let done = self.0.iter().filter(|(_, marks)| {
-            !is_in(marks) && marks.iter().filter(|(_, added)| !**added).all(|(dot, _)| stable.contains(dot))
-        });
-        let parts = done.map(|(element, marks)| {
-            let mut part = DotFunDelta::default();
-            part.kill(&marks.dots());
-            (element.clone(), part)
-        });
-        let parts: Vec<_> = parts.collect();
-        (!parts.is_empty()).then(|| DotMapDelta::of(parts))
     }
 }
 

@@ -1,0 +1,283 @@
+//! Who holds replicas of an object, and when the dots of those that are gone can be forgotten (promise C4).
+//!
+//! Each replica writes one *row* about itself, and rows travel with exchanges. A replica that will never write again is
+//! *departed*: it has left, a newer boot has superseded it, or an operator has forgotten it; whoever drives this says so,
+//! and nobody merely down is. Its actor is retired in three steps, of which each replica takes the next when it sees that
+//! all replicas that are not departed have taken the one before:
+//!
+//! 1. **Clean(dots)**: no dot of the actor is live here, and these are all of it that this replica has heard of. Once all
+//!    say so with the same dots, nobody can accept any of them as live any more: their contexts cover them.
+//! 2. **Retired(dots)**: all were clean. The actor is still in the context, as a fence against messages that are under
+//!    way, but is not spoken of any more. For a replica that others did not know of, it is a claim that all these
+//!    dots are dead.
+//! 3. **Forgotten**: all are retired, and no message from before can be under way ([`SyncConfig::retire_grace`]). The actor
+//!    leaves the context and its row is dropped.
+//!
+//! One that is not heard of in a row of somebody who had been clean has been forgotten there: nobody is retired who has
+//! not seen all clean, and whoever is new learns the rows together with the state.
+//!
+//! [`SyncConfig::retire_grace`]: super::SyncConfig::retire_grace
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::mix;
+use crate::{ReplicaId, VersionVector};
+
+/// The longest tag of a replica.
+pub const MAX_TAG_BYTES: usize = 256;
+
+/// What a replica says about a departed actor.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Ack {
+    /// All of its dots that were heard of; none is live.
+    pub(super) dots: VersionVector,
+    /// Whether all others have said the same.
+    pub(super) retired: bool,
+}
+
+/// What a replica says of itself. It alone writes it, so a version suffices.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Row {
+    pub(super) version: u64,
+    /// Who it is, in the words of its driver.
+    pub(super) tag: Vec<u8>,
+    /// What it says about departed actors.
+    pub(super) acks: BTreeMap<ReplicaId, Ack>,
+    /// All that it has heard of, if the type leaves marks that are dropped when everyone has.
+    pub(super) seen: Option<VersionVector>,
+}
+
+pub(super) type Rows = BTreeMap<ReplicaId, Row>;
+
+/// The rows as one replica knows them.
+#[derive(Debug)]
+pub(super) struct Roster {
+    own: ReplicaId,
+    rows: Rows,
+    /// As the driver says.
+    departed: BTreeSet<ReplicaId>,
+    /// Since when all are known to have retired an actor.
+    done: BTreeMap<ReplicaId, Duration>,
+    /// What was taken for dead because others had retired an actor.
+    killed: BTreeMap<ReplicaId, VersionVector>,
+}
+
+/// What follows for the state.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// These dots are dead: others had retired the actor without knowing of this replica.
+    Kill(VersionVector),
+    /// The actor leaves the context.
+    Forget(ReplicaId),
+}
+
+impl Roster {
+    pub(super) fn new(own: ReplicaId, tag: Vec<u8>) -> Self {
+        let row = Row { version: 1, tag, ..Row::default() };
+        Self {
+            own,
+            rows: BTreeMap::from([(own, row)]),
+            departed: BTreeSet::new(),
+            done: BTreeMap::new(),
+            killed: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn tags(&self) -> impl Iterator<Item = (ReplicaId, &[u8])> {
+        self.rows.iter().map(|(replica, row)| (*replica, &row.tag[..]))
+    }
+
+    pub(super) fn knows(&self, replica: ReplicaId) -> bool {
+        self.rows.contains_key(&replica)
+    }
+
+    pub(super) fn set_departed(&mut self, departed: BTreeSet<ReplicaId>) {
+        self.departed = departed;
+        self.departed.remove(&self.own);
+    }
+
+    pub(super) fn is_departed(&self, replica: ReplicaId) -> bool {
+        self.departed.contains(&replica)
+    }
+
+    /// The departed actors, by the driver's word or another replica's.
+    fn all_departed(&self) -> BTreeSet<ReplicaId> {
+        let mut all = self.departed.clone();
+        for row in self.rows.values() {
+            all.extend(row.acks.keys().filter(|actor| **actor != self.own));
+        }
+        all
+    }
+
+    fn own_row(&self) -> &Row {
+        &self.rows[&self.own]
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Row)) {
+        let row = self.rows.get_mut(&self.own).expect("the own row is never dropped");
+        change(row);
+        row.version += 1;
+    }
+
+    fn is_retired(&self, actor: ReplicaId) -> bool {
+        self.own_row().acks.get(&actor).is_some_and(|ack| ack.retired)
+    }
+
+    /// A context without the actors that are not spoken of any more.
+    pub(super) fn spoken(&self, context: &VersionVector) -> VersionVector {
+        let mut context = context.clone();
+        for (actor, _) in self.own_row().acks.iter().filter(|(_, ack)| ack.retired) {
+            context.remove_replica(*actor);
+        }
+        context
+    }
+
+    /// The rows that others should know.
+    pub(super) fn spoken_rows(&self) -> Rows {
+        self.rows
+            .iter()
+            .filter(|(replica, _)| !self.is_retired(**replica))
+            .map(|(id, row)| (*id, row.clone()))
+            .collect()
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        let rows = self.rows.iter().filter(|(replica, _)| !self.is_retired(**replica));
+        rows.fold(0, |sum, (replica, row)| sum.wrapping_add(mix(replica.0 ^ mix(row.version))))
+    }
+
+    /// Takes over newer rows. Returns whether there were any.
+    pub(super) fn merge(&mut self, theirs: Rows) -> bool {
+        let retired: BTreeSet<ReplicaId> = {
+            let rows = theirs.values().chain(self.rows.values());
+            rows.flat_map(|row| row.acks.iter().filter(|(_, ack)| ack.retired).map(|(actor, _)| *actor)).collect()
+        };
+        let mut changed = false;
+        for (replica, row) in theirs {
+            if replica == self.own {
+                continue;
+            }
+            match self.rows.get_mut(&replica) {
+                Some(mine) if mine.version >= row.version => {}
+                Some(mine) => {
+                    *mine = row;
+                    changed = true;
+                }
+                // Whoever is retired somewhere and unknown here was forgotten here.
+                None if retired.contains(&replica) => {}
+                None => {
+                    self.rows.insert(replica, row);
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Takes the next steps. `heard` gives all dots of an actor that were heard of, and `live` whether one is live.
+    pub(super) fn advance(
+        &mut self,
+        now: Duration,
+        grace: Duration,
+        heard: impl Fn(ReplicaId) -> VersionVector,
+        live: impl Fn(ReplicaId) -> bool,
+    ) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let departed = self.all_departed();
+        let others: Vec<ReplicaId> =
+            self.rows.keys().copied().filter(|id| *id != self.own && !departed.contains(id)).collect();
+        for actor in departed {
+            let mine = self.own_row().acks.get(&actor).cloned();
+            if mine.as_ref().is_some_and(|ack| ack.retired && ack.dots == heard(actor)) {
+                self.finish(now, grace, actor, &others, &mut steps);
+                continue;
+            }
+            let heard = heard(actor);
+            let acks = || others.iter().map(|other| self.rows[other].acks.get(&actor));
+            let (is_live, retired) = (live(actor), acks().flatten().find(|ack| ack.retired));
+            if let Some(ack) = retired {
+                // They had not heard of this replica: what they had heard of is dead. Once that is applied it stays so.
+                let is_new = is_live && self.killed.get(&actor) != Some(&ack.dots) || !heard.covers(&ack.dots);
+                let is_concerned = !heard.is_empty() || self.rows.contains_key(&actor) || mine.is_some();
+                if is_new && is_concerned {
+                    steps.push(Step::Kill(ack.dots.clone()));
+                    self.killed.insert(actor, ack.dots.clone());
+                    continue;
+                }
+            }
+            let all = acks().all(|ack| ack.is_some_and(|ack| ack.dots == heard));
+            let retired = all || retired.is_some_and(|ack| ack.dots == heard);
+            let ack = (!is_live).then(|| Ack { dots: heard.clone(), retired });
+            // One who knew nothing of it does not begin to speak of it when it is forgotten elsewhere already.
+            let is_news = !heard.is_empty() || self.rows.contains_key(&actor) || mine.is_some();
+            if ack != mine && is_news {
+                self.done.remove(&actor);
+                self.change(|row| match ack {
+                    Some(ack) => drop(row.acks.insert(actor, ack)),
+                    None => drop(row.acks.remove(&actor)),
+                });
+            }
+        }
+        steps
+    }
+
+    /// This replica has retired the actor: have all?
+    fn finish(
+        &mut self,
+        now: Duration,
+        grace: Duration,
+        actor: ReplicaId,
+        others: &[ReplicaId],
+        steps: &mut Vec<Step>,
+    ) {
+        let all = others.iter().all(|other| self.rows[other].acks.get(&actor).is_none_or(|ack| ack.retired));
+        if !all {
+            self.done.remove(&actor);
+            return;
+        }
+        let since = *self.done.entry(actor).or_insert(now);
+        if now.saturating_sub(since) >= grace {
+            self.done.remove(&actor);
+            self.killed.remove(&actor);
+            self.rows.remove(&actor);
+            self.change(|row| drop(row.acks.remove(&actor)));
+            steps.push(Step::Forget(actor));
+        }
+    }
+
+    /// The actors that are on their way out, and who holds that up: replicas that are not departed and have not said
+    /// that they are clean.
+    pub(super) fn blocked(&self) -> BTreeMap<ReplicaId, Vec<ReplicaId>> {
+        let departed = self.all_departed();
+        let of = |actor: &ReplicaId| {
+            let mine = self.own_row().acks.get(actor)?;
+            let lagging = self.rows.iter().filter(|(id, row)| {
+                !departed.contains(id) && row.acks.get(actor).is_none_or(|ack| ack.dots != mine.dots)
+            });
+            (!mine.retired).then(|| lagging.map(|(id, _)| *id).collect())
+        };
+        departed.iter().filter_map(|actor| Some((*actor, of(actor)?))).collect()
+    }
+
+    /// Says what this replica has heard of, for marks.
+    pub(super) fn publish_seen(&mut self, seen: Option<VersionVector>) {
+        if self.own_row().seen != seen {
+            self.change(|row| row.seen = seen);
+        }
+    }
+
+    /// The dots that every replica has heard of, if this one has heard of everything that they had when they said so.
+    pub(super) fn stable(&self, heard: &VersionVector) -> Option<VersionVector> {
+        let departed = self.all_departed();
+        let mut stable = heard.clone();
+        for (_, row) in self.rows.iter().filter(|(id, _)| **id != self.own && !departed.contains(id)) {
+            let seen = row.seen.as_ref()?;
+            if !heard.covers(seen) {
+                return None;
+            }
+            stable = stable.intersection(seen);
+        }
+        Some(stable)
+    }
+}

@@ -1,0 +1,268 @@
+//! [`AntiEntropy`](polity_crdt::sync::AntiEntropy) under every fault of a network (promises C1, C2, C4).
+//!
+//! `POLITY_HISTORIES=1000000 cargo test --release -p polity-crdt --test anti_entropy` is the longer mode.
+
+mod network;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use network::{Random, World, Written, history};
+use polity_crdt::sync::SyncConfig;
+use polity_crdt::{
+    AwSet, Change, Error, GCounter, LwwRegister, MvRegister, OrMap, PnCounter, ReplicaId, RwSet, Timestamp, Writer,
+};
+
+impl Written for AwSet<u8> {
+    fn write(&self, w: &mut Writer<'_>, random: u64) -> Change<Self> {
+        let element = (random >> 8) as u8 % 6;
+        if random.is_multiple_of(3) { Ok(self.remove(&element)) } else { self.add(w, element) }
+    }
+}
+
+impl Written for RwSet<u8> {
+    fn write(&self, w: &mut Writer<'_>, random: u64) -> Change<Self> {
+        let element = (random >> 8) as u8 % 6;
+        if random.is_multiple_of(3) { self.remove(w, element) } else { self.add(w, element) }
+    }
+}
+
+impl Written for GCounter {
+    fn write(&self, w: &mut Writer<'_>, random: u64) -> Change<Self> {
+        self.add(w, random % 5)
+    }
+}
+
+impl Written for LwwRegister<u64> {
+    fn write(&self, w: &mut Writer<'_>, random: u64) -> Change<Self> {
+        self.set(w, Timestamp { millis: random % 7, logical: 0 }, random)
+    }
+}
+
+impl Written for OrMap<u8, MvRegister<u64>> {
+    fn write(&self, w: &mut Writer<'_>, random: u64) -> Change<Self> {
+        let key = (random >> 8) as u8 % 6;
+        if random.is_multiple_of(4) {
+            return Ok(self.remove(&key));
+        }
+        self.update(w, key, |register, w| register.set(w, random))
+    }
+}
+
+type Deep = OrMap<u8, OrMap<u8, PnCounter>>;
+
+impl Written for Deep {
+    fn write(&self, w: &mut Writer<'_>, random: u64) -> Change<Self> {
+        let (key, inner) = ((random >> 8) as u8 % 3, (random >> 16) as u8 % 3);
+        match random % 8 {
+            0 => Ok(self.remove(&key)),
+            1 => self.update(w, key, |map, _| Ok(map.remove(&inner))),
+            _ => self.update(w, key, |map, w| map.update(w, inner, |count, w| count.add(w, (random % 9) as i64 - 4))),
+        }
+    }
+}
+
+fn histories<T: Written>(seeds: u64) {
+    let wanted = std::env::var("POLITY_HISTORIES").ok().and_then(|text| text.parse::<u64>().ok());
+    let first = std::env::var("POLITY_SEED").ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match first {
+        Some(seed) => seed..seed + 1,
+        None => 0..wanted.map_or(seeds, |all| all / 6),
+    };
+    for seed in seeds {
+        let run = AssertUnwindSafe(|| drop(history::<T>(seed)));
+        if let Err(panic) = catch_unwind(run) {
+            eprintln!("POLITY_SEED={seed} replays this");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn add_wins_sets_lose_nothing_and_resurrect_nothing() {
+    histories::<AwSet<u8>>(1_000);
+}
+
+#[test]
+fn remove_wins_sets_become_equal() {
+    histories::<RwSet<u8>>(1_000);
+}
+
+#[test]
+fn counters_lose_nothing() {
+    histories::<GCounter>(1_000);
+}
+
+#[test]
+fn registers_become_equal() {
+    histories::<LwwRegister<u64>>(1_000);
+}
+
+#[test]
+fn maps_lose_nothing_and_resurrect_nothing() {
+    histories::<OrMap<u8, MvRegister<u64>>>(1_000);
+}
+
+#[test]
+fn maps_of_maps_lose_nothing_and_resurrect_nothing() {
+    histories::<Deep>(1_000);
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+#[test]
+fn departed_actors_leave_the_context_when_all_have_heard_of_them() {
+    for seed in 0..200 {
+        let config = SyncConfig { retire_grace: seconds(4), ..SyncConfig::default() };
+        let mut world = World::<AwSet<u8>>::new(seed, 3, config);
+        world.run(seconds(2));
+        let ids = world.ids();
+        for number in 0..9 {
+            world.write_with(ids[number % 3], |set, w| set.add(w, number as u8));
+        }
+        world.run(seconds(2));
+        world.crash(ids[0]);
+        world.start();
+        world.tell_who_is_up();
+        world.run(seconds(2));
+        // What it has written is live: it stays in the context for as long as that.
+        world.run(seconds(60));
+        world.tell_who_is_up();
+        world.run(seconds(60));
+        let keeps = |world: &World<AwSet<u8>>, actor: ReplicaId| {
+            world.replicas.values().filter(|replica| replica.replica().context().max(actor) > 0).count()
+        };
+        assert_eq!(keeps(&world, ids[0]), 3);
+        let live: Vec<u8> = world.replicas[&ids[1]].replica().iter().copied().collect();
+        for element in live {
+            world.write_with(ids[1], |set, _| Ok(set.remove(&element)));
+        }
+        for _ in 0..10 {
+            world.tell_who_is_up();
+            world.run(seconds(10));
+        }
+        assert_eq!(keeps(&world, ids[0]), 0, "seed {seed}");
+        assert!(world.are_equal());
+        world.check();
+        for replica in world.replicas.values() {
+            assert_eq!(replica.replicas().count(), 3, "its row is gone too");
+        }
+    }
+}
+
+#[test]
+fn one_that_is_merely_down_blocks_retirement_and_is_named() {
+    let config = SyncConfig { retire_grace: seconds(4), ..SyncConfig::default() };
+    let mut world = World::<AwSet<u8>>::new(1, 4, config);
+    world.run(seconds(2));
+    let ids = world.ids();
+    world.write_with(ids[0], |set, w| set.add(w, 1));
+    world.run(seconds(2));
+    for other in [0, 1, 2] {
+        world.set_cut(ids[3], ids[other], true);
+    }
+    world.tell_who_is_up();
+    world.write_with(ids[1], |set, _| Ok(set.remove(&1)));
+    world.run(seconds(2));
+    world.crash(ids[0]);
+    for _ in 0..10 {
+        world.tell_who_is_up();
+        world.run(seconds(10));
+    }
+    for other in [1, 2] {
+        let replica = &world.replicas[&ids[other]];
+        assert!(replica.replica().context().max(ids[0]) > 0);
+        assert_eq!(replica.blocked().get(&ids[0]).map(Vec::as_slice), Some(&[ids[3]][..]));
+    }
+    world.heal();
+    for _ in 0..10 {
+        world.tell_who_is_up();
+        world.run(seconds(10));
+    }
+    assert!(world.replicas.values().all(|replica| replica.replica().context().max(ids[0]) == 0));
+    assert!(world.are_equal() && world.replicas[&ids[3]].replica().is_empty());
+}
+
+#[test]
+fn marks_of_removes_are_dropped_when_all_have_seen_them() {
+    let mut world = World::<RwSet<u8>>::new(3, 3, SyncConfig::default());
+    world.run(seconds(1));
+    let ids = world.ids();
+    for number in 0..30 {
+        world.write_with(ids[number % 3], |set, w| set.add(w, number as u8));
+    }
+    world.run(seconds(1));
+    for number in 0..30 {
+        world.write_with(ids[(number + 1) % 3], |set, w| set.remove(w, number as u8));
+    }
+    world.run(seconds(60));
+    for replica in world.replicas.values() {
+        assert_eq!((replica.replica().len(), replica.replica().removed()), (0, 0));
+    }
+    assert!(world.are_equal());
+}
+
+#[test]
+fn one_that_was_forgotten_exports_what_it_had_and_says_nothing_more() {
+    let mut world = World::<AwSet<u8>>::new(5, 3, SyncConfig::default());
+    world.run(seconds(1));
+    let ids = world.ids();
+    world.write_with(ids[0], |set, w| set.add(w, 1));
+    world.run(seconds(1));
+    world.set_cut(ids[0], ids[1], true);
+    world.set_cut(ids[0], ids[2], true);
+    world.write_with(ids[0], |set, w| set.add(w, 2));
+    world.run(seconds(1));
+    world.departed.insert(ids[0]);
+    world.tell_who_is_up();
+    world.set_cut(ids[0], ids[1], false);
+    world.tell_who_is_up();
+    world.run(seconds(20));
+    let forgotten = world.replicas.get_mut(&ids[0]).expect("it runs");
+    let export = forgotten.take_export().expect("it was told");
+    assert!(!world.replicas[&ids[1]].replica().contains(&2), "nothing more is taken from it");
+    // The application decides to take it in all the same.
+    let now = world.now;
+    world.replicas.remove(&ids[0]);
+    world.replicas.get_mut(&ids[1]).expect("it runs").import(now, export);
+    world.tell_who_is_up();
+    world.run(seconds(20));
+    assert_eq!(world.replicas[&ids[2]].replica().iter().collect::<Vec<_>>(), [&1, &2]);
+}
+
+#[test]
+fn every_chunk_size_gives_the_same_and_breaking_off_leaves_what_came() {
+    for chunk in [1, 2, 3, 7, 64, 5_000] {
+        let config = SyncConfig { chunk_items: chunk, chunk_bytes: 1 << 20, ..SyncConfig::default() };
+        let mut world = World::<OrMap<u8, MvRegister<u64>>>::new(7, 1, config);
+        let first = world.ids()[0];
+        let mut random = Random::new(chunk as u64);
+        for _ in 0..500 {
+            let number = random.next();
+            world.write_with(first, |map, w| map.write(w, number));
+        }
+        let second = world.start();
+        world.weather.lost = 20;
+        world.run(seconds(3));
+        let (whole, part) = (world.replicas[&first].replica(), world.replicas[&second].replica());
+        let known = part.context().clone();
+        let expected = whole.live().intersection(&known);
+        assert_eq!(part.live(), expected, "what is claimed is there, and nothing else");
+        world.heal();
+        assert!(world.settle(seconds(60)));
+        world.check();
+    }
+}
+
+#[test]
+fn a_refused_write_leaves_everything_as_it_was() {
+    let mut world = World::<GCounter>::new(1, 1, SyncConfig::default());
+    let only = world.ids()[0];
+    world.write_with(only, |count, w| count.add(w, u64::MAX));
+    let before = world.replicas[&only].replica().clone();
+    let replica = world.replicas.get_mut(&only).expect("it runs");
+    assert_eq!(replica.update(seconds(1), |count, w| count.add(w, 1)), Err(Error::CountOverflow(only)));
+    assert_eq!(*replica.replica(), before);
+}

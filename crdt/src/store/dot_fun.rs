@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::{Crdt, Delta, Fate, Observer, Value, sealed};
+use super::{Crdt, Delta, Fate, Observer, Value, Visitor, sealed};
 use crate::codec::{Decoder, Encoder};
 use crate::error::DecodeError;
 use crate::{Dot, VersionVector};
@@ -137,7 +137,7 @@ impl<V: Value> Crdt for DotFun<V> {
         self.0.remove(dots, |dot| observe(&(), dot, Fate::Went));
     }
 
-    fn visit(&self, from: Bound<&()>, visit: &mut dyn FnMut(&(), &mut dyn Iterator<Item = Dot>) -> bool) {
+    fn visit(&self, from: Bound<&()>, visit: Visitor<'_, ()>) {
         if !matches!(from, Bound::Excluded(())) && !self.is_empty() {
             visit(&(), &mut self.iter().map(|(dot, _)| dot));
         }

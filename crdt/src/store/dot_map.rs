@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
-use super::{Crdt, Delta, Key, Observer, sealed};
+use super::{Crdt, Delta, Key, Observer, Visitor, sealed};
 use crate::codec::{Decoder, Encoder};
 use crate::error::DecodeError;
 use crate::{Dot, VersionVector};
@@ -104,7 +104,7 @@ impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
         });
     }
 
-    fn visit(&self, from: Bound<&K>, visit: &mut dyn FnMut(&K, &mut dyn Iterator<Item = Dot>) -> bool) {
+    fn visit(&self, from: Bound<&K>, visit: Visitor<'_, K>) {
         for (key, store) in self.entries.range((from, Bound::Unbounded)) {
             let mut dots = Vec::new();
             store.visit(Bound::Unbounded, &mut |_, inner| {

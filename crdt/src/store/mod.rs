@@ -53,6 +53,9 @@ pub enum Fate {
 /// Told of every dot that came or went, and under which key.
 pub type Observer<'a, K> = &'a mut dyn FnMut(&K, Dot, Fate);
 
+/// Shown a key and the live dots under it; says whether to go on.
+pub type Visitor<'a, K> = &'a mut dyn FnMut(&K, &mut dyn Iterator<Item = Dot>) -> bool;
+
 /// A replicated type, seen as its dot store. Implemented by this crate's types only.
 pub trait Crdt: Clone + Default + PartialEq + fmt::Debug + Send + sealed::Sealed + 'static {
     /// By what changes are followed: the keys of a map, the elements of a set, `()` for what has no parts.
@@ -86,7 +89,7 @@ pub trait Crdt: Clone + Default + PartialEq + fmt::Debug + Send + sealed::Sealed
 
     /// Shows the live dots with their keys, in the order of keys and from `from` on, until `visit` says `false`. It is
     /// asked after each key.
-    fn visit(&self, from: Bound<&Self::Key>, visit: &mut dyn FnMut(&Self::Key, &mut dyn Iterator<Item = Dot>) -> bool);
+    fn visit(&self, from: Bound<&Self::Key>, visit: Visitor<'_, Self::Key>);
 
     /// What became of these dots, each of which is, or was, under its key: a delta that claims them and nothing else.
     /// They must be in the context of this state.

@@ -2,60 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::log::{Item, Log};
-use super::message::{Answer, MAX_SYMBOLS, Request, Summary};
-use super::roster::{MAX_TAG_BYTES, Roster, Rows, Step};
-use super::round::{MAX_EXCHANGES, MAX_RESTARTS, Round, Sketching, Stage};
-use super::sketch::{self, Sketch, Symbol};
-use super::transfer::{BATCH, Transfer};
+use super::log::Log;
+use super::message::{Answer, Request};
+use super::push::{Draft, Progress};
+use super::roster::{MAX_TAG_BYTES, Roster, Step};
+use super::round::Round;
+use super::sketch;
+use super::transfer::Transfer;
 use super::tree::Tree;
-use super::{MAX_TRANSFERS, Outgoing, SyncConfig, SyncStats, mix};
+use super::{Outgoing, SyncConfig, SyncStats, mix};
 use crate::error::DecodeError;
 use crate::store::{Crdt, Delta, Fate};
 use crate::{Change, Dot, Replica, ReplicaId, VersionVector, Writer};
 
-/// How soon the next round follows one that has brought something: others may lack it too.
-const SOON: Duration = Duration::from_millis(200);
-
-/// How many rounds in a row follow so soon: enough for news to reach 1,000 replicas by halves.
-const EAGER_ROUNDS: u32 = 10;
-
-/// The fewest coded symbols to begin with: two differences need no more.
-const FIRST_SYMBOLS: usize = 8;
-
 /// What a request was for.
 #[derive(Debug)]
-enum Purpose {
+pub(super) enum Purpose {
     /// To tell of changes after this number.
-    Push(u64),
+    Push,
     Chunk,
     Round,
-}
-
-/// How far a peer has been told.
-#[derive(Debug)]
-struct Progress {
-    /// It is being told, or has been, of changes up to this number.
-    cursor: u64,
-    /// From which number on each push under way tells.
-    in_flight: BTreeMap<u64, u64>,
-    not_before: Duration,
-    failures: u32,
-    /// Since when it has lacked something.
-    behind_since: Option<Duration>,
-}
-
-/// The bytes of the last push: the same ones go to all children.
-#[derive(Debug)]
-struct Draft {
-    cursor: u64,
-    limit: u64,
-    origin: ReplicaId,
-    upto: u64,
-    bytes: Arc<[u8]>,
 }
 
 /// One replica, and its part in the anti-entropy of them all. See [the module](crate::sync).
@@ -65,33 +33,33 @@ struct Draft {
 /// with their absence.
 #[derive(Debug)]
 pub struct AntiEntropy<T: Crdt> {
-    config: SyncConfig,
-    replica: Replica<T>,
+    pub(super) config: SyncConfig,
+    pub(super) replica: Replica<T>,
     /// The sum of the hashes of the live dots, and their number for each actor.
-    live_sum: u64,
-    live: BTreeMap<ReplicaId, u64>,
-    log: Log<T::Key>,
-    tree: Tree,
-    roster: Roster,
-    up: BTreeSet<ReplicaId>,
-    progress: BTreeMap<ReplicaId, Progress>,
+    pub(super) live_sum: u64,
+    pub(super) live: BTreeMap<ReplicaId, u64>,
+    pub(super) log: Log<T::Key>,
+    pub(super) tree: Tree,
+    pub(super) roster: Roster,
+    pub(super) up: BTreeSet<ReplicaId>,
+    pub(super) progress: BTreeMap<ReplicaId, Progress>,
     /// The peers that may lack something.
-    pending: BTreeSet<ReplicaId>,
-    draft: Option<Draft>,
-    transfers: BTreeMap<ReplicaId, Transfer<T::Key>>,
-    round: Option<Round>,
+    pub(super) pending: BTreeSet<ReplicaId>,
+    pub(super) draft: Option<Draft>,
+    pub(super) transfers: BTreeMap<ReplicaId, Transfer<T::Key>>,
+    pub(super) round: Option<Round>,
     /// With whom a round is due as soon as possible.
-    to_meet: BTreeSet<ReplicaId>,
-    next_round: Duration,
-    eager: u32,
-    outbox: VecDeque<Outgoing>,
-    under_way: BTreeMap<u64, (ReplicaId, Purpose)>,
-    next_id: u64,
-    random: u64,
+    pub(super) to_meet: BTreeSet<ReplicaId>,
+    pub(super) next_round: Duration,
+    pub(super) eager: u32,
+    pub(super) outbox: VecDeque<Outgoing>,
+    pub(super) under_way: BTreeMap<u64, (ReplicaId, Purpose)>,
+    pub(super) next_id: u64,
+    pub(super) random: u64,
     /// The keys that have changed since they were last taken, if anybody wants to know.
-    changed: Option<BTreeSet<T::Key>>,
-    gone: Option<T::Delta>,
-    stats: SyncStats,
+    pub(super) changed: Option<BTreeSet<T::Key>>,
+    pub(super) gone: Option<T::Delta>,
+    pub(super) stats: SyncStats,
 }
 
 impl<T: Crdt> AntiEntropy<T> {
@@ -245,7 +213,7 @@ impl<T: Crdt> AntiEntropy<T> {
     }
 
     /// The replicas that are pushed to are those that are up and known to hold this object.
-    fn plant(&mut self, now: Duration) {
+    pub(super) fn plant(&mut self, now: Duration) {
         let (up, roster) = (&self.up, &self.roster);
         self.tree.set_up(up.iter().copied().filter(|id| roster.knows(*id)));
         for id in up.iter().filter(|id| roster.knows(**id)) {
@@ -330,7 +298,7 @@ impl<T: Crdt> AntiEntropy<T> {
             return;
         }
         match purpose {
-            Purpose::Push(_) => self.pushed(now, to, id, matches!(answer, Some(Answer::Done))),
+            Purpose::Push => self.pushed(now, to, id, matches!(answer, Some(Answer::Done))),
             Purpose::Chunk => self.sent_chunk(now, to, matches!(answer, Some(Answer::Done))),
             Purpose::Round => self.advance_round(now, id, answer),
         }
@@ -382,7 +350,7 @@ impl<T: Crdt> AntiEntropy<T> {
     // Changes of the state.
 
     /// Joins what came from elsewhere. What `origin` has changed is passed on.
-    fn merge(&mut self, now: Duration, delta: T::Delta, origin: Option<ReplicaId>) -> bool {
+    pub(super) fn merge(&mut self, now: Duration, delta: T::Delta, origin: Option<ReplicaId>) -> bool {
         let mut moves = Vec::new();
         let changed = self.replica.merge_with(delta, &mut |key, dot, fate| moves.push((key.clone(), dot, fate)));
         self.note(now, moves, origin);
@@ -390,7 +358,7 @@ impl<T: Crdt> AntiEntropy<T> {
     }
 
     /// These dots are dead, wherever they were.
-    fn bury(&mut self, now: Duration, dots: VersionVector) {
+    pub(super) fn bury(&mut self, now: Duration, dots: VersionVector) {
         if !dots.is_empty() {
             let mut delta = T::Delta::default();
             delta.kill(&dots);
@@ -453,443 +421,20 @@ impl<T: Crdt> AntiEntropy<T> {
         self.log.cut(cut);
     }
 
-    fn live_count(&self) -> u64 {
+    pub(super) fn live_count(&self) -> u64 {
         self.live.values().sum()
     }
 
-    fn visit_live(&self, mut visit: impl FnMut(Dot)) {
+    pub(super) fn visit_live(&self, mut visit: impl FnMut(Dot)) {
         self.replica.visit(Bound::Unbounded, &mut |_, dots| {
             dots.for_each(&mut visit);
             true
         });
     }
 
-    // Pushes.
-
-    fn push(&mut self, now: Duration) -> Option<Outgoing> {
-        loop {
-            let window = self.config.window;
-            let is_due = |id: &&ReplicaId| {
-                self.progress.get(id).is_some_and(|p| p.in_flight.len() < window && now >= p.not_before)
-            };
-            let to = *self.pending.iter().find(is_due)?;
-            let cursor = self.progress.get(&to)?.cursor;
-            let Some((origin, limit)) = self.next_push(to, cursor) else {
-                // Nothing more is meant for it.
-                let progress = self.progress.get_mut(&to)?;
-                progress.cursor = self.log.last();
-                self.pending.remove(&to);
-                self.trim_log(to);
-                continue;
-            };
-            let (upto, bytes) = self.draft_push(cursor, limit, origin);
-            self.log.mark_sent(upto);
-            let id = self.start(to, Purpose::Push(cursor));
-            let progress = self.progress.get_mut(&to)?;
-            progress.in_flight.insert(id, cursor);
-            progress.cursor = upto;
-            progress.not_before = now + self.config.coalesce;
-            self.stats.pushes += 1;
-            return Some(Outgoing { to, id, is_bulk: false, bytes });
-        }
-    }
-
-    /// The origin of the next changes for a peer after a cursor, and up to where one push can tell of them: until another
-    /// origin's changes for it begin, or the push is full.
-    fn next_push(&mut self, to: ReplicaId, cursor: u64) -> Option<(ReplicaId, u64)> {
-        let (log, tree) = (&self.log, &mut self.tree);
-        let mut is_for = |origin: ReplicaId| tree.children(origin).contains(&to);
-        let mut origin = None;
-        let mut upto = log.last();
-        let mut items = 0;
-        for (number, item) in log.after(cursor) {
-            if origin != Some(item.origin) && !is_for(item.origin) {
-                continue;
-            }
-            if *origin.get_or_insert(item.origin) != item.origin || items == self.config.chunk_items {
-                upto = number - 1;
-                break;
-            }
-            items += 1;
-        }
-        for (number, of, _) in log.void_after(cursor) {
-            if number > upto {
-                break;
-            }
-            if origin != Some(of) && is_for(of) {
-                match origin {
-                    None => origin = Some(of),
-                    Some(_) => {
-                        upto = number - 1;
-                        break;
-                    }
-                }
-            }
-        }
-        origin.map(|origin| (origin, upto))
-    }
-
-    /// A push of an origin's changes after a cursor, up to a limit or until it is full. Returns how far it goes.
-    fn draft_push(&mut self, cursor: u64, limit: u64, origin: ReplicaId) -> (u64, Arc<[u8]>) {
-        if let Some(draft) = &self.draft
-            && (draft.cursor, draft.limit, draft.origin) == (cursor, limit, origin)
-        {
-            return (draft.upto, draft.bytes.clone());
-        }
-        let is_of = |item: &Item<T::Key>| item.origin == origin;
-        let mut items =
-            self.log.after(cursor).take_while(|(number, _)| *number <= limit).filter(|(_, item)| is_of(item));
-        let (mut delta, mut upto, mut bytes) = (T::Delta::default(), limit, 0);
-        loop {
-            let mut wanted: BTreeMap<&T::Key, Vec<Dot>> = BTreeMap::new();
-            let mut last = None;
-            for (number, item) in items.by_ref().take(BATCH) {
-                wanted.entry(&item.key).or_default().push(item.dot);
-                last = Some(number);
-            }
-            let Some(last) = last else { break };
-            let wanted = wanted.into_iter().map(|(key, dots)| (key.clone(), dots.into_iter().collect())).collect();
-            let part = self.replica.pick(wanted);
-            bytes += part.encode().len();
-            delta.unite(part);
-            if bytes >= self.config.chunk_bytes {
-                upto = last;
-                break;
-            }
-        }
-        for (_, _, dots) in self.log.void_after(cursor).filter(|(number, of, _)| *number <= upto && *of == origin) {
-            delta.kill(dots);
-        }
-        let bytes: Arc<[u8]> = Request::Push { origin, delta }.encode(self.replica.id()).into();
-        self.draft = Some(Draft { cursor, limit, origin, upto, bytes: bytes.clone() });
-        (upto, bytes)
-    }
-
-    fn pushed(&mut self, now: Duration, to: ReplicaId, id: u64, done: bool) {
-        let Some(progress) = self.progress.get_mut(&to) else { return };
-        let Some(from) = progress.in_flight.remove(&id) else { return };
-        if done {
-            progress.failures = 0;
-        } else {
-            // Told again from there on; what it has had meanwhile does no harm.
-            progress.cursor = progress.cursor.min(from);
-            progress.failures = (progress.failures + 1).min(6);
-            progress.not_before = now + self.config.coalesce.max(Duration::from_millis(10)) * (1 << progress.failures);
-            self.pending.insert(to);
-        }
-        self.trim_log(to);
-    }
-
-    /// Drops what nobody needs any more, after something has changed for `to`.
-    fn trim_log(&mut self, to: ReplicaId) {
-        if let Some(progress) = self.progress.get_mut(&to)
-            && progress.in_flight.is_empty()
-            && !self.pending.contains(&to)
-        {
-            progress.behind_since = None;
-        }
-        let floors =
-            self.progress.iter().filter(|(id, progress)| self.pending.contains(id) || !progress.in_flight.is_empty());
-        let floors = floors.map(|(_, p)| p.in_flight.values().copied().chain([p.cursor]).min().unwrap_or(0));
-        let floor = floors.min().unwrap_or(self.log.last());
-        self.log.cut(floor);
-        if self.log.len() == 0 {
-            self.draft = None;
-        }
-    }
-
-    fn start(&mut self, to: ReplicaId, purpose: Purpose) -> u64 {
-        self.next_id += 1;
-        self.under_way.insert(self.next_id, (to, purpose));
-        self.next_id
-    }
-
-    // Transfers.
-
-    /// Begins to send a peer what lies above a context, if that is anything. Returns whether there was room for it.
-    fn offer(&mut self, to: ReplicaId, context: &VersionVector) -> bool {
-        let claim = self.roster.spoken(self.replica.context()).difference(context);
-        if claim.is_empty() {
-            return true;
-        }
-        if self.transfers.contains_key(&to) || self.transfers.len() >= MAX_TRANSFERS {
-            return self.transfers.contains_key(&to);
-        }
-        self.transfers.insert(to, Transfer::new(claim));
-        true
-    }
-
-    fn transfer(&mut self) -> Option<Outgoing> {
-        let window = self.config.window;
-        let to = *self.transfers.iter().find(|(_, transfer)| !transfer.is_sent() && transfer.in_flight < window)?.0;
-        let transfer = self.transfers.get_mut(&to)?;
-        if !transfer.search(&self.replica) {
-            return None;
-        }
-        let delta = transfer.chunk(&self.replica, self.config.chunk_items, self.config.chunk_bytes);
-        transfer.in_flight += 1;
-        let bytes = Request::Chunk { delta }.encode(self.replica.id()).into();
-        let id = self.start(to, Purpose::Chunk);
-        self.stats.chunks += 1;
-        Some(Outgoing { to, id, is_bulk: true, bytes })
-    }
-
-    fn sent_chunk(&mut self, now: Duration, to: ReplicaId, done: bool) {
-        let Some(transfer) = self.transfers.get_mut(&to) else { return };
-        transfer.in_flight = transfer.in_flight.saturating_sub(1);
-        if !done || transfer.is_done() {
-            // What was not delivered is still above the other's context, and the next round finds it there.
-            self.transfers.remove(&to);
-        }
-        if let Some(round) = self.round.as_mut().filter(|round| round.peer == to) {
-            round.heard = now;
-        }
-        self.check_round();
-    }
-
-    // Rounds.
-
-    fn summary(&self) -> Summary {
-        let context = self.roster.spoken(self.replica.context());
-        let hash =
-            context.runs().iter().fold(0, |hash, run| mix(mix(mix(hash ^ run.replica.0) ^ run.first) ^ run.last));
-        Summary { context: hash, live: self.live_sum, count: self.live_count(), rows: self.roster.hash() }
-    }
-
-    fn compare(&self, theirs: &Summary) -> Answer {
-        let ours = self.summary();
-        if ours == *theirs {
-            return Answer::Done;
-        }
-        let context = (ours.context != theirs.context).then(|| self.roster.spoken(self.replica.context()));
-        let rows = if ours.rows == theirs.rows { Rows::new() } else { self.roster.spoken_rows() };
-        Answer::Differs { summary: ours, context, rows }
-    }
-
-    fn take_rows(&mut self, now: Duration, rows: Rows) {
-        if self.roster.merge(rows) {
-            self.plant(now);
-            self.retire(now);
-        }
-    }
-
-    fn random(&mut self) -> u64 {
-        self.random = mix(self.random);
-        self.random
-    }
-
-    fn begin_round(&mut self, now: Duration) {
-        self.retire(now);
-        self.collect_marks(now);
-        // Who is not known to hold this object is asked now and then.
-        let known = |id: &ReplicaId| self.roster.knows(*id);
-        let candidates: Vec<ReplicaId> = match () {
-            () if !self.to_meet.is_empty() => self.to_meet.iter().copied().collect(),
-            () if !self.stats.rounds.is_multiple_of(4) && self.up.iter().any(known) => {
-                self.up.iter().copied().filter(known).collect()
-            }
-            () => self.up.iter().copied().collect(),
-        };
-        if candidates.is_empty() {
-            return;
-        }
-        let peer = candidates[(self.random() % candidates.len() as u64) as usize];
-        self.to_meet.remove(&peer);
-        self.stats.rounds += 1;
-        let stage = self.probe(peer);
-        self.round = Some(Round { peer, stage, heard: now, exchanges: 0 });
-    }
-
-    fn probe(&mut self, peer: ReplicaId) -> Stage {
-        let summary = self.summary();
-        Stage::Probing(self.ask(peer, &Request::Probe(summary)), summary)
-    }
-
-    fn ask(&mut self, to: ReplicaId, request: &Request<T::Delta>) -> u64 {
-        let bytes = request.encode(self.replica.id()).into();
-        let id = self.start(to, Purpose::Round);
-        self.outbox.push_back(Outgoing { to, id, is_bulk: false, bytes });
-        id
-    }
-
-    /// Others may lack what has just come.
-    fn be_eager(&mut self, now: Duration) {
-        self.eager = EAGER_ROUNDS;
-        self.next_round = self.next_round.min(now + SOON);
-    }
-
-    fn end_round(&mut self, now: Duration) {
-        if self.round.take().is_none() {
-            return;
-        }
-        let interval = self.config.round_interval;
-        let mean = if !self.to_meet.is_empty() {
-            Duration::ZERO
-        } else if self.eager > 0 {
-            self.eager -= 1;
-            SOON.min(interval)
-        } else {
-            interval
-        };
-        // Between half of the mean and one and a half: replicas that began together shall not stay together.
-        let share = 512 + self.random() % 1024;
-        self.next_round = now + mean.mul_f64(share as f64 / 1024.0);
-    }
-
-    /// An answer in the round, if it is still the one that asked.
-    fn advance_round(&mut self, now: Duration, id: u64, answer: Option<Answer>) {
-        let Some(round) = &mut self.round else { return };
-        let is_current = match &round.stage {
-            Stage::Probing(asked, _) | Stage::Offering(asked, _) | Stage::Resolving(asked) => *asked == id,
-            Stage::Sketching(asked, _) => *asked == id,
-            Stage::Transferring(_) => false,
-        };
-        if !is_current {
-            return;
-        }
-        round.heard = now;
-        let peer = round.peer;
-        // Taken out while it is decided what comes next.
-        let stage = std::mem::replace(&mut round.stage, Stage::Resolving(0));
-        match (stage, answer) {
-            (Stage::Probing(_, ours), Some(Answer::Differs { summary, context, rows })) => {
-                self.differs(now, peer, (ours, summary), context, rows);
-            }
-            (Stage::Offering(_, theirs), Some(Answer::Done)) => {
-                self.set_stage(Stage::Transferring(theirs));
-                self.check_round();
-            }
-            (Stage::Sketching(_, state), Some(Answer::Symbols { live, context, symbols })) => {
-                self.sketched(now, peer, state, live, &context, symbols);
-            }
-            _ => self.end_round(now),
-        }
-    }
-
-    fn set_stage(&mut self, stage: Stage) {
-        if let Some(round) = &mut self.round {
-            round.stage = stage;
-        }
-    }
-
-    /// The other holds something else. `ours` is what it was asked about, so that what has changed here meanwhile is not
-    /// taken for a difference.
-    fn differs(
-        &mut self,
-        now: Duration,
-        peer: ReplicaId,
-        (ours, theirs): (Summary, Summary),
-        context: Option<VersionVector>,
-        rows: Rows,
-    ) {
-        self.take_rows(now, rows);
-        let Some(round) = &mut self.round else { return };
-        if context.is_some() || ours.rows != theirs.rows {
-            if round.exchanges == MAX_EXCHANGES {
-                return self.end_round(now);
-            }
-            round.exchanges += 1;
-            self.stats.exchanges += 1;
-            if let Some(context) = &context {
-                // Should there be no room for it, the other finds what it lacks in a round of its own.
-                self.offer(peer, context);
-            }
-            let rows = if ours.rows == theirs.rows { Rows::new() } else { self.roster.spoken_rows() };
-            let own = self.roster.spoken(self.replica.context());
-            let id = self.ask(peer, &Request::Exchange { context: own, rows });
-            self.set_stage(Stage::Offering(id, context.unwrap_or_default()));
-        } else if (ours.live, ours.count) != (theirs.live, theirs.count) {
-            self.stats.reconciliations += 1;
-            // At least so many dots differ; two symbols for each is a good beginning.
-            let difference = ours.count.abs_diff(theirs.count).min(MAX_SYMBOLS as u64) as usize;
-            let asked = (2 * difference).clamp(FIRST_SYMBOLS, MAX_SYMBOLS);
-            let salt = self.random();
-            self.sketch(peer, Sketching { salt, symbols: Vec::new(), live: 0, asked, restarts: 0 });
-        } else {
-            self.end_round(now);
-        }
-    }
-
-    /// Goes on when this side has heard of all that the other had, and the other was sent all that it lacked.
-    fn check_round(&mut self) {
-        let Some(Round { peer, stage: Stage::Transferring(theirs), .. }) = &self.round else { return };
-        if self.transfers.contains_key(peer) || !self.replica.context().covers(theirs) {
-            return;
-        }
-        let peer = *peer;
-        let stage = self.probe(peer);
-        self.set_stage(stage);
-    }
-
-    fn symbols(&self, salt: u64, from: u64, count: usize) -> Vec<Symbol> {
-        let mut sketch = Sketch::new(from, count);
-        self.visit_live(|dot| sketch.change(sketch::hash(dot, salt), 1));
-        sketch.symbols()
-    }
-
-    /// Asks for the symbols after those that have come.
-    fn sketch(&mut self, peer: ReplicaId, state: Sketching) {
-        let from = state.symbols.len();
-        let count = state.asked.saturating_sub(from).clamp(1, MAX_SYMBOLS);
-        let id = self.ask(peer, &Request::Symbols { salt: state.salt, from: from as u64, count });
-        self.set_stage(Stage::Sketching(id, state));
-    }
-
-    fn sketched(
-        &mut self,
-        now: Duration,
-        peer: ReplicaId,
-        mut state: Sketching,
-        live: u64,
-        context: &VersionVector,
-        symbols: Vec<Symbol>,
-    ) {
-        if !state.symbols.is_empty() && state.live != live {
-            // The other's dots have changed between two answers: their symbols do not belong together.
-            if state.restarts == MAX_RESTARTS {
-                return self.end_round(now);
-            }
-            let asked = state.asked.min(MAX_SYMBOLS);
-            let salt = self.random();
-            return self
-                .sketch(peer, Sketching { salt, symbols: Vec::new(), live: 0, asked, restarts: state.restarts + 1 });
-        }
-        state.live = live;
-        if symbols.is_empty() {
-            return self.end_round(now);
-        }
-        state.symbols.extend(symbols);
-        let ours = self.symbols(state.salt, 0, state.symbols.len());
-        let Some(difference) = sketch::peel(&ours, &state.symbols) else {
-            let limit = 2 * (self.live_count() as usize + state.symbols.first().map_or(0, |s| s.count.max(0) as usize));
-            if state.symbols.len() > limit + FIRST_SYMBOLS {
-                // More than enough: two hashes have collided, or the answers make no sense.
-                return self.end_round(now);
-            }
-            state.asked = state.asked.max(state.symbols.len()) + state.symbols.len().min(MAX_SYMBOLS);
-            return self.sketch(peer, state);
-        };
-        // What only this side holds, and the other has heard of, is dead. What it has not heard of it is sent elsewhere.
-        let here: BTreeSet<u64> = difference.here.into_iter().collect();
-        let mut dead = Vec::new();
-        self.visit_live(|dot| {
-            if context.contains(dot) && here.contains(&sketch::hash(dot, state.salt)) {
-                dead.push(dot);
-            }
-        });
-        self.bury(now, dead.into_iter().collect());
-        if difference.there.is_empty() {
-            return self.end_round(now);
-        }
-        // The context belongs to the live dots of this moment, which the hashes are not of.
-        let context = self.replica.context().clone();
-        let id = self.ask(peer, &Request::Resolve { salt: state.salt, hashes: difference.there, context });
-        self.set_stage(Stage::Resolving(id));
-    }
-
     // Those that are gone.
 
-    fn retire(&mut self, now: Duration) {
+    pub(super) fn retire(&mut self, now: Duration) {
         let (replica, live) = (&self.replica, &self.live);
         let heard = |actor: ReplicaId| replica.context().of(actor);
         let before = self.roster.hash();
@@ -909,7 +454,7 @@ impl<T: Crdt> AntiEntropy<T> {
     }
 
     /// Drops marks that everybody has seen, if the type leaves any.
-    fn collect_marks(&mut self, now: Duration) {
+    pub(super) fn collect_marks(&mut self, now: Duration) {
         if !T::LEAVES_MARKS {
             return;
         }

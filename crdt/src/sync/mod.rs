@@ -34,6 +34,7 @@
 mod engine;
 mod log;
 mod message;
+mod push;
 mod roster;
 mod round;
 mod sketch;

@@ -25,7 +25,7 @@ use super::mix;
 use crate::{ReplicaId, VersionVector};
 
 /// The longest tag of a replica.
-pub const MAX_TAG_BYTES: usize = 256;
+pub(super) const MAX_TAG_BYTES: usize = 256;
 
 /// What a replica says about a departed actor.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -149,10 +149,6 @@ impl Roster {
 
     /// Takes over newer rows. Returns whether there were any.
     pub(super) fn merge(&mut self, theirs: Rows) -> bool {
-        let retired: BTreeSet<ReplicaId> = {
-            let rows = theirs.values().chain(self.rows.values());
-            rows.flat_map(|row| row.acks.iter().filter(|(_, ack)| ack.retired).map(|(actor, _)| *actor)).collect()
-        };
         let mut changed = false;
         for (replica, row) in theirs {
             if replica == self.own {
@@ -164,8 +160,7 @@ impl Roster {
                     *mine = row;
                     changed = true;
                 }
-                // Whoever is retired somewhere and unknown here was forgotten here.
-                None if retired.contains(&replica) => {}
+                // It may have been forgotten here before; then it is retired once more.
                 None => {
                     self.rows.insert(replica, row);
                     changed = true;

@@ -4,11 +4,26 @@
 //! heard of all that the other had; probe again; symbols until the live dots that differ are known; their resolution. A
 //! round that stands still is given up, and another one is tried later.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::message::Summary;
-use super::sketch::Symbol;
+use super::engine::{AntiEntropy, Purpose};
+use super::message::{Answer, MAX_SYMBOLS, Request, Summary};
+use super::roster::Rows;
+use super::sketch::{self, Sketch, Symbol};
+use super::transfer::Transfer;
+use super::{MAX_TRANSFERS, Outgoing, mix};
+use crate::store::Crdt;
 use crate::{ReplicaId, VersionVector};
+
+/// How soon the next round follows one that has brought something: others may lack it too.
+pub(super) const SOON: Duration = Duration::from_millis(200);
+
+/// How many rounds in a row follow so soon: enough for news to reach 1,000 replicas by halves.
+pub(super) const EAGER_ROUNDS: u32 = 10;
+
+/// The fewest coded symbols to begin with: two differences need no more.
+const FIRST_SYMBOLS: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Round {
@@ -52,3 +67,283 @@ pub(super) const MAX_RESTARTS: u32 = 4;
 
 /// A round that exchanges more often is given up.
 pub(super) const MAX_EXCHANGES: u32 = 3;
+
+impl<T: Crdt> AntiEntropy<T> {
+    /// Begins to send a peer what lies above a context, if that is anything. Returns whether there was room for it.
+    pub(super) fn offer(&mut self, to: ReplicaId, context: &VersionVector) -> bool {
+        let claim = self.roster.spoken(self.replica.context()).difference(context);
+        if claim.is_empty() {
+            return true;
+        }
+        if self.transfers.contains_key(&to) || self.transfers.len() >= MAX_TRANSFERS {
+            return self.transfers.contains_key(&to);
+        }
+        self.transfers.insert(to, Transfer::new(claim));
+        true
+    }
+
+    pub(super) fn transfer(&mut self) -> Option<Outgoing> {
+        let window = self.config.window;
+        let to = *self.transfers.iter().find(|(_, transfer)| !transfer.is_sent() && transfer.in_flight < window)?.0;
+        let transfer = self.transfers.get_mut(&to)?;
+        if !transfer.search(&self.replica) {
+            return None;
+        }
+        let delta = transfer.chunk(&self.replica, self.config.chunk_items, self.config.chunk_bytes);
+        transfer.in_flight += 1;
+        let bytes = Request::Chunk { delta }.encode(self.replica.id()).into();
+        let id = self.start(to, Purpose::Chunk);
+        self.stats.chunks += 1;
+        Some(Outgoing { to, id, is_bulk: true, bytes })
+    }
+
+    pub(super) fn sent_chunk(&mut self, now: Duration, to: ReplicaId, done: bool) {
+        let Some(transfer) = self.transfers.get_mut(&to) else { return };
+        transfer.in_flight = transfer.in_flight.saturating_sub(1);
+        if !done || transfer.is_done() {
+            // What was not delivered is still above the other's context, and the next round finds it there.
+            self.transfers.remove(&to);
+        }
+        if let Some(round) = self.round.as_mut().filter(|round| round.peer == to) {
+            round.heard = now;
+        }
+        self.check_round();
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let context = self.roster.spoken(self.replica.context());
+        let hash =
+            context.runs().iter().fold(0, |hash, run| mix(mix(mix(hash ^ run.replica.0) ^ run.first) ^ run.last));
+        Summary { context: hash, live: self.live_sum, count: self.live_count(), rows: self.roster.hash() }
+    }
+
+    pub(super) fn compare(&self, theirs: &Summary) -> Answer {
+        let ours = self.summary();
+        if ours == *theirs {
+            return Answer::Done;
+        }
+        let context = (ours.context != theirs.context).then(|| self.roster.spoken(self.replica.context()));
+        let rows = if ours.rows == theirs.rows { Rows::new() } else { self.roster.spoken_rows() };
+        Answer::Differs { summary: ours, context, rows }
+    }
+
+    pub(super) fn take_rows(&mut self, now: Duration, rows: Rows) {
+        if self.roster.merge(rows) {
+            self.plant(now);
+            self.retire(now);
+        }
+    }
+
+    pub(super) fn random(&mut self) -> u64 {
+        self.random = mix(self.random);
+        self.random
+    }
+
+    pub(super) fn begin_round(&mut self, now: Duration) {
+        self.retire(now);
+        self.collect_marks(now);
+        // Who is not known to hold this object is asked now and then.
+        let known = |id: &ReplicaId| self.roster.knows(*id);
+        let candidates: Vec<ReplicaId> = match () {
+            () if !self.to_meet.is_empty() => self.to_meet.iter().copied().collect(),
+            () if !self.stats.rounds.is_multiple_of(4) && self.up.iter().any(known) => {
+                self.up.iter().copied().filter(known).collect()
+            }
+            () => self.up.iter().copied().collect(),
+        };
+        if candidates.is_empty() {
+            return;
+        }
+        let peer = candidates[(self.random() % candidates.len() as u64) as usize];
+        self.to_meet.remove(&peer);
+        self.stats.rounds += 1;
+        let stage = self.probe(peer);
+        self.round = Some(Round { peer, stage, heard: now, exchanges: 0 });
+    }
+
+    pub(super) fn probe(&mut self, peer: ReplicaId) -> Stage {
+        let summary = self.summary();
+        Stage::Probing(self.ask(peer, &Request::Probe(summary)), summary)
+    }
+
+    pub(super) fn ask(&mut self, to: ReplicaId, request: &Request<T::Delta>) -> u64 {
+        let bytes = request.encode(self.replica.id()).into();
+        let id = self.start(to, Purpose::Round);
+        self.outbox.push_back(Outgoing { to, id, is_bulk: false, bytes });
+        id
+    }
+
+    /// Others may lack what has just come.
+    pub(super) fn be_eager(&mut self, now: Duration) {
+        self.eager = EAGER_ROUNDS;
+        self.next_round = self.next_round.min(now + SOON);
+    }
+
+    pub(super) fn end_round(&mut self, now: Duration) {
+        if self.round.take().is_none() {
+            return;
+        }
+        let interval = self.config.round_interval;
+        let mean = if !self.to_meet.is_empty() {
+            Duration::ZERO
+        } else if self.eager > 0 {
+            self.eager -= 1;
+            SOON.min(interval)
+        } else {
+            interval
+        };
+        // Between half of the mean and one and a half: replicas that began together shall not stay together.
+        let share = 512 + self.random() % 1024;
+        self.next_round = now + mean.mul_f64(share as f64 / 1024.0);
+    }
+
+    /// An answer in the round, if it is still the one that asked.
+    pub(super) fn advance_round(&mut self, now: Duration, id: u64, answer: Option<Answer>) {
+        let Some(round) = &mut self.round else { return };
+        let is_current = match &round.stage {
+            Stage::Probing(asked, _) | Stage::Offering(asked, _) | Stage::Resolving(asked) => *asked == id,
+            Stage::Sketching(asked, _) => *asked == id,
+            Stage::Transferring(_) => false,
+        };
+        if !is_current {
+            return;
+        }
+        round.heard = now;
+        let peer = round.peer;
+        // Taken out while it is decided what comes next.
+        let stage = std::mem::replace(&mut round.stage, Stage::Resolving(0));
+        match (stage, answer) {
+            (Stage::Probing(_, ours), Some(Answer::Differs { summary, context, rows })) => {
+                self.differs(now, peer, (ours, summary), context, rows);
+            }
+            (Stage::Offering(_, theirs), Some(Answer::Done)) => {
+                self.set_stage(Stage::Transferring(theirs));
+                self.check_round();
+            }
+            (Stage::Sketching(_, state), Some(Answer::Symbols { live, context, symbols })) => {
+                self.sketched(now, peer, state, live, &context, symbols);
+            }
+            _ => self.end_round(now),
+        }
+    }
+
+    pub(super) fn set_stage(&mut self, stage: Stage) {
+        if let Some(round) = &mut self.round {
+            round.stage = stage;
+        }
+    }
+
+    /// The other holds something else. `ours` is what it was asked about, so that what has changed here meanwhile is not
+    /// taken for a difference.
+    pub(super) fn differs(
+        &mut self,
+        now: Duration,
+        peer: ReplicaId,
+        (ours, theirs): (Summary, Summary),
+        context: Option<VersionVector>,
+        rows: Rows,
+    ) {
+        self.take_rows(now, rows);
+        let Some(round) = &mut self.round else { return };
+        if context.is_some() && round.exchanges == MAX_EXCHANGES {
+            self.end_round(now);
+        } else if context.is_some() || ours.rows != theirs.rows && round.exchanges == 0 {
+            round.exchanges += 1;
+            self.stats.exchanges += 1;
+            if let Some(context) = &context {
+                // Should there be no room for it, the other finds what it lacks in a round of its own.
+                self.offer(peer, context);
+            }
+            let rows = if ours.rows == theirs.rows { Rows::new() } else { self.roster.spoken_rows() };
+            let own = self.roster.spoken(self.replica.context());
+            let id = self.ask(peer, &Request::Exchange { context: own, rows });
+            self.set_stage(Stage::Offering(id, context.unwrap_or_default()));
+        } else if (ours.live, ours.count) != (theirs.live, theirs.count) {
+            self.stats.reconciliations += 1;
+            // At least so many dots differ; two symbols for each is a good beginning.
+            let difference = ours.count.abs_diff(theirs.count).min(MAX_SYMBOLS as u64) as usize;
+            let asked = (2 * difference).clamp(FIRST_SYMBOLS, MAX_SYMBOLS);
+            let salt = self.random();
+            self.sketch(peer, Sketching { salt, symbols: Vec::new(), live: 0, asked, restarts: 0 });
+        } else {
+            self.end_round(now);
+        }
+    }
+
+    /// Goes on when this side has heard of all that the other had, and the other was sent all that it lacked.
+    pub(super) fn check_round(&mut self) {
+        let Some(Round { peer, stage: Stage::Transferring(theirs), .. }) = &self.round else { return };
+        if self.transfers.contains_key(peer) || !self.replica.context().covers(theirs) {
+            return;
+        }
+        let peer = *peer;
+        let stage = self.probe(peer);
+        self.set_stage(stage);
+    }
+
+    pub(super) fn symbols(&self, salt: u64, from: u64, count: usize) -> Vec<Symbol> {
+        let mut sketch = Sketch::new(from, count);
+        self.visit_live(|dot| sketch.change(sketch::hash(dot, salt), 1));
+        sketch.symbols()
+    }
+
+    /// Asks for the symbols after those that have come.
+    pub(super) fn sketch(&mut self, peer: ReplicaId, state: Sketching) {
+        let from = state.symbols.len();
+        let count = state.asked.saturating_sub(from).clamp(1, MAX_SYMBOLS);
+        let id = self.ask(peer, &Request::Symbols { salt: state.salt, from: from as u64, count });
+        self.set_stage(Stage::Sketching(id, state));
+    }
+
+    pub(super) fn sketched(
+        &mut self,
+        now: Duration,
+        peer: ReplicaId,
+        mut state: Sketching,
+        live: u64,
+        context: &VersionVector,
+        symbols: Vec<Symbol>,
+    ) {
+        if !state.symbols.is_empty() && state.live != live {
+            // The other's dots have changed between two answers: their symbols do not belong together.
+            if state.restarts == MAX_RESTARTS {
+                return self.end_round(now);
+            }
+            let asked = state.asked.min(MAX_SYMBOLS);
+            let salt = self.random();
+            return self
+                .sketch(peer, Sketching { salt, symbols: Vec::new(), live: 0, asked, restarts: state.restarts + 1 });
+        }
+        state.live = live;
+        if symbols.is_empty() {
+            return self.end_round(now);
+        }
+        state.symbols.extend(symbols);
+        let ours = self.symbols(state.salt, 0, state.symbols.len());
+        let Some(difference) = sketch::peel(&ours, &state.symbols) else {
+            let limit = 2 * (self.live_count() as usize + state.symbols.first().map_or(0, |s| s.count.max(0) as usize));
+            if state.symbols.len() > limit + FIRST_SYMBOLS {
+                // More than enough: two hashes have collided, or the answers make no sense.
+                return self.end_round(now);
+            }
+            state.asked = state.asked.max(state.symbols.len()) + state.symbols.len().min(MAX_SYMBOLS);
+            return self.sketch(peer, state);
+        };
+        // What only this side holds, and the other has heard of, is dead. What it has not heard of it is sent elsewhere.
+        let here: BTreeSet<u64> = difference.here.into_iter().collect();
+        let mut dead = Vec::new();
+        self.visit_live(|dot| {
+            if context.contains(dot) && here.contains(&sketch::hash(dot, state.salt)) {
+                dead.push(dot);
+            }
+        });
+        self.bury(now, dead.into_iter().collect());
+        if difference.there.is_empty() {
+            return self.end_round(now);
+        }
+        // The context belongs to the live dots of this moment, which the hashes are not of.
+        let context = self.replica.context().clone();
+        let id = self.ask(peer, &Request::Resolve { salt: state.salt, hashes: difference.there, context });
+        self.set_stage(Stage::Resolving(id));
+    }
+}

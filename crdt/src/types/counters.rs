@@ -67,10 +67,6 @@ impl GCounter {
         let overflow = Error::CountOverflow(w.replica());
         replace(&self.0, w, |total| total.copied().unwrap_or(0).checked_add(more).ok_or(overflow))
     }
-
-    pub(crate) fn totals(&self) -> impl Iterator<Item = (ReplicaId, u64)> {
-        self.0.iter().map(|(dot, total)| (dot.replica, *total))
-    }
 }
 
 impl PnCounter {
@@ -95,10 +91,6 @@ impl PnCounter {
             *side = side.checked_add(by.unsigned_abs()).ok_or(overflow)?;
             Ok(total)
         })
-    }
-
-    pub(crate) fn totals(&self) -> impl Iterator<Item = (ReplicaId, Total)> {
-        self.0.iter().map(|(dot, total)| (dot.replica, *total))
     }
 }
 

@@ -62,7 +62,7 @@ macro_rules! is_store {
             fn visit(
                 &self,
                 from: ::std::ops::Bound<&Self::Key>,
-                visit: &mut dyn FnMut(&Self::Key, &mut dyn Iterator<Item = $crate::Dot>) -> bool,
+                visit: $crate::store::Visitor<'_, Self::Key>,
             ) {
                 self.0.visit(from, visit);
             }

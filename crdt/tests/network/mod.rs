@@ -272,6 +272,8 @@ impl<T: Crdt> World<T> {
         let end = self.now + within;
         while self.now < end {
             self.run(Duration::from_millis(250));
+            // Of some that are gone it is heard only now.
+            self.tell_who_is_up();
             if self.are_equal() {
                 return true;
             }

@@ -33,6 +33,14 @@ pub enum Error {
         /// Who tried.
         writer: ReplicaId,
     },
+    /// One update is larger than what may be sent at once. Divide it.
+    #[error("an update of {bytes} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// How large it would be.
+        bytes: usize,
+        /// How large it may be.
+        limit: usize,
+    },
     /// A timestamp is further ahead of the wall clock than is tolerated.
     #[error("a timestamp is {by_ms} ms ahead of this wall clock")]
     ClockAhead {

@@ -212,6 +212,23 @@ impl<T: Crdt> AntiEntropy<T> {
         self.retire(now);
     }
 
+    /// An operator says that these replicas are gone for good, although nothing shows that. Whoever hears of this takes no
+    /// more from them; one that comes back all the same is told so (see [`AntiEntropy::take_export`]).
+    pub fn handle_forgotten(&mut self, now: Duration, replicas: BTreeSet<ReplicaId>) {
+        if self.roster.forget(replicas) {
+            let up = self.up.clone();
+            self.handle_up(now, up);
+            self.retire(now);
+            self.be_eager(now);
+        }
+    }
+
+    /// Grows whenever [`AntiEntropy::replicas`] changes.
+    #[must_use]
+    pub fn replicas_version(&self) -> u64 {
+        self.roster.changes()
+    }
+
     /// The replicas that are pushed to are those that are up and known to hold this object.
     pub(super) fn plant(&mut self, now: Duration) {
         let (up, roster) = (&self.up, &self.roster);
@@ -257,8 +274,8 @@ impl<T: Crdt> AntiEntropy<T> {
                 Answer::Done
             }
             Request::Probe(theirs) => self.compare(&theirs),
-            Request::Exchange { context, rows } => {
-                self.take_rows(now, rows);
+            Request::Exchange { context, news } => {
+                self.take_news(now, news);
                 if self.offer(from, &context) { Answer::Done } else { Answer::Busy }
             }
             Request::Symbols { salt, from: at, count } => Answer::Symbols {

@@ -121,6 +121,12 @@ impl<T: Crdt> AntiEntropy<T> {
         self.roster.blocked()
     }
 
+    /// How many dots are live.
+    #[must_use]
+    pub fn live_dots(&self) -> u64 {
+        self.live_count()
+    }
+
     /// How many changes are noted that somebody may not have been told of, and for how long the peer that has waited
     /// longest has waited.
     #[must_use]

@@ -43,6 +43,8 @@ mod dvv_set;
 mod encoding;
 mod error;
 mod hlc;
+#[doc(hidden)]
+pub mod mutation;
 mod replica;
 pub mod store;
 pub mod sync;

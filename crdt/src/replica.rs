@@ -2,6 +2,7 @@
 
 use std::ops::{Bound, Deref};
 
+use crate::mutation::{Mutation, mutated};
 use crate::store::{Crdt, Delta, Fate};
 use crate::{Dot, Error, ReplicaId, VersionVector};
 
@@ -139,7 +140,9 @@ impl<T: Crdt> Replica<T> {
     pub fn merge_with(&mut self, delta: T::Delta, observe: &mut dyn FnMut(&T::Key, Dot, Fate)) -> bool {
         let (live, dead) = (delta.live(), delta.dead());
         let mut changed = false;
-        self.state.apply(delta, &self.seen, &mut |key, dot, fate| {
+        let nothing = VersionVector::new();
+        let seen = if mutated(Mutation::ForgetsContext) { &nothing } else { &self.seen };
+        self.state.apply(delta, seen, &mut |key, dot, fate| {
             changed = true;
             observe(key, dot, fate);
         });

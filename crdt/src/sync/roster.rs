@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::mix;
+use crate::mutation::{Mutation, mutated};
 use crate::{ReplicaId, VersionVector};
 
 /// The longest tag of a replica.
@@ -226,7 +227,8 @@ impl Roster {
                     continue;
                 }
             }
-            let all = acks().all(|ack| ack.is_some_and(|ack| ack.dots == heard));
+            let alone = mutated(Mutation::RetiresAlone);
+            let all = alone || acks().all(|ack| ack.is_some_and(|ack| ack.dots == heard));
             let retired = all || retired.is_some_and(|ack| ack.dots == heard);
             let ack = (!is_live).then(|| Ack { dots: heard.clone(), retired });
             // One who knew nothing of it does not begin to speak of it when it is forgotten elsewhere already.

@@ -31,7 +31,7 @@ pub(crate) fn for_histories(cases: u32, length: usize, property: impl Fn(&[Step]
 pub(crate) struct Step {
     kind: u8,
     at: usize,
-    dice: u32,
+    pub(crate) dice: u32,
 }
 
 /// How careful replicas are.

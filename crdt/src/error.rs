@@ -94,13 +94,16 @@ pub enum DecodeError {
     /// A replica is named by a number that the message has not introduced.
     #[error("a replica that was not introduced")]
     UnknownReplica,
+    /// A replica is introduced a second time.
+    #[error("a replica that was introduced before")]
+    KnownReplica,
     /// A set of dots, keys or entries is not sorted, or not in its only form.
     #[error("entries are out of order or not in their shortest form")]
     Order,
     /// A dot is there twice, or is both live and dead.
     #[error("a dot is claimed twice")]
     Twice,
-    /// A key or a value does not decode as its type.
+    /// A key or a value does not decode as its type, or is not in its only form.
     #[error("a key or a value does not decode")]
     Content,
     /// More than a stated limit.

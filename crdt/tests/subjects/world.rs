@@ -94,6 +94,11 @@ impl<S: Subject> World<S> {
         }
     }
 
+    /// Takes a step that no strategy made.
+    pub(crate) fn step(&mut self, kind: u8, at: usize, dice: u32) {
+        self.take(&Step { kind, at, dice });
+    }
+
     fn write(&mut self, at: usize, dice: &mut Dice) {
         if self.writes == Writes::WhenComplete {
             self.catch_up(at);

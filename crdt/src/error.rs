@@ -48,6 +48,14 @@ pub enum Error {
         by_ms: u64,
     },
 
+    // Conversions from and to other libraries.
+    /// A history has a gap, and the other library can only say "all up to here". Merge what is missing first.
+    #[error("the history of replica {0} has a gap")]
+    Gap(ReplicaId),
+    /// A state of the other library, or for it, means something that the other side has no form for.
+    #[error("it cannot be taken over: {0}")]
+    Foreign(&'static str),
+
     // Malformed input.
     /// A dot has counter 0; counters begin at 1.
     #[error("the counter of a dot is at least 1")]

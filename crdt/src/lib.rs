@@ -43,6 +43,8 @@ mod dvv_set;
 mod encoding;
 mod error;
 mod hlc;
+#[cfg(feature = "crdts")]
+pub mod interop;
 mod replica;
 pub mod store;
 pub mod sync;

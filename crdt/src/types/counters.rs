@@ -84,6 +84,11 @@ impl GCounter {
         let overflow = Error::CountOverflow(w.replica());
         replace(&self.0, w, |total| total.copied().unwrap_or(0).checked_add(more).ok_or(overflow))
     }
+
+    #[cfg(feature = "crdts")]
+    pub(crate) fn totals(&self) -> impl Iterator<Item = (ReplicaId, u64)> {
+        latest(&self.0).map(|(replica, total)| (replica, *total))
+    }
 }
 
 impl PnCounter {
@@ -108,6 +113,11 @@ impl PnCounter {
             *side = side.checked_add(by.unsigned_abs()).ok_or(overflow)?;
             Ok(total)
         })
+    }
+
+    #[cfg(feature = "crdts")]
+    pub(crate) fn totals(&self) -> impl Iterator<Item = (ReplicaId, Total)> {
+        latest(&self.0).map(|(replica, total)| (replica, *total))
     }
 }
 

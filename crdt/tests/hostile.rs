@@ -238,7 +238,7 @@ fn keys_and_values_have_one_form() {
 #[test]
 fn the_greediest_deltas_are_within_the_bound() {
     let many = 3_000_u64;
-    let ids = |at: u64| ReplicaId(if at % 2 == 0 { at << 40 } else { at });
+    let ids = |at: u64| ReplicaId(if at.is_multiple_of(2) { at << 40 } else { at });
     let mut intervals = VersionVector::new();
     (1..=many).for_each(|at| {
         intervals.insert(Dot { replica: ReplicaId(1), counter: 2 * at });

@@ -72,12 +72,16 @@ fn a_set_of_four_writers() {
         late.extend(done.expect("there is room"));
         if late.len() > 100 {
             for delta in late.drain(..).rev() {
-                sets.iter_mut().for_each(|set| drop(set.merge(delta.clone())));
+                sets.iter_mut().for_each(|set| {
+                    set.merge(delta.clone());
+                });
             }
         }
     }
     for delta in late {
-        sets.iter_mut().for_each(|set| drop(set.merge(delta.clone())));
+        sets.iter_mut().for_each(|set| {
+            set.merge(delta.clone());
+        });
     }
     assert!(sets.iter().all(|set| *set == sets[0]));
     for set in &sets {

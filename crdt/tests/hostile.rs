@@ -112,7 +112,7 @@ const HUGE: [u8; 10] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]
 fn random_damage<S: Subject>() {
     for_histories(cases(2_000), 20, |steps| {
         let world = World::<S>::of(steps, &REPLICAS, Writes::Always);
-        for (delta, _) in &world.sent {
+        for delta in &world.sent {
             let mut bytes = delta.encode();
             for step in steps.iter().take(3) {
                 let at = step.dice as usize % bytes.len();

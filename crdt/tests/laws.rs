@@ -51,7 +51,7 @@ fn check<S: Subject>() {
         loss_is_made_good(&world, &mut draws)?;
         parts_are_irreducible(&world, &mut draws)?;
         changes_are_told(&world, &mut draws)?;
-        for (delta, _) in &world.sent {
+        for delta in &world.sent {
             comes_back(delta)?;
         }
         Ok(())
@@ -94,7 +94,7 @@ fn join_is_a_join<S: Subject>(world: &World<S>, draws: &mut Draws) -> TestCaseRe
     }
     let mut any = || {
         let at = draws.below(world.sent.len() + fulls.len());
-        world.sent.get(at).map_or_else(|| fulls[at - world.sent.len()].clone(), |(delta, _)| delta.clone())
+        world.sent.get(at).map_or_else(|| fulls[at - world.sent.len()].clone(), Clone::clone)
     };
     let (x, y, z) = (any(), any(), any());
     prop_assert_eq!(join(&x, &y), join(&y, &x));
@@ -113,7 +113,7 @@ fn join_is_a_join<S: Subject>(world: &World<S>, draws: &mut Draws) -> TestCaseRe
 
 /// All deltas shuffled, some twice, and in groups: the same as all full states.
 fn any_delivery_gives_the_same<S: Subject>(world: &World<S>, draws: &mut Draws) -> TestCaseResult {
-    let mut sent: Vec<&S::Delta> = world.sent.iter().map(|(delta, _)| delta).collect();
+    let mut sent: Vec<&S::Delta> = world.sent.iter().collect();
     sent.extend_from_within(..sent.len() / 2);
     draws.shuffle(&mut sent);
     let mut fresh = Replica::<S>::new(NOBODY);
@@ -130,7 +130,7 @@ fn any_delivery_gives_the_same<S: Subject>(world: &World<S>, draws: &mut Draws) 
 /// be dead.
 fn loss_is_made_good<S: Subject>(world: &World<S>, draws: &mut Draws) -> TestCaseResult {
     let all = world.joined();
-    let kept = world.sent.iter().filter(|_| draws.below(2) == 0).map(|(delta, _)| delta.clone());
+    let kept = world.sent.iter().filter(|_| draws.below(2) == 0).cloned();
     let lossy = joined::<S>(kept);
     let mut by_full = lossy.clone();
     by_full.merge(all.full());
@@ -161,7 +161,7 @@ fn loss_is_made_good<S: Subject>(world: &World<S>, draws: &mut Draws) -> TestCas
 /// What a delta is divided into joins back, and nothing of it can be left out.
 fn parts_are_irreducible<S: Subject>(world: &World<S>, draws: &mut Draws) -> TestCaseResult {
     let full = world.replicas[draws.below(4)].full();
-    let one = world.sent.first().map(|(delta, _)| delta.clone());
+    let one = world.sent.first().cloned();
     for whole in one.into_iter().chain([full]) {
         let mut parts = whole.clone().decompose();
         prop_assert_eq!(parts.len() as u64, whole.context().dot_count());
@@ -190,7 +190,7 @@ fn parts_are_irreducible<S: Subject>(world: &World<S>, draws: &mut Draws) -> Tes
 fn changes_are_told<S: Subject>(world: &World<S>, draws: &mut Draws) -> TestCaseResult {
     let mut replica = world.replicas[draws.below(4)].clone();
     let mut live: BTreeSet<_> = places(&*replica).into_iter().collect();
-    let mut sent: Vec<S::Delta> = world.sent.iter().map(|(delta, _)| delta.clone()).collect();
+    let mut sent: Vec<S::Delta> = world.sent.clone();
     sent.push(world.joined().full());
     draws.shuffle(&mut sent);
     for delta in sent {
@@ -222,7 +222,7 @@ fn delta_equals_full<S: Subject>() {
             let before = world.replicas.clone();
             let sent = world.sent.len();
             world.take(step);
-            let Some((delta, _)) = world.sent.get(sent) else { continue };
+            let Some(delta) = world.sent.get(sent) else { continue };
             let at =
                 (0..before.len()).find(|at| world.replicas[*at] != before[*at]).expect("a delta changes something");
             for other in &before {

@@ -34,6 +34,9 @@ pub(crate) struct Step {
     pub(crate) dice: u32,
 }
 
+/// The first element of a path below which no write goes.
+const NOWHERE: u64 = u64::MAX - 1;
+
 /// How careful replicas are.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Writes {
@@ -56,8 +59,8 @@ struct Op {
 pub(crate) struct World<S: Subject> {
     writes: Writes,
     pub(crate) replicas: Vec<Replica<S>>,
-    /// What was sent: every write's delta, and which write it is; none for what a replica dropped on its own.
-    pub(crate) sent: Vec<(S::Delta, Option<usize>)>,
+    /// What was sent: the delta of each write of `ops`.
+    pub(crate) sent: Vec<S::Delta>,
     ops: Vec<Op>,
     /// A bit for each write that a replica has.
     known: Vec<u64>,
@@ -114,8 +117,7 @@ impl<S: Subject> World<S> {
         match change {
             Ok(Some(delta)) => {
                 assert!(self.replicas[at] != before, "a delta that changes nothing");
-                self.record(at, intent, &delta);
-                self.sent.push((delta, Some(self.ops.len() - 1)));
+                self.record(at, intent, delta);
             }
             Ok(None) | Err(Error::Bound { .. }) => assert_eq!(self.replicas[at], before),
             Err(other) => panic!("{other}"),
@@ -123,7 +125,7 @@ impl<S: Subject> World<S> {
     }
 
     /// Tells the model of a write.
-    fn record(&mut self, at: usize, Intent { path, mut what }: Intent, delta: &S::Delta) {
+    fn record(&mut self, at: usize, Intent { path, mut what }: Intent, delta: S::Delta) {
         let mut fresh = Vec::new();
         delta.visit_live(&mut |dot| fresh.push(dot));
         assert!(fresh.len() <= 1, "a write has one dot at most");
@@ -139,6 +141,7 @@ impl<S: Subject> World<S> {
         let seen = self.known[at];
         self.known[at] |= 1 << self.ops.len();
         self.ops.push(Op { intent: Intent { path, what }, dot, seen });
+        self.sent.push(delta);
     }
 
     /// Delivers what was sent at some time, perhaps again, joined into one delta.
@@ -148,9 +151,9 @@ impl<S: Subject> World<S> {
         }
         let mut group = S::Delta::default();
         for which in which {
-            let (delta, op) = &self.sent[*which as usize % self.sent.len()];
-            group.join(delta.clone());
-            self.known[to] |= op.map_or(0, |op| 1 << op);
+            let op = *which as usize % self.sent.len();
+            group.join(self.sent[op].clone());
+            self.known[to] |= 1 << op;
         }
         let before = self.replicas[to].clone();
         let changed = self.replicas[to].merge(group);
@@ -174,15 +177,17 @@ impl<S: Subject> World<S> {
         if self.replicas.iter().all(|other| here.covers(other.context())) {
             let stable = self.replicas.iter().fold(here.clone(), |all, other| all.intersection(other.context()));
             let dropped = self.replicas[at].update(|state, _| Ok(state.collect(&stable))).expect("nothing is refused");
-            self.sent.extend(dropped.map(|delta| (delta, None)));
+            if let Some(delta) = dropped {
+                // It takes nothing away that a read would show, but later writes here stand on it.
+                self.record(at, Intent { path: vec![NOWHERE], what: What::Kill }, delta);
+            }
         }
     }
 
     /// Brings all writes that those known here stand on, the latest first.
     fn catch_up(&mut self, at: usize) {
         for op in (0..self.ops.len()).rev().filter(|op| self.missing(at) >> op & 1 == 1).collect::<Vec<_>>() {
-            let (delta, _) = self.sent.iter().find(|(_, sent)| *sent == Some(op)).expect("every write was sent");
-            self.replicas[at].merge(delta.clone());
+            self.replicas[at].merge(self.sent[op].clone());
             self.known[at] |= 1 << op;
         }
     }
@@ -221,9 +226,9 @@ impl<S: Subject> World<S> {
 
     /// Brings every write to a replica.
     pub(crate) fn complete(&mut self, at: usize) {
-        for (delta, op) in self.sent.clone() {
-            self.replicas[at].merge(delta);
-            self.known[at] |= op.map_or(0, |op| 1 << op);
+        for (op, delta) in self.sent.iter().enumerate() {
+            self.replicas[at].merge(delta.clone());
+            self.known[at] |= 1 << op;
         }
     }
 

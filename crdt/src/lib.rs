@@ -43,6 +43,8 @@ mod dvv_set;
 mod encoding;
 mod error;
 mod hlc;
+#[cfg(feature = "crdts")]
+pub mod interop;
 #[doc(hidden)]
 pub mod mutation;
 mod replica;

@@ -1,7 +1,8 @@
 //! Benchmarks against floors and peers that are measured in the same run.
 //!
-//! `cargo run --release --bin bench -- rpc|membership [--json] [--seconds N] [--rounds N]`
+//! `cargo run --release --bin bench -- rpc|membership|documents [--json] [--seconds N] [--rounds N]`
 
+mod documents;
 mod floor;
 mod load;
 mod membership;
@@ -36,8 +37,9 @@ fn main() -> Result<()> {
     }
     match command.as_str() {
         "rpc" => rpc::client(options),
+        "documents" => documents::run(options),
         "membership" => membership::run(options),
         "rpc-server" => rpc::server(),
-        _ => bail!("usage: bench rpc|membership [--json] [--seconds N] [--rounds N]"),
+        _ => bail!("usage: bench rpc|membership|documents [--json] [--seconds N] [--rounds N]"),
     }
 }

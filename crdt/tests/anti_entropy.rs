@@ -266,3 +266,17 @@ fn a_refused_write_leaves_everything_as_it_was() {
     assert_eq!(replica.update(seconds(1), |count, w| count.add(w, 1)), Err(Error::CountOverflow(only)));
     assert_eq!(*replica.replica(), before);
 }
+
+#[test]
+fn one_that_cannot_be_reached_any_more_is_not_waited_for() {
+    let mut world = World::<AwSet<u8>>::new(9, 2, SyncConfig::default());
+    world.run(seconds(1));
+    let ids = world.ids();
+    world.set_cut(ids[0], ids[1], true);
+    world.write_with(ids[0], |set, w| set.add(w, 1));
+    world.run(seconds(1));
+    let lag = |world: &World<AwSet<u8>>| world.replicas[&ids[0]].lag(world.now);
+    assert!(lag(&world).0 > 0 && lag(&world).1 >= Duration::from_millis(900), "it is being tried");
+    world.tell_who_is_up();
+    assert_eq!(lag(&world), (0, Duration::ZERO));
+}

@@ -32,8 +32,10 @@ pub(super) struct Shared<T: Crdt> {
     state: Mutex<State<T>>,
     /// Wakes the driver.
     pub(super) wake: Notify,
-    /// Counts what happens, for whoever waits for something.
-    happened: watch::Sender<u64>,
+    /// Counts the changes, for those who watch.
+    changed: watch::Sender<u64>,
+    /// Counts the answers of peers, for those who wait for them.
+    answered: watch::Sender<u64>,
 }
 
 struct State<T: Crdt> {
@@ -86,7 +88,8 @@ impl<T: Crdt> Shared<T> {
                 stopped: false,
             }),
             wake: Notify::new(),
-            happened: watch::Sender::new(0),
+            changed: watch::Sender::new(0),
+            answered: watch::Sender::new(0),
         };
         shared.follow_members();
         shared
@@ -159,9 +162,9 @@ impl<T: Crdt> Shared<T> {
     }
 
     pub(super) async fn flushed(&self) -> Result<(), DocumentError> {
-        let mut happened = self.happened.subscribe();
+        let mut answered = self.answered.subscribe();
         loop {
-            happened.borrow_and_update();
+            answered.borrow_and_update();
             {
                 let state = self.lock();
                 if state.stopped {
@@ -172,7 +175,7 @@ impl<T: Crdt> Shared<T> {
                 }
             }
             // The sender lives in `self`, so this cannot fail.
-            let _ = happened.changed().await;
+            let _ = answered.changed().await;
         }
     }
 
@@ -221,7 +224,7 @@ impl<T: Crdt> Shared<T> {
         state.next_watcher += 1;
         let number = state.next_watcher;
         state.watchers.insert(number, Unseen::All);
-        (number, self.happened.subscribe())
+        (number, self.changed.subscribe())
     }
 
     pub(super) fn remove_watcher(&self, number: u64) {
@@ -241,7 +244,9 @@ impl<T: Crdt> Shared<T> {
 
     /// Something has happened to the replica: watchers are told, and an engine that was forgotten is replaced.
     fn happened(&self, mut state: MutexGuard<'_, State<T>>) {
+        let mut is_news = false;
         if let Some(export) = state.engine.take_export() {
+            is_news = true;
             tracing::warn!(document = %self.name, "this replica had been forgotten by the others: it begins anew");
             state.life += 1;
             state.engine_number += 1;
@@ -256,6 +261,7 @@ impl<T: Crdt> Shared<T> {
         }
         let changed = state.engine.take_changed();
         if !changed.is_empty() {
+            is_news = true;
             for unseen in state.watchers.values_mut() {
                 if let Unseen::Keys(keys) = unseen {
                     keys.extend(changed.iter().cloned());
@@ -266,7 +272,9 @@ impl<T: Crdt> Shared<T> {
             }
         }
         drop(state);
-        self.happened.send_modify(|count| *count += 1);
+        if is_news {
+            self.changed.send_modify(|count| *count += 1);
+        }
     }
 
     // For the driver.
@@ -346,6 +354,7 @@ impl<T: Crdt> Shared<T> {
             state.engine.handle_answer(now, id, answer);
         }
         self.happened(state);
+        self.answered.send_modify(|count| *count += 1);
     }
 }
 
@@ -379,7 +388,7 @@ impl<T: Crdt> Served for Shared<T> {
 
     fn stop(&self) {
         self.lock().stopped = true;
-        self.happened.send_modify(|count| *count += 1);
+        self.answered.send_modify(|count| *count += 1);
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

@@ -26,25 +26,25 @@ pub enum DocumentEvent<T: Crdt> {
 pub struct Watch<T: Crdt> {
     shared: Arc<Shared<T>>,
     number: u64,
-    happened: watch::Receiver<u64>,
+    changed: watch::Receiver<u64>,
 }
 
 impl<T: Crdt> Watch<T> {
     pub(super) fn new(shared: Arc<Shared<T>>) -> Self {
-        let (number, happened) = shared.add_watcher();
-        Self { shared, number, happened }
+        let (number, changed) = shared.add_watcher();
+        Self { shared, number, changed }
     }
 
     /// The next event. Cancel safe: an event that was not returned is returned next time. After the node has stopped it
     /// waits for ever.
     pub async fn next(&mut self) -> DocumentEvent<T> {
         loop {
-            self.happened.borrow_and_update();
+            self.changed.borrow_and_update();
             if let Some(event) = self.try_next() {
                 return event;
             }
             // The sender lives in `self.shared`, so this cannot fail.
-            let _ = self.happened.changed().await;
+            let _ = self.changed.changed().await;
         }
     }
 

@@ -344,6 +344,10 @@ impl<T: Crdt> Shared<T> {
         }
         let due = state.engine.poll_timeout();
         self.happened(state);
+        // A peer that is Down is waited for no longer.
+        if self.answered.receiver_count() > 0 {
+            self.answered.send_modify(|count| *count += 1);
+        }
         due.map(|due| self.started + due)
     }
 

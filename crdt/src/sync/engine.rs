@@ -209,6 +209,7 @@ impl<T: Crdt> AntiEntropy<T> {
         }
         self.up = up;
         self.plant(now);
+        self.trim_log();
     }
 
     /// These replicas will never write again: they have left, were superseded, or forgotten by an operator.

@@ -49,7 +49,7 @@ impl<T: Crdt> AntiEntropy<T> {
                 let progress = self.progress.get_mut(&to)?;
                 progress.cursor = self.log.last();
                 self.pending.remove(&to);
-                self.trim_log(to);
+                self.trim_log();
                 continue;
             };
             let (upto, bytes) = self.draft_push(cursor, limit, origin);
@@ -147,16 +147,15 @@ impl<T: Crdt> AntiEntropy<T> {
             progress.not_before = now + self.config.coalesce.max(Duration::from_millis(10)) * (1 << progress.failures);
             self.pending.insert(to);
         }
-        self.trim_log(to);
+        self.trim_log();
     }
 
-    /// Drops what nobody needs any more, after something has changed for `to`.
-    pub(super) fn trim_log(&mut self, to: ReplicaId) {
-        if let Some(progress) = self.progress.get_mut(&to)
-            && progress.in_flight.is_empty()
-            && !self.pending.contains(&to)
-        {
-            progress.behind_since = None;
+    /// Drops what nobody needs any more.
+    pub(super) fn trim_log(&mut self) {
+        for (id, progress) in &mut self.progress {
+            if progress.in_flight.is_empty() && !self.pending.contains(id) {
+                progress.behind_since = None;
+            }
         }
         let floors =
             self.progress.iter().filter(|(id, progress)| self.pending.contains(id) || !progress.in_flight.is_empty());

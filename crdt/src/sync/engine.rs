@@ -256,6 +256,7 @@ impl<T: Crdt> AntiEntropy<T> {
                 self.check_round();
                 Answer::Done
             }
+            Request::Probe(_) if self.goes_on(now, from) => Answer::Busy,
             Request::Probe(theirs) => self.compare(&theirs),
             Request::Exchange { context, rows } => {
                 self.take_rows(now, rows);

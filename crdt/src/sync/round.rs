@@ -117,6 +117,17 @@ impl<T: Crdt> AntiEntropy<T> {
         Summary { context: hash, live: self.live_sum, count: self.live_count(), rows: self.roster.hash() }
     }
 
+    /// Whether a round with this peer is under way here that goes on although the peer begins one too: one of a pair at a
+    /// time does the work of both. Of two that begin at once the one of the lesser replica goes on.
+    pub(super) fn goes_on(&mut self, now: Duration, peer: ReplicaId) -> bool {
+        let Some(round) = self.round.as_ref().filter(|round| round.peer == peer) else { return false };
+        let yields = matches!(round.stage, Stage::Probing(..)) && round.exchanges == 0 && peer < self.replica.id();
+        if yields {
+            self.end_round(now);
+        }
+        !yields
+    }
+
     pub(super) fn compare(&self, theirs: &Summary) -> Answer {
         let ours = self.summary();
         if ours == *theirs {
@@ -222,6 +233,11 @@ impl<T: Crdt> AntiEntropy<T> {
             }
             (Stage::Sketching(_, state), Some(Answer::Symbols { live, context, symbols })) => {
                 self.sketched(now, peer, state, live, &context, symbols);
+            }
+            (Stage::Probing(..), Some(Answer::Busy)) => {
+                // The peer's own round does it; whether that has come to its end is looked at soon.
+                self.eager = self.eager.max(1);
+                self.end_round(now);
             }
             _ => self.end_round(now),
         }

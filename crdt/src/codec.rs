@@ -7,9 +7,10 @@
 //! # Hostile input
 //! Decoding takes time and memory in proportion to the length of its input, whatever numbers that claims: lists are
 //! never given room for more elements than there are bytes left, and sets of dots are intervals that are only compared.
-//! Each value has one encoding; everything else is refused with a [`DecodeError`].
+//! Each value has one encoding; everything else is refused with a [`DecodeError`]. Only within a key or a value another
+//! form may pass, as far as `postcard` takes it for the same: a number with leading zeros, for example.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -129,6 +130,8 @@ impl Encoder {
 pub struct Decoder<'a> {
     rest: &'a [u8],
     replicas: Vec<(ReplicaId, u64)>,
+    /// The same replicas: none has two numbers.
+    introduced: BTreeSet<ReplicaId>,
 }
 
 impl<'a> Decoder<'a> {
@@ -138,7 +141,7 @@ impl<'a> Decoder<'a> {
     /// The bytes are empty or of another format.
     pub fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         match bytes {
-            [FORMAT, rest @ ..] => Ok(Self { rest, replicas: Vec::new() }),
+            [FORMAT, rest @ ..] => Ok(Self { rest, replicas: Vec::new(), introduced: BTreeSet::new() }),
             [other, ..] => Err(DecodeError::Format(*other)),
             [] => Err(DecodeError::Truncated),
         }
@@ -205,6 +208,9 @@ impl<'a> Decoder<'a> {
         }
         if at == self.replicas.len() {
             let replica = ReplicaId(self.fixed()?);
+            if !self.introduced.insert(replica) {
+                return Err(DecodeError::Order);
+            }
             self.replicas.push((replica, 0));
         }
         Ok(at)
@@ -302,6 +308,8 @@ mod tests {
         assert_eq!(decode(&[&[1, 1, 0], &id[..], &[0]].concat()), Err(DecodeError::Order), "no run");
         assert_eq!(decode(&[&[1, 2, 0], &id[..], &[1, 0, 0, 0, 1, 0, 0]].concat()), Err(DecodeError::Order), "twice");
         assert_eq!(decode(&[1, 1, 1]), Err(DecodeError::UnknownReplica));
+        let twice = [&[1, 2, 0], &id[..], &[1, 0, 0, 1], &id[..], &[1, 4, 0]].concat();
+        assert_eq!(decode(&twice), Err(DecodeError::Order), "a replica with two numbers");
         assert_eq!(decode(&[1, 255, 255, 255, 255, 15]), Err(DecodeError::Truncated), "more than there is room for");
         let most = [255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
         assert_eq!(decode(&[&[1, 1, 0], &id[..], &[1], &most[..], &[0]].concat()), Err(DecodeError::Number));

@@ -1,0 +1,9 @@
+//! Sets of concurrent values, as serde and postcard write them.
+
+#![no_main]
+
+use polity_fuzz::hostile;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = hostile::dvv_set(data);
+});

@@ -8,7 +8,7 @@ use super::Outgoing;
 use super::engine::{AntiEntropy, Purpose};
 use super::log::Item;
 use super::message::Request;
-use super::transfer::BATCH;
+use super::transfer::{BATCH, unite_all};
 use crate::store::{Crdt, Delta};
 use crate::{Dot, ReplicaId};
 
@@ -109,7 +109,7 @@ impl<T: Crdt> AntiEntropy<T> {
         let is_of = |item: &Item<T::Key>| item.origin == origin;
         let mut items =
             self.log.after(cursor).take_while(|(number, _)| *number <= limit).filter(|(_, item)| is_of(item));
-        let (mut delta, mut upto, mut bytes) = (T::Delta::default(), limit, 0);
+        let (mut parts, mut upto, mut bytes) = (Vec::new(), limit, 0);
         loop {
             let mut wanted: BTreeMap<&T::Key, Vec<Dot>> = BTreeMap::new();
             let mut last = None;
@@ -121,12 +121,13 @@ impl<T: Crdt> AntiEntropy<T> {
             let wanted = wanted.into_iter().map(|(key, dots)| (key.clone(), dots.into_iter().collect())).collect();
             let part = self.replica.pick(wanted);
             bytes += part.encode().len();
-            delta.unite(part);
+            parts.push(part);
             if bytes >= self.config.chunk_bytes {
                 upto = last;
                 break;
             }
         }
+        let mut delta = unite_all(parts);
         for (_, _, dots) in self.log.void_after(cursor).filter(|(number, of, _)| *number <= upto && *of == origin) {
             delta.kill(dots);
         }

@@ -61,6 +61,30 @@ impl<K: Ord, S> DotMap<K, S> {
     }
 }
 
+/// From so many keys on, and a quarter of those that are there, a delta is joined in one pass over both.
+const MANY: usize = 64;
+
+impl<K: Key, S: Crdt> DotMap<K, S> {
+    /// Joins parts in the order of their keys, in one pass over both.
+    fn apply_many(&mut self, parts: Vec<(K, S::Delta)>, seen: &VersionVector, observe: Observer<'_, K>) {
+        let mut joined = Vec::with_capacity(self.entries.len() + parts.len());
+        let mut entries = std::mem::take(&mut self.entries).into_iter().peekable();
+        for (key, part) in parts {
+            while let Some(entry) = entries.next_if(|(other, _)| *other < key) {
+                joined.push(entry);
+            }
+            let mut store = entries.next_if(|(other, _)| *other == key).map(|(_, store)| store).unwrap_or_default();
+            store.apply(part, seen, &mut |_, dot, fate| observe(&key, dot, fate));
+            if !store.is_bottom() {
+                joined.push((key, store));
+            }
+        }
+        joined.extend(entries);
+        // From a sorted list a tree is made without comparing its way down for each key, and its nodes are full.
+        self.entries = joined.into_iter().collect();
+    }
+}
+
 impl<K, S> sealed::Sealed for DotMap<K, S> {}
 
 impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
@@ -76,6 +100,9 @@ impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
         let lost = delta.dead.intersection(seen);
         if !lost.is_empty() {
             self.strike(&lost, observe);
+        }
+        if delta.entries.len() >= MANY && delta.entries.len() >= self.entries.len() / 4 {
+            return self.apply_many(delta.entries, seen, observe);
         }
         for (key, part) in delta.entries {
             match self.entries.entry(key) {
@@ -105,13 +132,13 @@ impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
     }
 
     fn visit(&self, from: Bound<&K>, visit: Visitor<'_, K>) {
+        let mut dots = Vec::new();
         for (key, store) in self.entries.range((from, Bound::Unbounded)) {
-            let mut dots = Vec::new();
             store.visit(Bound::Unbounded, &mut |_, inner| {
                 dots.extend(inner);
                 true
             });
-            if !visit(key, &mut dots.into_iter()) {
+            if !visit(key, &mut dots.drain(..)) {
                 return;
             }
         }
@@ -120,8 +147,10 @@ impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
     fn pick(&self, wanted: Vec<(K, VersionVector)>) -> Self::Delta {
         let entries = wanted.into_iter().map(|(key, dots)| {
             let mut part = self.entries.get(&key).map(|store| store.restrict(&dots)).unwrap_or_default();
-            let dead = dots.difference(&part.live());
-            if !dead.is_empty() {
+            let mut live = 0;
+            part.visit_live(&mut |_| live += 1);
+            if live < dots.dot_count() {
+                let dead = dots.difference(&part.live());
                 part.kill(&dead);
             }
             (key, part)

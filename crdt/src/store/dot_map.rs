@@ -342,3 +342,46 @@ impl<K: Key, D: Delta> Delta for DotMapDelta<K, D> {
         Ok(delta)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Fate;
+    use crate::{AwSet, Replica, ReplicaId};
+
+    /// A replica that has added some numbers and removed some of those.
+    fn replica(id: u64, added: impl Iterator<Item = u64>, removed: impl Fn(u64) -> bool) -> Replica<AwSet<u64>> {
+        let mut replica = Replica::<AwSet<u64>>::new(ReplicaId(id));
+        for number in added {
+            replica.update(|set, w| set.add(w, number)).expect("room");
+            if removed(number) {
+                replica.update(|set, _| Ok(set.remove(&number))).expect("no dot is needed");
+            }
+        }
+        replica
+    }
+
+    #[test]
+    fn a_large_delta_does_what_its_parts_do() {
+        for (step, offset) in [(1, 0), (3, 1), (7, 250), (1, 1_000)] {
+            let here = replica(1, 0..300, |number| number % 5 == 0);
+            let mut there = replica(2, (0..300).map(|number| offset + number * step), |number| number % 4 == 0);
+            // What is removed here was seen there, and the other way round.
+            there.merge(here.full());
+            for number in (0..300).step_by(3) {
+                there.update(|set, _| Ok(set.remove(&number))).expect("no dot is needed");
+            }
+            let delta = there.full();
+            assert!(delta.keys().len() >= MANY);
+            let (mut at_once, mut in_parts) = (here.clone(), here);
+            let mut moves = [Vec::new(), Vec::new()];
+            at_once.merge_with(delta.clone(), &mut |key, dot, fate| moves[0].push((*key, dot, fate == Fate::Came)));
+            for part in delta.decompose() {
+                in_parts.merge_with(part, &mut |key, dot, fate| moves[1].push((*key, dot, fate == Fate::Came)));
+            }
+            moves.iter_mut().for_each(|moves| moves.sort_unstable());
+            assert_eq!(moves[0], moves[1]);
+            assert!(at_once == in_parts && at_once == there);
+        }
+    }
+}

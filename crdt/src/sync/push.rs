@@ -10,7 +10,7 @@ use super::log::Item;
 use super::message::Request;
 use super::transfer::{BATCH, unite_all};
 use crate::store::{Crdt, Delta};
-use crate::{Dot, ReplicaId};
+use crate::{ReplicaId, VersionVector};
 
 /// How far a peer has been told.
 #[derive(Debug)]
@@ -111,15 +111,15 @@ impl<T: Crdt> AntiEntropy<T> {
             self.log.after(cursor).take_while(|(number, _)| *number <= limit).filter(|(_, item)| is_of(item));
         let (mut parts, mut upto, mut bytes) = (Vec::new(), limit, 0);
         loop {
-            let mut wanted: BTreeMap<&T::Key, Vec<Dot>> = BTreeMap::new();
+            let mut wanted: BTreeMap<&T::Key, VersionVector> = BTreeMap::new();
             let mut last = None;
             for (number, item) in items.by_ref().take(BATCH) {
-                wanted.entry(&item.key).or_default().push(item.dot);
+                wanted.entry(&item.key).or_default().insert(item.dot);
                 last = Some(number);
             }
             let Some(last) = last else { break };
-            let wanted = wanted.into_iter().map(|(key, dots)| (key.clone(), dots.into_iter().collect())).collect();
-            let part = self.replica.pick(wanted);
+            let wanted = wanted.into_iter().map(|(key, dots)| (key.clone(), dots));
+            let part = self.replica.pick(wanted.collect());
             bytes += part.encode().len();
             parts.push(part);
             if bytes >= self.config.chunk_bytes {

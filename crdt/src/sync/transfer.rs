@@ -71,13 +71,13 @@ impl<K: Ord + Clone> Transfer<K> {
     ) -> T::Delta {
         let (mut parts, mut items, mut bytes, mut last) = (Vec::new(), 0, 0, None);
         while items < max_items.max(1) && bytes < max_bytes && !self.found.is_empty() {
-            let mut wanted: BTreeMap<K, Vec<Dot>> = BTreeMap::new();
+            let mut wanted: BTreeMap<K, VersionVector> = BTreeMap::new();
             let batch = BATCH.min(max_items.max(1) - items).min(self.found.len());
             for (dot, key) in self.found.drain(self.found.len() - batch..).rev() {
                 last = Some(dot);
-                wanted.entry(key).or_default().push(dot);
+                wanted.entry(key).or_default().insert(dot);
             }
-            let part = replica.pick(wanted.into_iter().map(|(key, dots)| (key, dots.into_iter().collect())).collect());
+            let part = replica.pick(wanted.into_iter().collect());
             items += batch;
             bytes += part.encode().len();
             parts.push(part);

@@ -199,8 +199,12 @@ fn join(keys: u64) {
     let bytes = (network.bytes - before) as f64 / keys as f64;
     let name = format!("an empty replica joins {keys} keys");
     let ratio = bytes / PAYLOAD_BYTES as f64;
-    let beside =
-        format!("{bytes:.1} B per key = {ratio:.2} x payload; both sides on one core; equal: {}", network.are_equal());
+    let beside = format!(
+        "both sides on one core: the old one {:.2} s, the new one {:.2} s; {bytes:.1} B per key = {ratio:.2} x payload; equal: {}",
+        network.spent[0].as_secs_f64(),
+        network.spent[1].as_secs_f64(),
+        network.are_equal()
+    );
     row(&name, &format!("{time:.2} s"), "5 s", "2 s", &beside);
 }
 

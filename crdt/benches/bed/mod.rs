@@ -33,12 +33,14 @@ pub(crate) struct Network<T: Crdt> {
     pub(crate) replicas: Vec<AntiEntropy<T>>,
     /// Of all requests and answers.
     pub(crate) bytes: u64,
+    /// The work of each replica for requests and answers.
+    pub(crate) spent: Vec<Duration>,
 }
 
 impl<T: Crdt> Network<T> {
     /// So many replicas that have met.
     pub(crate) fn new(count: usize) -> Self {
-        let mut network = Self { now: Duration::ZERO, replicas: Vec::new(), bytes: 0 };
+        let mut network = Self { now: Duration::ZERO, replicas: Vec::new(), bytes: 0, spent: Vec::new() };
         (0..count).for_each(|_| network.start());
         network.meet();
         network.run(Duration::from_secs(30));
@@ -47,6 +49,7 @@ impl<T: Crdt> Network<T> {
 
     /// Another replica that knows nothing and has met nobody.
     pub(crate) fn start(&mut self) {
+        self.spent.push(Duration::ZERO);
         let number = self.replicas.len() as u64 + 1;
         let id = ReplicaId(number.wrapping_mul(0xd134_2543_de82_ef95));
         self.replicas.push(AntiEntropy::new(id, vec![number as u8; 16], number, SyncConfig::default()));
@@ -72,10 +75,15 @@ impl<T: Crdt> Network<T> {
         let ids = self.ids();
         let mut any = false;
         for from in 0..ids.len() {
-            let Some(out) = self.replicas[from].poll_request(self.now) else { continue };
+            let begin = Instant::now();
+            let out = self.replicas[from].poll_request(self.now);
+            self.spent[from] += begin.elapsed();
+            let Some(out) = out else { continue };
             any = true;
             let to = ids.iter().position(|id| *id == out.to).expect("only these are up");
+            let begin = Instant::now();
             let answer = self.replicas[to].handle_request(self.now, &out.bytes).expect("what a replica has written");
+            self.spent[to] += begin.elapsed();
             self.bytes += (out.bytes.len() + answer.len()) as u64;
             self.replicas[from].handle_answer(self.now, out.id, Some(&answer));
         }

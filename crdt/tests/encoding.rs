@@ -1,10 +1,10 @@
 //! The bytes of every type with postcard: what they are, that they come back, and that others do no harm.
 
 mod histories;
-mod hostile;
+mod outside;
 
 use histories::{CASES, History, steps};
-use hostile::{decode, encode};
+use outside::{decode, encode};
 use polity_crdt::{Dot, DvvSet, ReplicaId, VersionVector};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -78,7 +78,7 @@ fn one_value_of_one_replica_costs_13_bytes() {
 
 /// Decodes hostile bytes as each type.
 fn survive(bytes: &[u8]) -> [bool; 3] {
-    [hostile::dot(bytes), hostile::vector(bytes), hostile::dvv_set(bytes)]
+    [outside::dot(bytes), outside::vector(bytes), outside::dvv_set(bytes)]
 }
 
 proptest! {

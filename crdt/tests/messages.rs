@@ -1,12 +1,12 @@
 //! The bytes of what replicas say to each other: what they are, and that others do no harm.
 
-mod hostile;
+mod outside;
 mod network;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hostile::{Set, drain};
+use outside::{Set, drain};
 use network::Random;
 use polity_crdt::sync::{AntiEntropy, Outgoing, SyncConfig, decode_answer, decode_request};
 use polity_crdt::{Crdt, DecodeError, ReplicaId};
@@ -160,7 +160,7 @@ fn golden_answers() {
 
 /// Reads bytes as everything.
 fn survive(bytes: &[u8]) -> bool {
-    hostile::deltas(bytes) | hostile::request(bytes) | hostile::answer(bytes)
+    outside::deltas(bytes) | outside::request(bytes) | outside::answer(bytes)
 }
 
 /// Damaged forms of a message: cut, with any byte changed, left out, put in or put after it, and with numbers that promise

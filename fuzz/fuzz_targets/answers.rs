@@ -2,8 +2,8 @@
 
 #![no_main]
 
-use polity_fuzz::hostile;
+use polity_fuzz::outside;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = hostile::answer(data);
+    let _ = outside::answer(data);
 });

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::config::{Preset, Timings};
+use crate::document::Documents;
 use crate::doorman::Doorman;
 use crate::driver::{COMMAND_QUEUE, Command, DATAGRAM_QUEUE, Driver, Drops, Parts};
 use crate::error::Error;
@@ -241,6 +242,8 @@ impl Builder {
         let core = Core::new(own, &plan.timings, StdRng::from_rng(&mut rng), table.clone());
         let (commands, commands_in) = mpsc::channel(COMMAND_QUEUE);
         serve(&rpc, &commands);
+        let documents = Arc::new(Documents::default());
+        documents.serve(&rpc);
 
         let (members, stop, joined) = (Members::new(), Arc::new(watch::Sender::new(None)), watch::Sender::new(false));
         let joined = Arc::new(joined);
@@ -284,6 +287,7 @@ impl Builder {
             table,
             commands,
             drops,
+            documents,
             stop,
             joined,
             driver,

@@ -11,6 +11,7 @@
 //! | `membership` | SWIM around `foca`, and the view that subscribers see |
 //! | `state` | what each node says of itself |
 //! | `driver` | the one task that drives membership and node state |
+//! | [`document`] | replicated objects that every node holds |
 //!
 //! # Example
 //!
@@ -33,6 +34,7 @@
 mod buckets;
 mod builder;
 mod config;
+pub mod document;
 mod doorman;
 mod driver;
 mod error;
@@ -55,6 +57,7 @@ mod transport;
 
 pub use builder::Builder;
 pub use config::{Preset, Timings};
+pub use document::{Document, DocumentError, DocumentEvent};
 pub use error::Error;
 pub use ground::{BoxFuture, Env, Gate, Ground};
 #[cfg(feature = "turmoil")]

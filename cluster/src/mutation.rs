@@ -65,6 +65,10 @@ mutations! {
     HidesSiblings = "hides-siblings",
     /// A replica does not take over the trace of a delete.
     ForgetsDeletes = "forgets-deletes",
+    /// A replica of a document never compares itself with another.
+    NeverCompares = "never-compares",
+    /// A replica of a document takes what it is sent for news, whatever it has heard of.
+    ForgetsContext = "forgets-context",
     /// A write that too few replicas have confirmed is reported as not applied.
     DeniesWrites = "denies-writes",
 }
@@ -84,6 +88,11 @@ thread_local! {
 #[cfg(feature = "mutations")]
 pub fn set(mutation: Option<Mutation>) {
     CURRENT.set(mutation);
+    polity_crdt::mutation::set(match mutation {
+        Some(Mutation::NeverCompares) => Some(polity_crdt::mutation::Mutation::NeverCompares),
+        Some(Mutation::ForgetsContext) => Some(polity_crdt::mutation::Mutation::ForgetsContext),
+        _ => None,
+    });
 }
 
 /// Whether this is what is wrong.

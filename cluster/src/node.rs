@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use polity_crdt::Crdt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::document::{Document, DocumentError, Documents};
 use crate::driver::{Command, Drops};
 use crate::error::Error;
 use crate::ground::{Env, Executor};
@@ -38,6 +40,7 @@ pub(crate) struct Inner {
     pub(crate) table: SharedTable,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) drops: Arc<Drops>,
+    pub(crate) documents: Arc<Documents>,
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
     pub(crate) driver: JoinHandle<()>,
@@ -58,6 +61,7 @@ impl Drop for Inner {
             first
         });
         self.driver.abort();
+        self.documents.stop();
     }
 }
 
@@ -128,6 +132,32 @@ impl Node {
 
     fn stopped_error(&self) -> Error {
         stopped_error(*self.inner.stop.borrow())
+    }
+
+    /// The document of this name: this node's replica of it, which is opened with the first call. All nodes must open
+    /// it as the same type.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use polity_cluster::{Node, Preset};
+    /// use polity_crdt::{OrMap, PnCounter};
+    ///
+    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).start().await?;
+    /// let stock = node.document::<OrMap<String, PnCounter>>("stock")?;
+    /// stock.update(|stock, w| stock.update(w, "apples".to_owned(), |count, w| count.add(w, 40)))?;
+    /// assert_eq!(stock.read(|stock| stock.get("apples").map(PnCounter::value)), Some(40));
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`DocumentError::Name`], [`DocumentError::OtherType`], [`DocumentError::Stopped`].
+    pub fn document<T: Crdt>(&self, name: &str) -> Result<Document<T>, DocumentError> {
+        self.inner.documents.open(self, name)
+    }
+
+    /// Says when the node has stopped, and why.
+    pub(crate) fn stop_signal(&self) -> watch::Receiver<Option<StopReason>> {
+        self.inner.stop.subscribe()
     }
 
     /// Writes one entry of this node's state, which all members will see as [`Member::state`](crate::Member).

@@ -5,14 +5,10 @@
 
 mod bed;
 
-use std::alloc::System;
 use std::hint::black_box;
 
+use allocation_counter::measure;
 use bed::{Network, Ours, head, is_quick, row, theirs};
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 fn main() {
     let keys = if is_quick() { 1_000 } else { 100_000 };
@@ -67,11 +63,12 @@ struct Weight {
 
 /// What is kept of what `make` returns.
 fn weigh<T>(make: impl FnOnce() -> T) -> Weight {
-    let (region, before) = (Region::new(ALLOCATOR), resident());
-    let kept = make();
-    let (change, after) = (region.change(), resident());
+    let before = resident();
+    let mut kept = None;
+    let heap = measure(|| kept = Some(make())).bytes_current as f64;
+    let after = resident();
     black_box(kept);
-    Weight { heap: change.bytes_allocated as f64 - change.bytes_deallocated as f64, resident: after - before }
+    Weight { heap, resident: after - before }
 }
 
 /// Resident memory of this process, or not a number where the system does not say.

@@ -7,8 +7,7 @@
 //! # Hostile input
 //! Decoding takes time and memory in proportion to the length of its input, whatever numbers that claims: lists are
 //! never given room for more elements than there are bytes left, and sets of dots are intervals that are only compared.
-//! Each value has one encoding; everything else is refused with a [`DecodeError`]. Only within a key or a value another
-//! form may pass, as far as `postcard` takes it for the same: a number with leading zeros, for example.
+//! Each value has one encoding; everything else is refused with a [`DecodeError`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -129,8 +128,9 @@ impl Encoder {
 #[derive(Debug)]
 pub struct Decoder<'a> {
     rest: &'a [u8],
+    /// The replicas in the order of their numbers, and the last counter that was read of each.
     replicas: Vec<(ReplicaId, u64)>,
-    /// The same replicas: none has two numbers.
+    /// The same replicas, to find one that is introduced again.
     introduced: BTreeSet<ReplicaId>,
 }
 
@@ -209,7 +209,7 @@ impl<'a> Decoder<'a> {
         if at == self.replicas.len() {
             let replica = ReplicaId(self.fixed()?);
             if !self.introduced.insert(replica) {
-                return Err(DecodeError::Order);
+                return Err(DecodeError::KnownReplica);
             }
             self.replicas.push((replica, 0));
         }
@@ -253,13 +253,36 @@ impl<'a> Decoder<'a> {
         Ok(VersionVector::from_runs(runs))
     }
 
-    pub(crate) fn content<V: DeserializeOwned>(&mut self) -> Result<V, DecodeError> {
+    pub(crate) fn content<V: Serialize + DeserializeOwned>(&mut self) -> Result<V, DecodeError> {
         let (value, rest) = postcard::take_from_bytes(self.rest).map_err(|error| match error {
             postcard::Error::DeserializeUnexpectedEnd => DecodeError::Truncated,
             _ => DecodeError::Content,
         })?;
+        // `postcard` also reads numbers with leading zeros and maps out of order.
+        let read = &self.rest[..self.rest.len() - rest.len()];
+        postcard::serialize_with_flavor(&value, Expected(read)).map_err(|_| DecodeError::Content)?;
         self.rest = rest;
         Ok(value)
+    }
+}
+
+/// Takes the bytes that it holds, in their order, and no others.
+struct Expected<'a>(&'a [u8]);
+
+impl postcard::ser_flavors::Flavor for Expected<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.try_extend(&[byte])
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(postcard::Error::SerializeBufferFull)?;
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(postcard::Error::SerializeBufferFull) }
     }
 }
 
@@ -308,9 +331,9 @@ mod tests {
         assert_eq!(decode(&[&[1, 1, 0], &id[..], &[0]].concat()), Err(DecodeError::Order), "no run");
         assert_eq!(decode(&[&[1, 2, 0], &id[..], &[1, 0, 0, 0, 1, 0, 0]].concat()), Err(DecodeError::Order), "twice");
         assert_eq!(decode(&[1, 1, 1]), Err(DecodeError::UnknownReplica));
-        let twice = [&[1, 2, 0], &id[..], &[1, 0, 0, 1], &id[..], &[1, 4, 0]].concat();
-        assert_eq!(decode(&twice), Err(DecodeError::Order), "a replica with two numbers");
         assert_eq!(decode(&[1, 255, 255, 255, 255, 15]), Err(DecodeError::Truncated), "more than there is room for");
+        let again = [&[1, 2, 0], &id[..], &[1, 0, 0, 1], &id[..], &[1, 0, 0]].concat();
+        assert_eq!(decode(&again), Err(DecodeError::KnownReplica), "a second number for the same replica");
         let most = [255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
         assert_eq!(decode(&[&[1, 1, 0], &id[..], &[1], &most[..], &[0]].concat()), Err(DecodeError::Number));
     }

@@ -33,12 +33,28 @@ pub enum Error {
         /// Who tried.
         writer: ReplicaId,
     },
+    /// One update is larger than what may be sent at once. Divide it.
+    #[error("an update of {bytes} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// How large it would be.
+        bytes: usize,
+        /// How large it may be.
+        limit: usize,
+    },
     /// A timestamp is further ahead of the wall clock than is tolerated.
     #[error("a timestamp is {by_ms} ms ahead of this wall clock")]
     ClockAhead {
         /// How far.
         by_ms: u64,
     },
+
+    // Conversions from and to other libraries.
+    /// A history has a gap, and the other library can only say "all up to here". Merge what is missing first.
+    #[error("the history of replica {0} has a gap")]
+    Gap(ReplicaId),
+    /// A state of the other library, or for it, means something that the other side has no form for.
+    #[error("it cannot be taken over: {0}")]
+    Foreign(&'static str),
 
     // Malformed input.
     /// A dot has counter 0; counters begin at 1.
@@ -86,13 +102,16 @@ pub enum DecodeError {
     /// A replica is named by a number that the message has not introduced.
     #[error("a replica that was not introduced")]
     UnknownReplica,
+    /// A replica is introduced a second time.
+    #[error("a replica that was introduced before")]
+    KnownReplica,
     /// A set of dots, keys or entries is not sorted, or not in its only form.
     #[error("entries are out of order or not in their shortest form")]
     Order,
     /// A dot is there twice, or is both live and dead.
     #[error("a dot is claimed twice")]
     Twice,
-    /// A key or a value does not decode as its type.
+    /// A key or a value does not decode as its type, or is not in its only form.
     #[error("a key or a value does not decode")]
     Content,
     /// More than a stated limit.

@@ -43,6 +43,10 @@ mod dvv_set;
 mod encoding;
 mod error;
 mod hlc;
+#[cfg(feature = "crdts")]
+pub mod interop;
+#[doc(hidden)]
+pub mod mutation;
 mod replica;
 pub mod store;
 pub mod sync;

@@ -2,6 +2,7 @@
 
 use std::ops::{Bound, Deref};
 
+use crate::mutation::{Mutation, mutated};
 use crate::store::{Crdt, Delta, Fate};
 use crate::{Dot, Error, ReplicaId, VersionVector};
 
@@ -149,7 +150,9 @@ impl<T: Crdt> Replica<T> {
             }
         });
         let mut changed = !live.is_empty() || !dead.is_empty();
-        self.state.apply(delta, &self.seen, &mut |key, dot, fate| {
+        let nothing = VersionVector::new();
+        let seen = if mutated(Mutation::ForgetsContext) { &nothing } else { &self.seen };
+        self.state.apply(delta, seen, &mut |key, dot, fate| {
             changed = true;
             observe(key, dot, fate);
         });

@@ -5,5 +5,5 @@
 use polity_fuzz::outside;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = outside::delta::<outside::Set>(data, true);
+    let _ = outside::delta::<outside::Set>(data);
 });

@@ -235,6 +235,10 @@ pub enum Event {
     /// Before the final reads: on which hosts a node believes a key's replicas to be, and a hash of its own copy if it
     /// has one.
     Holds { host: Host, key: String, replicas: Vec<Host>, copy: Option<u64> },
+    /// A client has changed a document on its own node: these numbers were added, and these were there and removed.
+    Edited { host: Host, document: String, added: Vec<u64>, removed: Vec<u64> },
+    /// Before the final reads: the numbers that a node's replica of a document holds, in rising order.
+    Shows { host: Host, document: String, holds: Vec<u64> },
     /// The scenario demanded something within a bound of simulated time, and it did not happen.
     Missed { promise: String, demand: String },
     /// Code of a node or of the world panicked.

@@ -128,6 +128,8 @@ mod tests {
             Event::FinalReads,
             Event::FinalReadsDone { host },
             Event::Holds { host, key: "k".into(), replicas: vec![host], copy: Some(u64::MAX) },
+            Event::Edited { host, document: "d".into(), added: vec![1, u64::MAX], removed: vec![2] },
+            Event::Shows { host, document: "d".into(), holds: vec![u64::MAX] },
             Event::Missed { promise: "M3".into(), demand: "all agree".into() },
             Event::Panicked { message: "oh".into() },
             Event::Note { host, text },

@@ -245,6 +245,7 @@ async fn standard(mut process: Process) -> anyhow::Result<()> {
                 }
                 Command::ReadAll => {
                     workload::tell_holdings(&client, &recorder.keys());
+                    workload::tell_documents(&client, &workloads);
                     process.spawn(workload::read_all(client.clone(), workloads.clone()));
                 }
                 Command::Leave(within) => {

@@ -160,6 +160,9 @@ impl Settings {
     #[must_use]
     pub fn bounded(self) -> Self {
         let (timings, slow) = (self.timings(), f64::from(self.pace.max(100)) / 100.0);
+        // C1: some rounds, each with a peer that is drawn.
+        let has_documents = self.workloads().any(|workload| workload.name == "documents");
+        let documents = if has_documents { Duration::from_secs(20) } else { Duration::ZERO };
         let bounds = Bounds {
             // Three periods until somebody probes, one to find silence, the suspicion, and the news must spread: with
             // room for the rare cases, 5 s as the preset promises.
@@ -168,7 +171,7 @@ impl Settings {
             // As long as a formation takes.
             comeback: Duration::from_secs(5).mul_f64(slow),
             // In turn every node compares what it holds with each of the others.
-            repair: self.store.patrol_interval * u32::from(self.hosts) + Duration::from_secs(1),
+            repair: (self.store.patrol_interval * u32::from(self.hosts) + Duration::from_secs(1)).max(documents),
         };
         Self { bounds, ..self }
     }

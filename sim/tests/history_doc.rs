@@ -78,6 +78,8 @@ fn events() -> Vec<Event> {
         Event::FinalReads,
         Event::FinalReadsDone { host },
         Event::Holds { host, key, replicas: vec![host], copy: None },
+        Event::Edited { host, document: text.clone(), added: vec![1], removed: vec![1] },
+        Event::Shows { host, document: text.clone(), holds: vec![1] },
         Event::Missed { promise: text.clone(), demand: text.clone() },
         Event::Panicked { message: text.clone() },
         Event::Note { host, text },
@@ -106,9 +108,11 @@ fn place(event: &Event) -> usize {
         Event::FinalReads => 16,
         Event::FinalReadsDone { .. } => 17,
         Event::Holds { .. } => 18,
-        Event::Missed { .. } => 19,
-        Event::Panicked { .. } => 20,
-        Event::Note { .. } => 21,
+        Event::Edited { .. } => 19,
+        Event::Shows { .. } => 20,
+        Event::Missed { .. } => 21,
+        Event::Panicked { .. } => 22,
+        Event::Note { .. } => 23,
     }
 }
 

@@ -10,6 +10,7 @@
 //! the peer learns of that. An error with [`Outcome::NotApplied`] means that it never ran and never will, or that the
 //! handler itself says that it had no effect.
 
+mod blob;
 mod call;
 mod serve;
 pub(crate) mod solo;
@@ -26,6 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+pub use self::blob::Blob;
 pub use self::call::Call;
 pub use self::serve::Reply;
 pub use self::solo::Solo;

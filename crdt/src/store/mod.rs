@@ -34,6 +34,9 @@ use crate::error::DecodeError;
 use crate::{Dot, VersionVector};
 
 /// What can be kept under a dot.
+///
+/// Equal values must serialise to equal bytes, which is what decoding accepts: ordered maps and sets do, hash maps do not.
+/// And each element of a list must serialise to something: a list of nothings can be of any length in a few bytes.
 pub trait Value: Clone + PartialEq + fmt::Debug + Serialize + DeserializeOwned + Send + 'static {}
 impl<T: Clone + PartialEq + fmt::Debug + Serialize + DeserializeOwned + Send + 'static> Value for T {}
 

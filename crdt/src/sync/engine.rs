@@ -14,6 +14,7 @@ use super::transfer::Transfer;
 use super::tree::Tree;
 use super::{Outgoing, SyncConfig, SyncStats, mix};
 use crate::error::DecodeError;
+use crate::mutation::{Mutation, mutated};
 use crate::store::{Crdt, Delta, Fate};
 use crate::{Change, Dot, Replica, ReplicaId, VersionVector, Writer};
 
@@ -121,6 +122,12 @@ impl<T: Crdt> AntiEntropy<T> {
         self.roster.blocked()
     }
 
+    /// How many dots are live.
+    #[must_use]
+    pub fn live_dots(&self) -> u64 {
+        self.live_count()
+    }
+
     /// How many changes are noted that somebody may not have been told of, and for how long the peer that has waited
     /// longest has waited.
     #[must_use]
@@ -212,6 +219,23 @@ impl<T: Crdt> AntiEntropy<T> {
         self.retire(now);
     }
 
+    /// An operator says that these replicas are gone for good, although nothing shows that. Whoever hears of this takes no
+    /// more from them; one that comes back all the same is told so (see [`AntiEntropy::take_export`]).
+    pub fn handle_forgotten(&mut self, now: Duration, replicas: BTreeSet<ReplicaId>) {
+        if self.roster.forget(replicas) {
+            let up = self.up.clone();
+            self.handle_up(now, up);
+            self.retire(now);
+            self.be_eager(now);
+        }
+    }
+
+    /// Grows whenever [`AntiEntropy::replicas`] changes.
+    #[must_use]
+    pub fn replicas_version(&self) -> u64 {
+        self.roster.changes()
+    }
+
     /// The replicas that are pushed to are those that are up and known to hold this object.
     pub(super) fn plant(&mut self, now: Duration) {
         let (up, roster) = (&self.up, &self.roster);
@@ -258,8 +282,8 @@ impl<T: Crdt> AntiEntropy<T> {
             }
             Request::Probe(_) if self.goes_on(now, from) => Answer::Busy,
             Request::Probe(theirs) => self.compare(&theirs),
-            Request::Exchange { context, rows } => {
-                self.take_rows(now, rows);
+            Request::Exchange { context, news } => {
+                self.take_news(now, news);
                 if self.offer(from, &context) { Answer::Done } else { Answer::Busy }
             }
             Request::Symbols { salt, from: at, count } => Answer::Symbols {
@@ -331,6 +355,10 @@ impl<T: Crdt> AntiEntropy<T> {
             self.end_round(now);
         }
         if self.round.is_none() && !self.up.is_empty() && now >= self.next_round {
+            if mutated(Mutation::NeverCompares) && self.stats.rounds > self.up.len() as u64 {
+                self.next_round = now + self.config.round_interval;
+                return;
+            }
             self.begin_round(now);
         }
     }

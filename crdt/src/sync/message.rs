@@ -2,6 +2,8 @@
 //!
 //! Requests and answers begin with the format and a tag; a request then names its sender. See `docs/WIRE.md`.
 
+use std::collections::BTreeSet;
+
 use super::roster::{Ack, MAX_TAG_BYTES, Row, Rows};
 use super::sketch::Symbol;
 use crate::codec::{Decoder, Encoder};
@@ -25,6 +27,13 @@ pub(super) struct Summary {
     pub(super) rows: u64,
 }
 
+/// Who holds replicas, as far as two of them see that differently; empty otherwise.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct News {
+    pub(super) rows: Rows,
+    pub(super) forgotten: BTreeSet<ReplicaId>,
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Request<D> {
     /// What has changed at `origin`; to be passed on.
@@ -34,7 +43,7 @@ pub(super) enum Request<D> {
     /// Do we hold the same?
     Probe(Summary),
     /// I hold this: send me what lies above, if you have more.
-    Exchange { context: VersionVector, rows: Rows },
+    Exchange { context: VersionVector, news: News },
     /// The coded symbols of your live dots.
     Symbols { salt: u64, from: u64, count: usize },
     /// You hold dots with these hashes, and I do not: those that I have heard of are dead.
@@ -46,11 +55,11 @@ pub(super) enum Answer {
     Done,
     /// Come back later.
     Busy,
-    /// To a probe: no. Context and rows are there if they differ.
+    /// To a probe: no. Context and news are there if they differ.
     Differs {
         summary: Summary,
         context: Option<VersionVector>,
-        rows: Rows,
+        news: News,
     },
     /// To symbols, taken at one moment together with what they are symbols of.
     Symbols {
@@ -86,7 +95,9 @@ fn decode_option(from: &mut Decoder<'_>) -> Result<Option<VersionVector>, Decode
     Ok(if flag(from)? { Some(from.dots()?) } else { None })
 }
 
-fn encode_rows(to: &mut Encoder, rows: &Rows) {
+fn encode_news(to: &mut Encoder, News { rows, forgotten }: &News) {
+    to.number(forgotten.len() as u64);
+    forgotten.iter().for_each(|replica| to.replica(*replica));
     to.number(rows.len() as u64);
     for (replica, row) in rows {
         to.replica(*replica);
@@ -111,7 +122,15 @@ fn flag(from: &mut Decoder<'_>) -> Result<bool, DecodeError> {
     }
 }
 
-fn decode_rows(from: &mut Decoder<'_>) -> Result<Rows, DecodeError> {
+fn decode_news(from: &mut Decoder<'_>) -> Result<News, DecodeError> {
+    let mut forgotten = BTreeSet::new();
+    for _ in 0..from.length()? {
+        let replica = from.replica()?;
+        if forgotten.last().is_some_and(|last| *last >= replica) {
+            return Err(DecodeError::Order);
+        }
+        forgotten.insert(replica);
+    }
     let mut rows = Rows::new();
     for _ in 0..from.length()? {
         let (replica, version) = (from.replica()?, from.number()?);
@@ -134,7 +153,7 @@ fn decode_rows(from: &mut Decoder<'_>) -> Result<Rows, DecodeError> {
         }
         rows.insert(replica, row);
     }
-    Ok(rows)
+    Ok(News { rows, forgotten })
 }
 
 impl<D: Delta> Request<D> {
@@ -156,9 +175,9 @@ impl<D: Delta> Request<D> {
             }
             Self::Chunk { delta } => delta.encode_part(&mut to),
             Self::Probe(summary) => encode_summary(&mut to, summary),
-            Self::Exchange { context, rows } => {
+            Self::Exchange { context, news } => {
                 to.dots(context);
-                encode_rows(&mut to, rows);
+                encode_news(&mut to, news);
             }
             Self::Symbols { salt, from, count } => {
                 to.fixed(*salt);
@@ -183,7 +202,7 @@ impl<D: Delta> Request<D> {
             0 => Self::Push { origin: from.replica()?, delta: D::decode_checked(&mut from)? },
             1 => Self::Chunk { delta: D::decode_checked(&mut from)? },
             2 => Self::Probe(decode_summary(&mut from)?),
-            3 => Self::Exchange { context: from.dots()?, rows: decode_rows(&mut from)? },
+            3 => Self::Exchange { context: from.dots()?, news: decode_news(&mut from)? },
             4 => {
                 let (salt, at, count) = (from.fixed()?, from.number()?, from.number()?);
                 match usize::try_from(count) {
@@ -210,11 +229,11 @@ impl Answer {
         match self {
             Self::Done => to.byte(0),
             Self::Busy => to.byte(1),
-            Self::Differs { summary, context, rows } => {
+            Self::Differs { summary, context, news } => {
                 to.byte(2);
                 encode_summary(&mut to, summary);
                 encode_option(&mut to, context.as_ref());
-                encode_rows(&mut to, rows);
+                encode_news(&mut to, news);
             }
             Self::Symbols { live, context, symbols } => {
                 to.byte(3);
@@ -243,7 +262,7 @@ impl Answer {
             2 => Self::Differs {
                 summary: decode_summary(&mut from)?,
                 context: decode_option(&mut from)?,
-                rows: decode_rows(&mut from)?,
+                news: decode_news(&mut from)?,
             },
             3 => {
                 let (live, context, count) = (from.fixed()?, from.dots()?, from.length()?);
@@ -268,8 +287,8 @@ fn decode_symbol(from: &mut Decoder<'_>) -> Result<Symbol, DecodeError> {
     Ok(Symbol { sum, check, count: (count >> 1) as i64 ^ -((count & 1) as i64) })
 }
 
-/// Reads a request about a type with deltas `D`, and returns the bytes that it is written with: for tests of the decoder.
-/// Those are the bytes that were read, unless its keys and values were not written as `postcard` does.
+/// Reads a request about a type with deltas `D`, and returns the bytes that it is written with, which are those: for tests of
+/// the decoder.
 ///
 /// # Errors
 /// They are not a request.

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::mix;
+use crate::mutation::{Mutation, mutated};
 use crate::{ReplicaId, VersionVector};
 
 /// The longest tag of a replica.
@@ -57,6 +58,10 @@ pub(super) struct Roster {
     rows: Rows,
     /// As the driver says.
     departed: BTreeSet<ReplicaId>,
+    /// Whom an operator has forgotten. They might come back, unlike others that have departed, so this is never dropped.
+    forgotten: BTreeSet<ReplicaId>,
+    /// Counts the replicas that came and went.
+    changes: u64,
     /// Since when all are known to have retired an actor.
     done: BTreeMap<ReplicaId, Duration>,
     /// What was taken for dead because others had retired an actor.
@@ -79,6 +84,8 @@ impl Roster {
             own,
             rows: BTreeMap::from([(own, row)]),
             departed: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+            changes: 0,
             done: BTreeMap::new(),
             killed: BTreeMap::new(),
         }
@@ -98,12 +105,28 @@ impl Roster {
     }
 
     pub(super) fn is_departed(&self, replica: ReplicaId) -> bool {
-        self.departed.contains(&replica)
+        self.departed.contains(&replica) || self.forgotten.contains(&replica)
+    }
+
+    /// An operator says that these will not be back. Returns whether that is new.
+    pub(super) fn forget(&mut self, replicas: impl IntoIterator<Item = ReplicaId>) -> bool {
+        let before = self.forgotten.len();
+        self.forgotten.extend(replicas.into_iter().filter(|replica| *replica != self.own));
+        self.forgotten.len() != before
+    }
+
+    pub(super) fn forgotten(&self) -> &BTreeSet<ReplicaId> {
+        &self.forgotten
+    }
+
+    /// Grows whenever a replica comes or goes.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The departed actors, by the driver's word or another replica's.
     fn all_departed(&self) -> BTreeSet<ReplicaId> {
-        let mut all = self.departed.clone();
+        let mut all = &self.departed | &self.forgotten;
         for row in self.rows.values() {
             all.extend(row.acks.keys().filter(|actor| **actor != self.own));
         }
@@ -144,7 +167,9 @@ impl Roster {
 
     pub(super) fn hash(&self) -> u64 {
         let rows = self.rows.iter().filter(|(replica, _)| !self.is_retired(**replica));
-        rows.fold(0, |sum, (replica, row)| sum.wrapping_add(mix(replica.0 ^ mix(row.version))))
+        let forgotten = self.forgotten.iter().map(|replica| mix(!replica.0));
+        let rows = rows.map(|(replica, row)| mix(replica.0 ^ mix(row.version)));
+        rows.chain(forgotten).fold(0, u64::wrapping_add)
     }
 
     /// Takes over newer rows. Returns whether there were any.
@@ -163,6 +188,7 @@ impl Roster {
                 // It may have been forgotten here before; then it is retired once more.
                 None => {
                     self.rows.insert(replica, row);
+                    self.changes += 1;
                     changed = true;
                 }
             }
@@ -201,7 +227,8 @@ impl Roster {
                     continue;
                 }
             }
-            let all = acks().all(|ack| ack.is_some_and(|ack| ack.dots == heard));
+            let alone = mutated(Mutation::RetiresAlone);
+            let all = alone || acks().all(|ack| ack.is_some_and(|ack| ack.dots == heard));
             let retired = all || retired.is_some_and(|ack| ack.dots == heard);
             let ack = (!is_live).then(|| Ack { dots: heard.clone(), retired });
             // One who knew nothing of it does not begin to speak of it when it is forgotten elsewhere already.
@@ -236,6 +263,7 @@ impl Roster {
             self.done.remove(&actor);
             self.killed.remove(&actor);
             self.rows.remove(&actor);
+            self.changes += 1;
             self.change(|row| drop(row.acks.remove(&actor)));
             steps.push(Step::Forget(actor));
         }

@@ -8,8 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::engine::{AntiEntropy, Purpose};
-use super::message::{Answer, MAX_SYMBOLS, Request, Summary};
-use super::roster::Rows;
+use super::message::{Answer, MAX_SYMBOLS, News, Request, Summary};
 use super::sketch::{self, Sketch, Symbol};
 use super::transfer::Transfer;
 use super::{MAX_TRANSFERS, Outgoing, mix};
@@ -143,13 +142,19 @@ impl<T: Crdt> AntiEntropy<T> {
             return Answer::Done;
         }
         let context = (ours.context != theirs.context).then(|| self.roster.spoken(self.replica.context()));
-        let rows = if ours.rows == theirs.rows { Rows::new() } else { self.roster.spoken_rows() };
-        Answer::Differs { summary: ours, context, rows }
+        let news = if ours.rows == theirs.rows { News::default() } else { self.news() };
+        Answer::Differs { summary: ours, context, news }
     }
 
-    pub(super) fn take_rows(&mut self, now: Duration, rows: Rows) {
-        if self.roster.merge(rows) {
-            self.plant(now);
+    fn news(&self) -> News {
+        News { rows: self.roster.spoken_rows(), forgotten: self.roster.forgotten().clone() }
+    }
+
+    pub(super) fn take_news(&mut self, now: Duration, news: News) {
+        // Not `||`: both are to be taken.
+        if self.roster.merge(news.rows) | self.roster.forget(news.forgotten) {
+            let up = self.up.clone();
+            self.handle_up(now, up);
             self.retire(now);
         }
     }
@@ -233,8 +238,8 @@ impl<T: Crdt> AntiEntropy<T> {
         // Taken out while it is decided what comes next.
         let stage = std::mem::replace(&mut round.stage, Stage::Resolving(0));
         match (stage, answer) {
-            (Stage::Probing(_, ours), Some(Answer::Differs { summary, context, rows })) => {
-                self.differs(now, peer, (ours, summary), context, rows);
+            (Stage::Probing(_, ours), Some(Answer::Differs { summary, context, news })) => {
+                self.differs(now, peer, (ours, summary), context, news);
             }
             (Stage::Offering(_, theirs), Some(Answer::Done)) => {
                 self.set_stage(Stage::Transferring(theirs));
@@ -266,9 +271,9 @@ impl<T: Crdt> AntiEntropy<T> {
         peer: ReplicaId,
         (ours, theirs): (Summary, Summary),
         context: Option<VersionVector>,
-        rows: Rows,
+        news: News,
     ) {
-        self.take_rows(now, rows);
+        self.take_news(now, news);
         let Some(round) = &mut self.round else { return };
         if context.is_some() && round.exchanges == MAX_EXCHANGES {
             self.end_round(now);
@@ -279,9 +284,9 @@ impl<T: Crdt> AntiEntropy<T> {
                 // Should there be no room for it, the other finds what it lacks in a round of its own.
                 self.offer(peer, context);
             }
-            let rows = if ours.rows == theirs.rows { Rows::new() } else { self.roster.spoken_rows() };
+            let news = if ours.rows == theirs.rows { News::default() } else { self.news() };
             let own = self.roster.spoken(self.replica.context());
-            let id = self.ask(peer, &Request::Exchange { context: own, rows });
+            let id = self.ask(peer, &Request::Exchange { context: own, news });
             self.set_stage(Stage::Offering(id, context.unwrap_or_default()));
         } else if (ours.live, ours.count) != (theirs.live, theirs.count) {
             self.stats.reconciliations += 1;

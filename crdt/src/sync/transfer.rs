@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use crate::mutation::{Mutation, mutated};
 use crate::store::{Crdt, Delta};
 use crate::{Dot, Replica, VersionVector};
 
@@ -84,6 +85,7 @@ impl<K: Ord + Clone> Transfer<K> {
         }
         let mut delta = unite_all(parts);
         let claim = match last {
+            Some(_) if mutated(Mutation::ClaimsAhead) => self.claim.clone(),
             Some(last) if !self.found.is_empty() => self.claim.take_up_to(last),
             _ => std::mem::take(&mut self.claim),
         };

@@ -5,6 +5,10 @@
 //! go; a replica that counts concurrently brings its whole total back, not only what it has just counted, because
 //! its total is one piece. (Baquero, Almeida and Lerche, "The problem with embedded CRDT counters and a solution",
 //! PaPoC 2016, describes this; their way out costs an entry for every increment that was shared.)
+//!
+//! While the delta between is late, an old total and the latest of the same replica are both live here. A read takes the
+//! latest of each replica: the old one is replaced for sure, because a replica always sees its own. So no amount is ever
+//! counted twice, and no gift of rights.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +41,19 @@ pub struct Total {
 pub struct PnCounter(DotFun<Total>);
 is_store!([] PnCounter = DotFun<Total>);
 
+/// The latest entry of each replica.
+fn latest<V>(entries: &DotFun<V>) -> impl Iterator<Item = (ReplicaId, &V)> {
+    let mut entries = entries.iter().peekable();
+    std::iter::from_fn(move || {
+        let (mut dot, mut value) = entries.next()?;
+        // The entries of a replica follow each other, the latest last.
+        while let Some(later) = entries.next_if(|(later, _)| later.replica == dot.replica) {
+            (dot, value) = later;
+        }
+        Some((dot.replica, value))
+    })
+}
+
 /// The value of one replica's entry and the delta that puts another in its place.
 fn replace<V: crate::store::Value>(
     entries: &DotFun<V>,
@@ -53,7 +70,7 @@ impl GCounter {
     /// The count.
     #[must_use]
     pub fn value(&self) -> u128 {
-        self.0.iter().map(|(_, total)| u128::from(*total)).sum()
+        latest(&self.0).map(|(_, total)| u128::from(*total)).sum()
     }
 
     /// Adds. Adding 0 changes nothing.
@@ -67,13 +84,18 @@ impl GCounter {
         let overflow = Error::CountOverflow(w.replica());
         replace(&self.0, w, |total| total.copied().unwrap_or(0).checked_add(more).ok_or(overflow))
     }
+
+    #[cfg(feature = "crdts")]
+    pub(crate) fn totals(&self) -> impl Iterator<Item = (ReplicaId, u64)> {
+        latest(&self.0).map(|(replica, total)| (replica, *total))
+    }
 }
 
 impl PnCounter {
     /// The count.
     #[must_use]
     pub fn value(&self) -> i128 {
-        self.0.iter().map(|(_, total)| i128::from(total.added) - i128::from(total.taken)).sum()
+        latest(&self.0).map(|(_, total)| i128::from(total.added) - i128::from(total.taken)).sum()
     }
 
     /// Adds, or takes if `by` is negative. Adding 0 changes nothing.
@@ -91,6 +113,11 @@ impl PnCounter {
             *side = side.checked_add(by.unsigned_abs()).ok_or(overflow)?;
             Ok(total)
         })
+    }
+
+    #[cfg(feature = "crdts")]
+    pub(crate) fn totals(&self) -> impl Iterator<Item = (ReplicaId, Total)> {
+        latest(&self.0).map(|(replica, total)| (replica, *total))
     }
 }
 
@@ -127,7 +154,7 @@ impl BoundedCounter {
     /// What was taken of rights whose gift has not arrived here yet is not counted until that has.
     #[must_use]
     pub fn value(&self) -> u128 {
-        let sum = |of: fn(&Rights) -> u64| self.0.iter().map(|(_, rights)| u128::from(of(rights))).sum::<u128>();
+        let sum = |of: fn(&Rights) -> u64| latest(&self.0).map(|(_, rights)| u128::from(of(rights))).sum::<u128>();
         sum(|rights| rights.added).saturating_sub(sum(|rights| rights.taken))
     }
 
@@ -135,9 +162,9 @@ impl BoundedCounter {
     #[must_use]
     pub fn rights(&self, of: ReplicaId) -> u64 {
         let (mut gained, mut spent) = (0_u128, 0_u128);
-        for (dot, rights) in self.0.iter() {
+        for (replica, rights) in latest(&self.0) {
             gained += u128::from(rights.given.get(&of).copied().unwrap_or(0));
-            if dot.replica == of {
+            if replica == of {
                 gained += u128::from(rights.added);
                 spent += u128::from(rights.taken);
                 spent += rights.given.values().map(|given| u128::from(*given)).sum::<u128>();

@@ -3,7 +3,7 @@
 use crate::hlc::Timestamp;
 use crate::store::{Delta, DotFun, DotFunDelta, Value};
 use crate::types::is_store;
-use crate::{Error, Writer};
+use crate::{Dot, Error, Writer};
 
 /// A register of which the latest write wins, by hybrid logical clock; among equal timestamps the one with the greater
 /// dot. Neither the order of boots nor a clock of one process decides.
@@ -44,8 +44,13 @@ impl<V> LwwRegister<V> {
     /// The value that won and its timestamp.
     #[must_use]
     pub fn entry(&self) -> Option<(Timestamp, &V)> {
+        self.latest().map(|(_, at, value)| (at, value))
+    }
+
+    /// The same with its dot.
+    pub(crate) fn latest(&self) -> Option<(Dot, Timestamp, &V)> {
         let latest = self.0.iter().max_by_key(|(dot, (at, _))| (*at, *dot));
-        latest.map(|(_, (at, value))| (*at, value))
+        latest.map(|(dot, (at, value))| (dot, *at, value))
     }
 }
 

@@ -365,6 +365,11 @@ pub(crate) fn history<T: Written>(seed: u64) -> World<T> {
             84..86 if ids.len() < 5 => {
                 world.start();
             }
+            // Long enough for those that have departed to be retired by whoever can.
+            86..89 => {
+                world.tell_who_is_up();
+                world.run(Duration::from_secs(random.below(16)));
+            }
             _ => world.run(Duration::from_millis(random.below(400))),
         }
     }

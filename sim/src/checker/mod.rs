@@ -8,6 +8,8 @@
 
 pub mod bounds;
 pub mod budget;
+pub mod c1_convergent;
+pub mod c2_nothing_lost;
 pub mod commands;
 pub mod counter;
 mod facts;
@@ -60,13 +62,15 @@ pub struct Checker {
 }
 
 /// All of them.
-pub const ALL: [Checker; 17] = [
+pub const ALL: [Checker; 19] = [
     Checker { name: "bounds", check: bounds::check },
     Checker { name: "m1_complete", check: m1_complete::check },
     Checker { name: "m3_convergent", check: m3_convergent::check },
     Checker { name: "m4_identity", check: m4_identity::check },
     Checker { name: "m5_admission", check: m5_admission::check },
     Checker { name: "m6_views", check: m6_views::check },
+    Checker { name: "c1_convergent", check: c1_convergent::check },
+    Checker { name: "c2_nothing_lost", check: c2_nothing_lost::check },
     Checker { name: "h1_one_map", check: h1_one_map::check },
     Checker { name: "k1_durable", check: k1_durable::check },
     Checker { name: "k2_no_silent_loss", check: k2_no_silent_loss::check },

@@ -25,7 +25,11 @@ pub(super) fn log(story: &Story<'_>, scale: Scale) -> String {
     for entry in &story.history.entries {
         let event = &entry.event;
         let (kind, text) = match event {
-            Event::Invoked { .. } | Event::Returned { .. } | Event::Holds { .. } => continue,
+            Event::Invoked { .. }
+            | Event::Returned { .. }
+            | Event::Holds { .. }
+            | Event::Edited { .. }
+            | Event::Shows { .. } => continue,
             Event::View { host, members } => ("view", difference(seen.insert(*host, members), members)),
             event => words::event(event),
         };

@@ -181,6 +181,8 @@ pub(super) fn host_of(event: &Event) -> Option<Host> {
         | Event::Garbage { host, .. }
         | Event::FinalReadsDone { host }
         | Event::Holds { host, .. }
+        | Event::Edited { host, .. }
+        | Event::Shows { host, .. }
         | Event::Note { host, .. } => Some(*host),
         Event::Began { .. }
         | Event::Ended { .. }

@@ -138,6 +138,10 @@ pub(super) fn event(event: &Event) -> (&'static str, String) {
         Event::Garbage { key, .. } => ("garbage", format!("a read of {key} found bytes that nobody wrote")),
         Event::FinalReads => ("final-reads", "all workload has ended; all nodes read all keys".to_owned()),
         Event::FinalReadsDone { .. } => ("final-reads-done", "has read all keys".to_owned()),
+        Event::Edited { document, added, removed, .. } => {
+            ("edited", format!("adds {} to {document} and removes {}", added.len(), removed.len()))
+        }
+        Event::Shows { document, holds, .. } => ("shows", format!("holds {} in {document}", holds.len())),
         Event::Holds { key, .. } => ("holds", format!("tells where {key} is")),
         Event::Missed { promise, demand } => ("missed", format!("{promise} demands that {demand}: it was not so")),
         Event::Panicked { message } => ("panicked", message.clone()),

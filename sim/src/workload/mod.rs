@@ -9,6 +9,7 @@
 
 mod budgets;
 mod counters;
+mod documents;
 mod edits;
 mod map;
 mod orders;
@@ -52,7 +53,7 @@ pub struct Workload {
 }
 
 /// All workloads.
-pub const ALL: [Workload; 7] = [
+pub const ALL: [Workload; 8] = [
     registers::WORKLOAD,
     edits::WORKLOAD,
     races::WORKLOAD,
@@ -60,6 +61,7 @@ pub const ALL: [Workload; 7] = [
     counters::WORKLOAD,
     orders::WORKLOAD,
     budgets::WORKLOAD,
+    documents::WORKLOAD,
 ];
 
 /// Keys that the clients of all hosts share: `s0`, `s1` and so on.
@@ -248,6 +250,13 @@ pub(crate) fn tell_holdings(client: &Client, keys: &[String]) {
             hash.digest()
         });
         client.recorder.event(Event::Holds { host: client.host, key: key.clone(), replicas, copy });
+    }
+}
+
+/// Before the last reads: says what this node's replicas of documents hold, if the world has any.
+pub(crate) fn tell_documents(client: &Client, workloads: &[&'static Workload]) {
+    if workloads.iter().any(|workload| workload.name == documents::WORKLOAD.name) {
+        documents::tell(client);
     }
 }
 

@@ -1,0 +1,388 @@
+//! What the handles of a document, its driver and the peers share: the replica, under one lock.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use polity_crdt::sync::{AntiEntropy, Outgoing, SyncConfig};
+use polity_crdt::{Change, Crdt, Delta, HybridClock, ReplicaId, Timestamp, Writer};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::directory::Served;
+use super::replica::Holder;
+use super::{DocumentError, DocumentStats, MAX_UPDATE_BYTES};
+use crate::ground::Env;
+use crate::identity::NodeId;
+use crate::membership::view::{Members, Status};
+use crate::node::Node;
+use crate::rpc::Rpc;
+
+/// How many keys may have changed since a watcher last looked before it is given a snapshot instead.
+const MAX_WATCHED_KEYS: usize = 16_384;
+
+pub(super) struct Shared<T: Crdt> {
+    name: String,
+    node: NodeId,
+    env: Env,
+    rpc: Rpc,
+    members: Members,
+    started: Instant,
+    state: Mutex<State<T>>,
+    /// Wakes the driver.
+    pub(super) wake: Notify,
+    /// Counts what happens, for whoever waits for something.
+    happened: watch::Sender<u64>,
+}
+
+struct State<T: Crdt> {
+    engine: AntiEntropy<T>,
+    life: u32,
+    /// Grows when another engine takes the place of the one before.
+    engine_number: u64,
+    watchers: BTreeMap<u64, Unseen<T::Key>>,
+    next_watcher: u64,
+    exports: Vec<T::Delta>,
+    clock: HybridClock,
+    /// The boots that were seen to be gone for good, while they were known.
+    departed: BTreeSet<NodeId>,
+    malformed: u64,
+    stopped: bool,
+}
+
+/// What a watcher has not seen yet.
+#[derive(Debug)]
+pub(super) enum Unseen<K> {
+    All,
+    Keys(BTreeSet<K>),
+}
+
+/// A request with the engine that it belongs to.
+pub(super) struct Errand {
+    pub(super) engine: u64,
+    pub(super) out: Outgoing,
+}
+
+impl<T: Crdt> Shared<T> {
+    pub(super) fn new(node: &Node, name: &str) -> Self {
+        let shared = Self {
+            name: name.to_owned(),
+            node: node.id().clone(),
+            env: node.env().clone(),
+            rpc: node.rpc().clone(),
+            members: node.members().clone(),
+            started: Instant::now(),
+            state: Mutex::new(State {
+                engine: engine(node.id(), name, 0),
+                life: 0,
+                engine_number: 0,
+                watchers: BTreeMap::new(),
+                next_watcher: 0,
+                exports: Vec::new(),
+                clock: HybridClock::new(),
+                departed: BTreeSet::new(),
+                malformed: 0,
+                stopped: false,
+            }),
+            wake: Notify::new(),
+            happened: watch::Sender::new(0),
+        };
+        shared.follow_members();
+        shared
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn rpc(&self) -> &Rpc {
+        &self.rpc
+    }
+
+    pub(super) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(self.lock().engine.replica())
+    }
+
+    pub(super) fn update(&self, mutate: impl FnOnce(&T, &mut Writer<'_>) -> Change<T>) -> Result<bool, DocumentError> {
+        let mut state = self.lock();
+        if state.stopped {
+            return Err(DocumentError::Stopped);
+        }
+        let within_limit = |value: &T, w: &mut Writer<'_>| {
+            let delta = mutate(value, w)?;
+            match delta.as_ref().map_or(0, |delta| delta.encode().len()) {
+                bytes if bytes > MAX_UPDATE_BYTES => {
+                    Err(polity_crdt::Error::TooLarge { bytes, limit: MAX_UPDATE_BYTES })
+                }
+                _ => Ok(delta),
+            }
+        };
+        let changed = state.engine.update(self.now(), within_limit)?.is_some();
+        if changed {
+            self.happened(state);
+            self.wake.notify_one();
+        }
+        Ok(changed)
+    }
+
+    pub(super) fn import(&self, export: T::Delta) -> Result<bool, DocumentError> {
+        let mut state = self.lock();
+        if state.stopped {
+            return Err(DocumentError::Stopped);
+        }
+        let changed = state.engine.import(self.now(), export);
+        self.happened(state);
+        self.wake.notify_one();
+        Ok(changed)
+    }
+
+    pub(super) fn take_exports(&self) -> Vec<T::Delta> {
+        std::mem::take(&mut self.lock().exports)
+    }
+
+    pub(super) fn timestamp(&self) -> Timestamp {
+        let wall = self.env.ground().wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.lock().clock.now(wall)
+    }
+
+    pub(super) async fn flushed(&self) -> Result<(), DocumentError> {
+        let mut happened = self.happened.subscribe();
+        loop {
+            happened.borrow_and_update();
+            {
+                let state = self.lock();
+                if state.stopped {
+                    return Err(DocumentError::Stopped);
+                }
+                if state.engine.lag(self.now()) == (0, Duration::ZERO) {
+                    return Ok(());
+                }
+            }
+            // The sender lives in `self`, so this cannot fail.
+            let _ = happened.changed().await;
+        }
+    }
+
+    pub(super) fn forget(&self, boot: &NodeId) -> Result<(), DocumentError> {
+        if self.members.snapshot().up().any(|member| member.id == *boot) {
+            return Err(DocumentError::IsUp(boot.clone()));
+        }
+        let mut state = self.lock();
+        if state.stopped {
+            return Err(DocumentError::Stopped);
+        }
+        let holders = holders(&state.engine).filter(|(_, holder)| holder.node == *boot).map(|(id, _)| id);
+        let first = Holder { node: boot.clone(), life: 0 }.replica(&self.name);
+        let replicas = holders.chain([first]).collect();
+        state.engine.handle_forgotten(self.now(), replicas);
+        self.happened(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn stats(&self) -> DocumentStats {
+        let state = self.lock();
+        let engine = &state.engine;
+        let (unacknowledged, lag) = engine.lag(self.now());
+        let blockers: BTreeSet<ReplicaId> = engine.blocked().into_values().flatten().collect();
+        DocumentStats {
+            live_dots: engine.live_dots(),
+            context_intervals: engine.replica().context().interval_count(),
+            replicas: engine.replicas().count(),
+            unacknowledged,
+            lag,
+            blocked_by: holders(engine)
+                .filter(|(id, _)| blockers.contains(id))
+                .map(|(_, holder)| holder.node)
+                .collect(),
+            sync: engine.stats(),
+            malformed: state.malformed,
+        }
+    }
+
+    // For watchers.
+
+    pub(super) fn add_watcher(&self) -> (u64, watch::Receiver<u64>) {
+        let mut state = self.lock();
+        state.engine.watch();
+        state.next_watcher += 1;
+        let number = state.next_watcher;
+        state.watchers.insert(number, Unseen::All);
+        (number, self.happened.subscribe())
+    }
+
+    pub(super) fn remove_watcher(&self, number: u64) {
+        self.lock().watchers.remove(&number);
+    }
+
+    /// What a watcher has not seen, and the whole state if that is what it has not seen.
+    pub(super) fn take_unseen(&self, number: u64) -> Option<Result<T, BTreeSet<T::Key>>> {
+        let mut state = self.lock();
+        let State { watchers, engine, .. } = &mut *state;
+        let unseen = watchers.get_mut(&number)?;
+        match std::mem::replace(unseen, Unseen::Keys(BTreeSet::new())) {
+            Unseen::All => Some(Ok((**engine.replica()).clone())),
+            Unseen::Keys(keys) => (!keys.is_empty()).then_some(Err(keys)),
+        }
+    }
+
+    /// Something has happened to the replica: watchers are told, and an engine that was forgotten is replaced.
+    fn happened(&self, mut state: MutexGuard<'_, State<T>>) {
+        if let Some(export) = state.engine.take_export() {
+            tracing::warn!(document = %self.name, "this replica had been forgotten by the others: it begins anew");
+            state.life += 1;
+            state.engine_number += 1;
+            let mut engine = engine(&self.node, &self.name, state.life);
+            if !state.watchers.is_empty() {
+                engine.watch();
+            }
+            state.engine = engine;
+            state.exports.push(export);
+            state.watchers.values_mut().for_each(|unseen| *unseen = Unseen::All);
+            self.tell_members(&mut state);
+        }
+        let changed = state.engine.take_changed();
+        if !changed.is_empty() {
+            for unseen in state.watchers.values_mut() {
+                if let Unseen::Keys(keys) = unseen {
+                    keys.extend(changed.iter().cloned());
+                    if keys.len() > MAX_WATCHED_KEYS {
+                        *unseen = Unseen::All;
+                    }
+                }
+            }
+        }
+        drop(state);
+        self.happened.send_modify(|count| *count += 1);
+    }
+
+    // For the driver.
+
+    /// The members have changed, or the replicas.
+    pub(super) fn follow_members(&self) {
+        let mut state = self.lock();
+        self.tell_members(&mut state);
+    }
+
+    fn tell_members(&self, state: &mut State<T>) {
+        let view = self.members.snapshot();
+        let known: BTreeMap<ReplicaId, Holder> = holders(&state.engine).collect();
+        let newest_life = |node: &NodeId| {
+            let lives = known.values().filter(|holder| holder.node == *node).map(|holder| holder.life);
+            lives.max().unwrap_or(0)
+        };
+        for holder in known.values() {
+            let node = &holder.node;
+            let gone = view.members.get(&node.name).is_some_and(|member| {
+                member.id.boot > node.boot || member.id.boot == node.boot && member.status == Status::Left
+            });
+            if gone {
+                state.departed.insert(node.clone());
+            }
+        }
+        state.departed.retain(|node| known.values().any(|holder| holder.node == *node));
+        let departed = known
+            .iter()
+            .filter(|(_, holder)| state.departed.contains(&holder.node) || holder.life < newest_life(&holder.node));
+        let departed = departed.map(|(id, _)| *id).collect();
+        let up = view
+            .up()
+            .map(|member| Holder { node: member.id.clone(), life: newest_life(&member.id) }.replica(&self.name));
+        let up = up.collect();
+        let now = self.now();
+        state.engine.handle_departed(now, departed);
+        state.engine.handle_up(now, up);
+    }
+
+    /// Where replicas are to be found, for those that are up; and the version of the replicas that this is from.
+    pub(super) fn addresses(&self) -> (u64, BTreeMap<ReplicaId, crate::rpc::Peer>) {
+        let state = self.lock();
+        let view = self.members.snapshot();
+        let mut addresses = BTreeMap::new();
+        for member in view.up().filter(|member| member.id != self.node) {
+            let peer = crate::rpc::Peer { node: member.id.clone(), addr: member.addr };
+            let lives = holders(&state.engine).filter(|(_, holder)| holder.node == member.id).map(|(id, _)| id);
+            let first = Holder { node: member.id.clone(), life: 0 }.replica(&self.name);
+            addresses.extend(lives.chain([first]).map(|id| (id, peer.clone())));
+        }
+        (state.engine.replicas_version(), addresses)
+    }
+
+    pub(super) fn replicas_version(&self) -> u64 {
+        self.lock().engine.replicas_version()
+    }
+
+    /// Lets the replica do what is due, and takes what it asks for. Returns when it wants to be asked again.
+    pub(super) fn advance(&self, requests: &mut Vec<Errand>) -> Option<Instant> {
+        let now = self.now();
+        let mut state = self.lock();
+        state.engine.handle_timeout(now);
+        let engine = state.engine_number;
+        while let Some(out) = state.engine.poll_request(now) {
+            requests.push(Errand { engine, out });
+        }
+        let due = state.engine.poll_timeout();
+        self.happened(state);
+        due.map(|due| self.started + due)
+    }
+
+    pub(super) fn handle_answer(&self, engine: u64, id: u64, answer: Option<&[u8]>) {
+        let now = self.now();
+        let mut state = self.lock();
+        if state.engine_number == engine {
+            state.engine.handle_answer(now, id, answer);
+        }
+        self.happened(state);
+    }
+}
+
+fn engine<T: Crdt>(node: &NodeId, name: &str, life: u32) -> AntiEntropy<T> {
+    let holder = Holder { node: node.clone(), life };
+    // All randomness of a node follows from its seed, and its boot does.
+    let seed = (node.boot.nonce >> 64) as u64 ^ node.boot.nonce as u64;
+    AntiEntropy::new(holder.replica(name), holder.tag(), seed, SyncConfig::default())
+}
+
+/// The replicas that are known, with who holds them.
+fn holders<T: Crdt>(engine: &AntiEntropy<T>) -> impl Iterator<Item = (ReplicaId, Holder)> {
+    engine.replicas().filter_map(|(id, tag)| Some((id, Holder::from_tag(tag)?)))
+}
+
+impl<T: Crdt> Served for Shared<T> {
+    fn serve(&self, request: &[u8]) -> Option<Vec<u8>> {
+        let now = self.now();
+        let mut state = self.lock();
+        let answer = state.engine.handle_request(now, request);
+        if let Err(error) = &answer {
+            if state.malformed == 0 {
+                tracing::warn!(document = %self.name, %error, "a peer's message does not decode: is it of another type?");
+            }
+            state.malformed += 1;
+        }
+        self.happened(state);
+        self.wake.notify_one();
+        answer.ok()
+    }
+
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.happened.send_modify(|count| *count += 1);
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}

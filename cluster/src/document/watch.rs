@@ -1,0 +1,71 @@
+//! What a watcher of a document sees: a snapshot, then the keys that change.
+//!
+//! Changes are coalesced: a key that changed twice since the watcher last looked is named once. None is missed: a watcher
+//! that is too far behind gets a snapshot again.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use polity_crdt::Crdt;
+use tokio::sync::watch;
+
+use super::shared::Shared;
+
+/// What a watcher gets.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DocumentEvent<T: Crdt> {
+    /// The whole state: the first event, and the next one after the watcher has fallen too far behind, or the replica has
+    /// begun anew.
+    Snapshot(T),
+    /// These keys have changed since the event before: read them.
+    Changed(BTreeSet<T::Key>),
+}
+
+/// A stream of [`DocumentEvent`]s.
+pub struct Watch<T: Crdt> {
+    shared: Arc<Shared<T>>,
+    number: u64,
+    happened: watch::Receiver<u64>,
+}
+
+impl<T: Crdt> Watch<T> {
+    pub(super) fn new(shared: Arc<Shared<T>>) -> Self {
+        let (number, happened) = shared.add_watcher();
+        Self { shared, number, happened }
+    }
+
+    /// The next event. Cancel safe: an event that was not returned is returned next time. After the node has stopped it
+    /// waits for ever.
+    pub async fn next(&mut self) -> DocumentEvent<T> {
+        loop {
+            self.happened.borrow_and_update();
+            if let Some(event) = self.try_next() {
+                return event;
+            }
+            // The sender lives in `self.shared`, so this cannot fail.
+            let _ = self.happened.changed().await;
+        }
+    }
+
+    /// The next event if there is one now.
+    pub fn try_next(&mut self) -> Option<DocumentEvent<T>> {
+        let unseen = self.shared.take_unseen(self.number)?;
+        Some(match unseen {
+            Ok(state) => DocumentEvent::Snapshot(state),
+            Err(keys) => DocumentEvent::Changed(keys),
+        })
+    }
+}
+
+impl<T: Crdt> Drop for Watch<T> {
+    fn drop(&mut self) {
+        self.shared.remove_watcher(self.number);
+    }
+}
+
+impl<T: Crdt> fmt::Debug for Watch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("document", &self.shared.name()).finish_non_exhaustive()
+    }
+}

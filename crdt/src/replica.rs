@@ -138,16 +138,31 @@ impl<T: Crdt> Replica<T> {
 
     /// As [`Replica::merge`], and tells `observe` what came and went.
     pub fn merge_with(&mut self, delta: T::Delta, observe: &mut dyn FnMut(&T::Key, Dot, Fate)) -> bool {
-        let (live, dead) = (delta.live(), delta.dead());
-        let mut changed = false;
+        let (mut live, mut dead) = (Vec::new(), VersionVector::new());
+        delta.visit_live(&mut |dot| {
+            if !self.seen.contains(dot) {
+                live.push(dot);
+            }
+        });
+        delta.visit_dead(&mut |dots| {
+            if !self.seen.covers(dots) {
+                dead.merge(dots);
+            }
+        });
+        let mut changed = !live.is_empty() || !dead.is_empty();
         let nothing = VersionVector::new();
         let seen = if mutated(Mutation::ForgetsContext) { &nothing } else { &self.seen };
         self.state.apply(delta, seen, &mut |key, dot, fate| {
             changed = true;
             observe(key, dot, fate);
         });
-        // Not `||`: both are to be merged.
-        changed | self.seen.merge(&live) | self.seen.merge(&dead)
+        if let [dot] = live[..] {
+            self.seen.insert(dot);
+        } else {
+            self.seen.merge(&live.into_iter().collect());
+        }
+        self.seen.merge(&dead);
+        changed
     }
 
     /// The whole state as a delta: what a replica that knows nothing needs, and what a saved state is.

@@ -42,6 +42,16 @@ impl<V> Entries<V> {
         }
     }
 
+    /// The entries, without a vector for a single one.
+    fn into_entries(self) -> impl Iterator<Item = (Dot, V)> {
+        let (one, many) = match self {
+            Self::None => (None, Vec::new()),
+            Self::One(entry) => (Some(entry), Vec::new()),
+            Self::Many(entries) => (None, *entries),
+        };
+        one.into_iter().chain(many)
+    }
+
     /// Puts an entry in its place. Returns whether there was none with its dot.
     fn insert(&mut self, entry: (Dot, V)) -> bool {
         let at = match self.as_slice().binary_search_by_key(&entry.0, |(dot, _)| *dot) {
@@ -126,7 +136,7 @@ impl<V: Value> Crdt for DotFun<V> {
         if !delta.dead.is_empty() {
             self.strike(&delta.dead, observe);
         }
-        for (dot, value) in delta.live.into_vec() {
+        for (dot, value) in delta.live.into_entries() {
             if !seen.contains(dot) && self.0.insert((dot, value)) {
                 observe(&(), dot, Fate::Came);
             }
@@ -154,8 +164,13 @@ impl<V: Value> Crdt for DotFun<V> {
     }
 
     fn restrict(&self, dots: &VersionVector) -> DotFunDelta<V> {
-        let live = self.0.as_slice().iter().filter(|(dot, _)| dots.contains(*dot)).cloned().collect();
-        DotFunDelta { live: Entries::from_vec(live), dead: VersionVector::new() }
+        let mut wanted = self.0.as_slice().iter().filter(|(dot, _)| dots.contains(*dot)).cloned();
+        let live = match (wanted.next(), self.len()) {
+            (None, _) => Entries::None,
+            (Some(entry), 1) => Entries::One(entry),
+            (Some(first), _) => Entries::from_vec(std::iter::once(first).chain(wanted).collect()),
+        };
+        DotFunDelta { live, dead: VersionVector::new() }
     }
 
     fn everything(&self) -> DotFunDelta<V> {
@@ -209,14 +224,15 @@ impl<V: Value> Delta for DotFunDelta<V> {
 
     fn unite(&mut self, other: Self) {
         self.dead.merge(&other.dead);
-        for entry in other.live.into_vec() {
+        for entry in other.live.into_entries() {
             self.live.insert(entry);
         }
     }
 
     fn split_live(self, into: &mut Vec<Self>) {
-        let parts = self.live.into_vec().into_iter();
-        into.extend(parts.map(|entry| Self { live: Entries::One(entry), dead: VersionVector::new() }));
+        into.extend(
+            self.live.into_entries().map(|entry| Self { live: Entries::One(entry), dead: VersionVector::new() }),
+        );
     }
 
     fn encode_part(&self, to: &mut Encoder) {

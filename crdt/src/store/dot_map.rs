@@ -61,6 +61,30 @@ impl<K: Ord, S> DotMap<K, S> {
     }
 }
 
+/// From so many keys on, and a quarter of those that are there, a delta is joined in one pass over both.
+const MANY: usize = 64;
+
+impl<K: Key, S: Crdt> DotMap<K, S> {
+    /// Joins parts in the order of their keys, in one pass over both.
+    fn apply_many(&mut self, parts: Vec<(K, S::Delta)>, seen: &VersionVector, observe: Observer<'_, K>) {
+        let mut joined = Vec::with_capacity(self.entries.len() + parts.len());
+        let mut entries = std::mem::take(&mut self.entries).into_iter().peekable();
+        for (key, part) in parts {
+            while let Some(entry) = entries.next_if(|(other, _)| *other < key) {
+                joined.push(entry);
+            }
+            let mut store = entries.next_if(|(other, _)| *other == key).map(|(_, store)| store).unwrap_or_default();
+            store.apply(part, seen, &mut |_, dot, fate| observe(&key, dot, fate));
+            if !store.is_bottom() {
+                joined.push((key, store));
+            }
+        }
+        joined.extend(entries);
+        // From a sorted list a tree is made without comparing its way down for each key, and its nodes are full.
+        self.entries = joined.into_iter().collect();
+    }
+}
+
 impl<K, S> sealed::Sealed for DotMap<K, S> {}
 
 impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
@@ -76,6 +100,9 @@ impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
         let lost = delta.dead.intersection(seen);
         if !lost.is_empty() {
             self.strike(&lost, observe);
+        }
+        if delta.entries.len() >= MANY && delta.entries.len() >= self.entries.len() / 4 {
+            return self.apply_many(delta.entries, seen, observe);
         }
         for (key, part) in delta.entries {
             match self.entries.entry(key) {
@@ -105,13 +132,13 @@ impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
     }
 
     fn visit(&self, from: Bound<&K>, visit: Visitor<'_, K>) {
+        let mut dots = Vec::new();
         for (key, store) in self.entries.range((from, Bound::Unbounded)) {
-            let mut dots = Vec::new();
             store.visit(Bound::Unbounded, &mut |_, inner| {
                 dots.extend(inner);
                 true
             });
-            if !visit(key, &mut dots.into_iter()) {
+            if !visit(key, &mut dots.drain(..)) {
                 return;
             }
         }
@@ -120,8 +147,10 @@ impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
     fn pick(&self, wanted: Vec<(K, VersionVector)>) -> Self::Delta {
         let entries = wanted.into_iter().map(|(key, dots)| {
             let mut part = self.entries.get(&key).map(|store| store.restrict(&dots)).unwrap_or_default();
-            let dead = dots.difference(&part.live());
-            if !dead.is_empty() {
+            let mut live = 0;
+            part.visit_live(&mut |_| live += 1);
+            if live < dots.dot_count() {
+                let dead = dots.difference(&part.live());
                 part.kill(&dead);
             }
             (key, part)
@@ -311,5 +340,48 @@ impl<K: Key, D: Delta> Delta for DotMapDelta<K, D> {
             delta.dead = dead;
         }
         Ok(delta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Fate;
+    use crate::{AwSet, Replica, ReplicaId};
+
+    /// A replica that has added some numbers and removed some of those.
+    fn replica(id: u64, added: impl Iterator<Item = u64>, removed: impl Fn(u64) -> bool) -> Replica<AwSet<u64>> {
+        let mut replica = Replica::<AwSet<u64>>::new(ReplicaId(id));
+        for number in added {
+            replica.update(|set, w| set.add(w, number)).expect("room");
+            if removed(number) {
+                replica.update(|set, _| Ok(set.remove(&number))).expect("no dot is needed");
+            }
+        }
+        replica
+    }
+
+    #[test]
+    fn a_large_delta_does_what_its_parts_do() {
+        for (step, offset) in [(1, 0), (3, 1), (7, 250), (1, 1_000)] {
+            let here = replica(1, 0..300, |number| number % 5 == 0);
+            let mut there = replica(2, (0..300).map(|number| offset + number * step), |number| number % 4 == 0);
+            // What is removed here was seen there, and the other way round.
+            there.merge(here.full());
+            for number in (0..300).step_by(3) {
+                there.update(|set, _| Ok(set.remove(&number))).expect("no dot is needed");
+            }
+            let delta = there.full();
+            assert!(delta.keys().len() >= MANY);
+            let (mut at_once, mut in_parts) = (here.clone(), here);
+            let mut moves = [Vec::new(), Vec::new()];
+            at_once.merge_with(delta.clone(), &mut |key, dot, fate| moves[0].push((*key, dot, fate == Fate::Came)));
+            for part in delta.decompose() {
+                in_parts.merge_with(part, &mut |key, dot, fate| moves[1].push((*key, dot, fate == Fate::Came)));
+            }
+            moves.iter_mut().for_each(|moves| moves.sort_unstable());
+            assert_eq!(moves[0], moves[1]);
+            assert!(at_once == in_parts && at_once == there);
+        }
     }
 }

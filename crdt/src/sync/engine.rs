@@ -281,6 +281,7 @@ impl<T: Crdt> AntiEntropy<T> {
                 self.check_round();
                 Answer::Done
             }
+            Request::Probe(_) if self.goes_on(now, from) => Answer::Busy,
             Request::Probe(theirs) => self.compare(&theirs),
             Request::Exchange { context, news } => {
                 self.take_news(now, news);

@@ -8,9 +8,9 @@ use super::Outgoing;
 use super::engine::{AntiEntropy, Purpose};
 use super::log::Item;
 use super::message::Request;
-use super::transfer::BATCH;
+use super::transfer::{BATCH, unite_all};
 use crate::store::{Crdt, Delta};
-use crate::{Dot, ReplicaId};
+use crate::{ReplicaId, VersionVector};
 
 /// How far a peer has been told.
 #[derive(Debug)]
@@ -109,24 +109,25 @@ impl<T: Crdt> AntiEntropy<T> {
         let is_of = |item: &Item<T::Key>| item.origin == origin;
         let mut items =
             self.log.after(cursor).take_while(|(number, _)| *number <= limit).filter(|(_, item)| is_of(item));
-        let (mut delta, mut upto, mut bytes) = (T::Delta::default(), limit, 0);
+        let (mut parts, mut upto, mut bytes) = (Vec::new(), limit, 0);
         loop {
-            let mut wanted: BTreeMap<&T::Key, Vec<Dot>> = BTreeMap::new();
+            let mut wanted: BTreeMap<&T::Key, VersionVector> = BTreeMap::new();
             let mut last = None;
             for (number, item) in items.by_ref().take(BATCH) {
-                wanted.entry(&item.key).or_default().push(item.dot);
+                wanted.entry(&item.key).or_default().insert(item.dot);
                 last = Some(number);
             }
             let Some(last) = last else { break };
-            let wanted = wanted.into_iter().map(|(key, dots)| (key.clone(), dots.into_iter().collect())).collect();
-            let part = self.replica.pick(wanted);
+            let wanted = wanted.into_iter().map(|(key, dots)| (key.clone(), dots));
+            let part = self.replica.pick(wanted.collect());
             bytes += part.encode().len();
-            delta.unite(part);
+            parts.push(part);
             if bytes >= self.config.chunk_bytes {
                 upto = last;
                 break;
             }
         }
+        let mut delta = unite_all(parts);
         for (_, _, dots) in self.log.void_after(cursor).filter(|(number, of, _)| *number <= upto && *of == origin) {
             delta.kill(dots);
         }

@@ -21,8 +21,8 @@ pub(super) const SOON: Duration = Duration::from_millis(200);
 /// How many rounds in a row follow so soon: enough for news to reach 1,000 replicas by halves.
 pub(super) const EAGER_ROUNDS: u32 = 10;
 
-/// The fewest coded symbols to begin with: two differences need no more.
-const FIRST_SYMBOLS: usize = 8;
+/// The fewest coded symbols to begin with: enough for one or two differences, which are the most frequent ones.
+const FIRST_SYMBOLS: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Round {
@@ -54,10 +54,19 @@ pub(super) struct Sketching {
     /// The symbols that have come, from the first one on, and the sum of the live dots that they are of.
     pub(super) symbols: Vec<Symbol>,
     pub(super) live: u64,
+    /// As many of our own, and the sum of the live dots that they are of.
+    pub(super) ours: Vec<Symbol>,
+    pub(super) our_live: u64,
     /// How many were asked for.
     pub(super) asked: usize,
     /// How often it was begun anew because something had changed.
     pub(super) restarts: u32,
+}
+
+impl Sketching {
+    fn new(salt: u64, asked: usize, restarts: u32) -> Self {
+        Self { salt, symbols: Vec::new(), live: 0, ours: Vec::new(), our_live: 0, asked, restarts }
+    }
 }
 
 /// A round that must be begun anew more often is given up: replicas that are being written to all the time never stand
@@ -114,6 +123,17 @@ impl<T: Crdt> AntiEntropy<T> {
         let hash =
             context.runs().iter().fold(0, |hash, run| mix(mix(mix(hash ^ run.replica.0) ^ run.first) ^ run.last));
         Summary { context: hash, live: self.live_sum, count: self.live_count(), rows: self.roster.hash() }
+    }
+
+    /// Whether a round with this peer is under way here that goes on although the peer begins one too: one of a pair at a
+    /// time does the work of both. Of two that begin at once the one of the lesser replica goes on.
+    pub(super) fn goes_on(&mut self, now: Duration, peer: ReplicaId) -> bool {
+        let Some(round) = self.round.as_ref().filter(|round| round.peer == peer) else { return false };
+        let yields = matches!(round.stage, Stage::Probing(..)) && round.exchanges == 0 && peer < self.replica.id();
+        if yields {
+            self.end_round(now);
+        }
+        !yields
     }
 
     pub(super) fn compare(&self, theirs: &Summary) -> Answer {
@@ -228,6 +248,11 @@ impl<T: Crdt> AntiEntropy<T> {
             (Stage::Sketching(_, state), Some(Answer::Symbols { live, context, symbols })) => {
                 self.sketched(now, peer, state, live, &context, symbols);
             }
+            (Stage::Probing(..), Some(Answer::Busy)) => {
+                // The peer's own round does it; whether that has come to its end is looked at soon.
+                self.eager = self.eager.max(1);
+                self.end_round(now);
+            }
             _ => self.end_round(now),
         }
     }
@@ -269,7 +294,7 @@ impl<T: Crdt> AntiEntropy<T> {
             let difference = ours.count.abs_diff(theirs.count).min(MAX_SYMBOLS as u64) as usize;
             let asked = (2 * difference).clamp(FIRST_SYMBOLS, MAX_SYMBOLS);
             let salt = self.random();
-            self.sketch(peer, Sketching { salt, symbols: Vec::new(), live: 0, asked, restarts: 0 });
+            self.sketch(peer, Sketching::new(salt, asked, 0));
         } else {
             self.end_round(now);
         }
@@ -316,22 +341,31 @@ impl<T: Crdt> AntiEntropy<T> {
             }
             let asked = state.asked.min(MAX_SYMBOLS);
             let salt = self.random();
-            return self
-                .sketch(peer, Sketching { salt, symbols: Vec::new(), live: 0, asked, restarts: state.restarts + 1 });
+            return self.sketch(peer, Sketching::new(salt, asked, state.restarts + 1));
         }
         state.live = live;
         if symbols.is_empty() {
             return self.end_round(now);
         }
         state.symbols.extend(symbols);
-        let ours = self.symbols(state.salt, 0, state.symbols.len());
-        let Some(difference) = sketch::peel(&ours, &state.symbols) else {
-            let limit = 2 * (self.live_count() as usize + state.symbols.first().map_or(0, |s| s.count.max(0) as usize));
-            if state.symbols.len() > limit + FIRST_SYMBOLS {
+        if state.our_live != self.live_sum {
+            state.ours.clear();
+            state.our_live = self.live_sum;
+        }
+        let had = state.ours.len();
+        state.ours.extend(self.symbols(state.salt, had as u64, state.symbols.len() - had));
+        let Some(difference) = sketch::peel(&state.ours, &state.symbols) else {
+            // All that either holds was heard of here, or was when the contexts were compared.
+            let most = self.live_count().saturating_add(self.replica.context().dot_count());
+            let had = state.symbols.len();
+            if had as u64 > most.saturating_mul(2).saturating_add(FIRST_SYMBOLS as u64) {
                 // More than enough: two hashes have collided, or the answers make no sense.
                 return self.end_round(now);
             }
-            state.asked = state.asked.max(state.symbols.len()) + state.symbols.len().min(MAX_SYMBOLS);
+            // A little less than suffices as a rule, then a little more and more: a symbol too many costs as much as one
+            // that is needed.
+            let wanted = sketch::estimate(&state.ours, &state.symbols) * 5 / 4;
+            state.asked = wanted.clamp(had + had / 8 + 1, 4 * had).min(had + MAX_SYMBOLS);
             return self.sketch(peer, state);
         };
         // What only this side holds, and the other has heard of, is dead. What it has not heard of it is sent elsewhere.

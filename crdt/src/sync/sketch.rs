@@ -98,6 +98,23 @@ impl Sketch {
     }
 }
 
+/// About how many elements differ, to judge by symbols that do not suffice.
+///
+/// Of m differences, symbol i holds each with probability p = 1/(1 + i/2). With h of them here and t there, the counts of
+/// the two sides differ by (h - t)·p on average, with a variance of m·p·(1 - p); and symbol 0 gives h - t.
+pub(super) fn estimate(here: &[Symbol], there: &[Symbol]) -> usize {
+    let mut counts = here.iter().zip(there).map(|(a, b)| a.count.wrapping_sub(b.count) as f64);
+    let surplus = counts.next().unwrap_or_default();
+    let (mut squares, mut weights) = (0.0, 0.0);
+    for (i, count) in (1..).zip(counts) {
+        let p = 1.0 / (1.0 + f64::from(i) / 2.0);
+        squares += (count - surplus * p).powi(2);
+        weights += p * (1.0 - p);
+    }
+    // A cast of a float saturates, and makes 0 of what is not a number.
+    ((squares / weights).max(surplus.abs()) as usize).min(usize::MAX / 8)
+}
+
 /// What has been found of a symmetric difference.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Difference {
@@ -183,6 +200,20 @@ mod tests {
             assert_eq!((found.here.len() as u64, found.there.len() as u64), (half, difference - half));
             assert!(count as u64 <= 2 * difference + 12, "{count} symbols for {difference}");
         }
+    }
+
+    #[test]
+    fn the_size_of_a_difference_shows_in_few_symbols() {
+        for (here, there) in [(500_u64, 500), (1_000, 0), (0, 1_000), (900, 100)] {
+            let of = |range: std::ops::Range<u64>, more| symbols((1..5_000).chain(range), more);
+            let estimates: Vec<_> = [16, 64, 256]
+                .map(|count| estimate(&of(10_000..10_000 + here, count), &of(20_000..20_000 + there, count)))
+                .to_vec();
+            assert!(estimates.iter().all(|found| (400..2_500).contains(found)), "{here} {there}: {estimates:?}");
+        }
+        assert_eq!(estimate(&[], &[]), 0);
+        let absurd = Symbol { count: i64::MIN, ..Symbol::default() };
+        assert!(estimate(&[absurd; 3], &[Symbol { count: i64::MAX, ..absurd }; 3]) <= usize::MAX / 8);
     }
 
     #[test]

@@ -70,19 +70,20 @@ impl<K: Ord + Clone> Transfer<K> {
         max_items: usize,
         max_bytes: usize,
     ) -> T::Delta {
-        let (mut delta, mut items, mut bytes, mut last) = (T::Delta::default(), 0, 0, None);
+        let (mut parts, mut items, mut bytes, mut last) = (Vec::new(), 0, 0, None);
         while items < max_items.max(1) && bytes < max_bytes && !self.found.is_empty() {
-            let mut wanted: BTreeMap<K, Vec<Dot>> = BTreeMap::new();
+            let mut wanted: BTreeMap<K, VersionVector> = BTreeMap::new();
             let batch = BATCH.min(max_items.max(1) - items).min(self.found.len());
             for (dot, key) in self.found.drain(self.found.len() - batch..).rev() {
                 last = Some(dot);
-                wanted.entry(key).or_default().push(dot);
+                wanted.entry(key).or_default().insert(dot);
             }
-            let part = replica.pick(wanted.into_iter().map(|(key, dots)| (key, dots.into_iter().collect())).collect());
+            let part = replica.pick(wanted.into_iter().collect());
             items += batch;
             bytes += part.encode().len();
-            delta.unite(part);
+            parts.push(part);
         }
+        let mut delta = unite_all(parts);
         let claim = match last {
             Some(_) if mutated(Mutation::ClaimsAhead) => self.claim.clone(),
             Some(last) if !self.found.is_empty() => self.claim.take_up_to(last),
@@ -94,4 +95,19 @@ impl<K: Ord + Clone> Transfer<K> {
         }
         delta
     }
+}
+
+/// Unites deltas two by two, so that each entry is moved a few times only.
+pub(super) fn unite_all<D: Delta>(mut parts: Vec<D>) -> D {
+    while parts.len() > 1 {
+        let mut pairs = parts.into_iter();
+        parts = Vec::new();
+        while let Some(mut part) = pairs.next() {
+            if let Some(other) = pairs.next() {
+                part.unite(other);
+            }
+            parts.push(part);
+        }
+    }
+    parts.pop().unwrap_or_default()
 }

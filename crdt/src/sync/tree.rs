@@ -36,9 +36,10 @@ impl Tree {
     /// To whom we pass on what `origin` has changed: nobody, if we do not know it.
     pub(super) fn children(&mut self, origin: ReplicaId) -> &[ReplicaId] {
         let Self { own, fan_out, up, children } = self;
+        let count = up.len();
+        // Nothing is kept of an origin that is not known: anybody can name as many as they like.
+        let (Ok(root), Ok(own)) = (up.binary_search(&origin), up.binary_search(own)) else { return &[] };
         children.entry(origin).or_insert_with(|| {
-            let count = up.len();
-            let (Ok(root), Ok(own)) = (up.binary_search(&origin), up.binary_search(own)) else { return Vec::new() };
             let position = (own + count - root) % count;
             let first = position.saturating_mul(*fan_out).saturating_add(1);
             (first..first.saturating_add(*fan_out))
@@ -76,7 +77,8 @@ mod tests {
     fn what_a_stranger_changed_is_not_passed_on() {
         let mut tree = Tree::new(ReplicaId(1), 32);
         tree.set_up([ReplicaId(2)].into_iter());
-        assert!(tree.children(ReplicaId(3)).is_empty());
+        (3..100).for_each(|stranger| assert!(tree.children(ReplicaId(stranger)).is_empty()));
+        assert!(tree.children.is_empty(), "and nothing is kept of them");
         assert_eq!(tree.children(ReplicaId(1)), [ReplicaId(2)]);
     }
 }

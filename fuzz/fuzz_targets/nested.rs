@@ -1,0 +1,9 @@
+//! Deltas of maps of maps.
+
+#![no_main]
+
+use polity_fuzz::outside;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = outside::delta::<outside::Deep>(data);
+});

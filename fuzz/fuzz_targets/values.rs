@@ -1,0 +1,9 @@
+//! Deltas of values under dots.
+
+#![no_main]
+
+use polity_fuzz::outside;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = outside::delta::<outside::Values>(data);
+});

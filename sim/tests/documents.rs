@@ -145,7 +145,9 @@ fn superseded_boots_are_retired_and_one_that_is_down_holds_that_up() {
     world.run_for(seconds(700));
     for host in 0..3 {
         let said = said(&board, host);
-        assert_eq!((said.holds, said.retired, said.blocked_by), (vec![0, 1], 1, 0), "n{host}");
+        assert_eq!((said.holds, said.blocked_by), (vec![0, 1], 0), "n{host}");
         assert_eq!(said.intervals, 2, "n{host}: n0's boot, and n1's first");
+        // The new boot of n1 may not have heard of n2's first at all.
+        assert!(said.retired == 1 || host == 1, "n{host}");
     }
 }

@@ -278,7 +278,10 @@ fn add(elements: u64) {
             |(keys, set)| {
                 keys.drain(..).for_each(|key| {
                     let add = set.read_ctx().derive_add_ctx(1);
-                    set.apply(set.add(key, add));
+                    let op = set.add(key, add);
+                    // What is sent to the others, as our delta is.
+                    set.apply(op.clone());
+                    drop(black_box(op));
                 });
             },
         );

@@ -138,10 +138,15 @@ impl<T: Crdt> Replica<T> {
 
     /// As [`Replica::merge`], and tells `observe` what came and went.
     pub fn merge_with(&mut self, delta: T::Delta, observe: &mut dyn FnMut(&T::Key, Dot, Fate)) -> bool {
-        let (mut live, mut dead) = (Vec::new(), VersionVector::new());
+        // Most deltas bring one dot, which needs no list.
+        let (mut first, mut live, mut dead) = (None, Vec::new(), VersionVector::new());
         delta.visit_live(&mut |dot| {
             if !self.seen.contains(dot) {
-                live.push(dot);
+                if first.is_none() {
+                    first = Some(dot);
+                } else {
+                    live.push(dot);
+                }
             }
         });
         delta.visit_dead(&mut |dots| {
@@ -149,17 +154,17 @@ impl<T: Crdt> Replica<T> {
                 dead.merge(dots);
             }
         });
-        let mut changed = !live.is_empty() || !dead.is_empty();
+        let mut changed = first.is_some() || !dead.is_empty();
         let nothing = VersionVector::new();
         let seen = if mutated(Mutation::ForgetsContext) { &nothing } else { &self.seen };
         self.state.apply(delta, seen, &mut |key, dot, fate| {
             changed = true;
             observe(key, dot, fate);
         });
-        if let [dot] = live[..] {
-            self.seen.insert(dot);
+        if live.is_empty() {
+            first.map(|dot| self.seen.insert(dot));
         } else {
-            self.seen.merge(&live.into_iter().collect());
+            self.seen.merge(&live.into_iter().chain(first).collect());
         }
         self.seen.merge(&dead);
         changed

@@ -2,89 +2,30 @@
 
 use std::ops::Bound;
 
+use super::few::Few;
 use super::{Crdt, Delta, Fate, Observer, Value, Visitor, sealed};
 use crate::codec::{Decoder, Encoder};
 use crate::error::DecodeError;
 use crate::{Dot, VersionVector};
 
-/// Sorted by dot, and nearly always one: most objects have one value and never a second at once.
-#[derive(Clone, PartialEq, Debug, Default)]
-enum Entries<V> {
-    #[default]
-    None,
-    One((Dot, V)),
-    #[allow(clippy::box_collection, reason = "a vector of its own would make every store with one value larger")]
-    Many(Box<Vec<(Dot, V)>>),
+/// Sorted by dot; most objects have one value and never a second at once.
+type Entries<V> = Few<(Dot, V)>;
+
+/// Puts an entry in its place. Returns whether there was none with its dot.
+fn insert<V>(entries: &mut Entries<V>, entry: (Dot, V)) -> bool {
+    let at = entries.as_slice().binary_search_by_key(&entry.0, |(dot, _)| *dot);
+    at.map_err(|at| entries.insert(at, entry)).is_err()
 }
 
-impl<V> Entries<V> {
-    fn as_slice(&self) -> &[(Dot, V)] {
-        match self {
-            Self::None => &[],
-            Self::One(entry) => std::slice::from_ref(entry),
-            Self::Many(entries) => entries,
+/// Drops the entries under these dots, and shows which.
+fn remove<V>(entries: &mut Entries<V>, dots: &VersionVector, mut gone: impl FnMut(Dot)) {
+    entries.retain_mut(|(dot, _)| {
+        let dead = dots.contains(*dot);
+        if dead {
+            gone(*dot);
         }
-    }
-
-    fn from_vec(mut entries: Vec<(Dot, V)>) -> Self {
-        match entries.len() {
-            0 => Self::None,
-            1 => Self::One(entries.remove(0)),
-            _ => Self::Many(Box::new(entries)),
-        }
-    }
-
-    fn into_vec(self) -> Vec<(Dot, V)> {
-        match self {
-            Self::None => Vec::new(),
-            Self::One(entry) => vec![entry],
-            Self::Many(entries) => *entries,
-        }
-    }
-
-    /// The entries, without a vector for a single one.
-    fn into_entries(self) -> impl Iterator<Item = (Dot, V)> {
-        let (one, many) = match self {
-            Self::None => (None, Vec::new()),
-            Self::One(entry) => (Some(entry), Vec::new()),
-            Self::Many(entries) => (None, *entries),
-        };
-        one.into_iter().chain(many)
-    }
-
-    /// Puts an entry in its place. Returns whether there was none with its dot.
-    fn insert(&mut self, entry: (Dot, V)) -> bool {
-        let at = match self.as_slice().binary_search_by_key(&entry.0, |(dot, _)| *dot) {
-            Ok(_) => return false,
-            Err(at) => at,
-        };
-        let entries = match std::mem::take(self) {
-            Self::None => Self::One(entry),
-            Self::One(other) if at == 0 => Self::Many(Box::new(vec![entry, other])),
-            Self::One(other) => Self::Many(Box::new(vec![other, entry])),
-            Self::Many(mut entries) => {
-                entries.insert(at, entry);
-                Self::Many(entries)
-            }
-        };
-        *self = entries;
-        true
-    }
-
-    /// Drops the entries under these dots, and shows which.
-    fn remove(&mut self, dots: &VersionVector, mut gone: impl FnMut(Dot)) {
-        if self.as_slice().iter().any(|(dot, _)| dots.contains(*dot)) {
-            let mut entries = std::mem::take(self).into_vec();
-            entries.retain(|(dot, _)| {
-                let dead = dots.contains(*dot);
-                if dead {
-                    gone(*dot);
-                }
-                !dead
-            });
-            *self = Self::from_vec(entries);
-        }
-    }
+        !dead
+    });
 }
 
 /// Values under dots.
@@ -93,7 +34,7 @@ pub struct DotFun<V>(Entries<V>);
 
 impl<V> Default for DotFun<V> {
     fn default() -> Self {
-        Self(Entries::None)
+        Self(Few::None)
     }
 }
 
@@ -136,15 +77,15 @@ impl<V: Value> Crdt for DotFun<V> {
         if !delta.dead.is_empty() {
             self.strike(&delta.dead, observe);
         }
-        for (dot, value) in delta.live.into_entries() {
-            if !seen.contains(dot) && self.0.insert((dot, value)) {
+        for (dot, value) in delta.live {
+            if !seen.contains(dot) && insert(&mut self.0, (dot, value)) {
                 observe(&(), dot, Fate::Came);
             }
         }
     }
 
     fn strike(&mut self, dots: &VersionVector, observe: Observer<'_, ()>) {
-        self.0.remove(dots, |dot| observe(&(), dot, Fate::Went));
+        remove(&mut self.0, dots, |dot| observe(&(), dot, Fate::Went));
     }
 
     fn visit(&self, from: Bound<&()>, visit: Visitor<'_, ()>) {
@@ -164,12 +105,7 @@ impl<V: Value> Crdt for DotFun<V> {
     }
 
     fn restrict(&self, dots: &VersionVector) -> DotFunDelta<V> {
-        let mut wanted = self.0.as_slice().iter().filter(|(dot, _)| dots.contains(*dot)).cloned();
-        let live = match (wanted.next(), self.len()) {
-            (None, _) => Entries::None,
-            (Some(entry), 1) => Entries::One(entry),
-            (Some(first), _) => Entries::from_vec(std::iter::once(first).chain(wanted).collect()),
-        };
+        let live = self.0.as_slice().iter().filter(|(dot, _)| dots.contains(*dot)).cloned().collect();
         DotFunDelta { live, dead: VersionVector::new() }
     }
 
@@ -187,14 +123,14 @@ pub struct DotFunDelta<V> {
 
 impl<V> Default for DotFunDelta<V> {
     fn default() -> Self {
-        Self { live: Entries::None, dead: VersionVector::new() }
+        Self { live: Few::None, dead: VersionVector::new() }
     }
 }
 
 impl<V> DotFunDelta<V> {
     /// A new value in place of those under `dead`.
     pub(crate) fn write(dot: Dot, value: V, dead: VersionVector) -> Self {
-        Self { live: Entries::One((dot, value)), dead }
+        Self { live: Few::One((dot, value)), dead }
     }
 }
 
@@ -214,24 +150,24 @@ impl<V: Value> Delta for DotFunDelta<V> {
     }
 
     fn kill(&mut self, dots: &VersionVector) {
-        self.live.remove(dots, |_| ());
+        remove(&mut self.live, dots, |_| ());
         self.dead.merge(dots);
     }
 
     fn withdraw(&mut self, dots: &VersionVector) {
-        self.live.remove(dots, |_| ());
+        remove(&mut self.live, dots, |_| ());
     }
 
     fn unite(&mut self, other: Self) {
         self.dead.merge(&other.dead);
-        for entry in other.live.into_entries() {
-            self.live.insert(entry);
+        for entry in other.live {
+            insert(&mut self.live, entry);
         }
     }
 
     fn split_live(self, into: &mut Vec<Self>) {
         into.extend(
-            self.live.into_entries().map(|entry| Self { live: Entries::One(entry), dead: VersionVector::new() }),
+            self.live.into_iter().map(|entry| Self { live: Few::One(entry), dead: VersionVector::new() }),
         );
     }
 
@@ -255,7 +191,7 @@ impl<V: Value> Delta for DotFunDelta<V> {
         }
         let count = from.fits(header >> 1)?;
         if count == 1 {
-            return Ok(Self { live: Entries::One((from.dot()?, from.content()?)), dead });
+            return Ok(Self { live: Few::One((from.dot()?, from.content()?)), dead });
         }
         let mut live: Vec<(Dot, V)> = Vec::new();
         for _ in 0..count {
@@ -265,6 +201,6 @@ impl<V: Value> Delta for DotFunDelta<V> {
             }
             live.push((dot, from.content()?));
         }
-        Ok(Self { live: Entries::from_vec(live), dead })
+        Ok(Self { live: Few::from(live), dead })
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
+use super::few::Few;
 use super::{Crdt, Delta, Key, Observer, Visitor, sealed};
 use crate::codec::{Decoder, Encoder};
 use crate::error::DecodeError;
@@ -101,8 +102,8 @@ impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
         if !lost.is_empty() {
             self.strike(&lost, observe);
         }
-        if delta.entries.len() >= MANY && delta.entries.len() >= self.entries.len() / 4 {
-            return self.apply_many(delta.entries, seen, observe);
+        if delta.len() >= MANY && delta.len() >= self.entries.len() / 4 {
+            return self.apply_many(delta.entries.into_vec(), seen, observe);
         }
         for (key, part) in delta.entries {
             match self.entries.entry(key) {
@@ -174,21 +175,21 @@ impl<K: Key, S: Crdt> Crdt for DotMap<K, S> {
 #[derive(Clone, PartialEq, Debug)]
 pub struct DotMapDelta<K, D> {
     /// Sorted by key; no key is there twice, and none without a claim.
-    entries: Vec<(K, D)>,
+    entries: Few<(K, D)>,
     /// Dots that are dead, wherever they were.
     dead: VersionVector,
 }
 
 impl<K, D> Default for DotMapDelta<K, D> {
     fn default() -> Self {
-        Self { entries: Vec::new(), dead: VersionVector::new() }
+        Self { entries: Few::None, dead: VersionVector::new() }
     }
 }
 
 impl<K: Key, D: Delta> DotMapDelta<K, D> {
     /// The delta that says this of one key.
     pub(crate) fn at(key: K, part: D) -> Self {
-        Self { entries: vec![(key, part)], dead: VersionVector::new() }
+        Self { entries: Few::One((key, part)), dead: VersionVector::new() }
     }
 
     /// From entries in any order.
@@ -202,12 +203,17 @@ impl<K: Key, D: Delta> DotMapDelta<K, D> {
             }
             same
         });
-        Self { entries, dead: VersionVector::new() }
+        Self { entries: entries.into(), dead: VersionVector::new() }
     }
 
     /// The keys of which it says something where they are, in order.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &K> {
-        self.entries.iter().map(|(key, _)| key)
+        self.entries.as_slice().iter().map(|(key, _)| key)
+    }
+
+    /// How many keys those are.
+    fn len(&self) -> usize {
+        self.entries.as_slice().len()
     }
 
     fn live_below(&self) -> VersionVector {
@@ -226,16 +232,16 @@ const BOTH: u64 = 2;
 
 impl<K: Key, D: Delta> Delta for DotMapDelta<K, D> {
     fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.dead.is_empty()
+        self.len() == 0 && self.dead.is_empty()
     }
 
     fn visit_live(&self, visit: &mut dyn FnMut(Dot)) {
-        self.entries.iter().for_each(|(_, part)| part.visit_live(visit));
+        self.entries.as_slice().iter().for_each(|(_, part)| part.visit_live(visit));
     }
 
     fn visit_dead(&self, visit: &mut dyn FnMut(&VersionVector)) {
         visit(&self.dead);
-        self.entries.iter().for_each(|(_, part)| part.visit_dead(visit));
+        self.entries.as_slice().iter().for_each(|(_, part)| part.visit_dead(visit));
     }
 
     fn kill(&mut self, dots: &VersionVector) {
@@ -252,10 +258,10 @@ impl<K: Key, D: Delta> Delta for DotMapDelta<K, D> {
 
     fn unite(&mut self, other: Self) {
         self.dead.merge(&other.dead);
-        if other.entries.is_empty() {
+        if other.len() == 0 {
             return;
         }
-        let mut entries = Vec::with_capacity(self.entries.len() + other.entries.len());
+        let mut entries = Vec::with_capacity(self.len() + other.len());
         let (mut left, mut right) =
             (std::mem::take(&mut self.entries).into_iter().peekable(), other.entries.into_iter());
         let mut next = right.next();
@@ -271,7 +277,7 @@ impl<K: Key, D: Delta> Delta for DotMapDelta<K, D> {
             next = right.next();
         }
         entries.extend(left);
-        self.entries = entries;
+        self.entries = entries.into();
     }
 
     fn split_live(self, into: &mut Vec<Self>) {
@@ -290,13 +296,13 @@ impl<K: Key, D: Delta> Delta for DotMapDelta<K, D> {
             () if both.interval_count() < self.dead.interval_count() => BOTH,
             () => DEAD,
         };
-        to.number((self.entries.len() as u64) << 2 | form);
+        to.number((self.len() as u64) << 2 | form);
         match form {
             NO_DEAD => {}
             BOTH => to.dots(&both),
             _ => to.dots(&self.dead),
         }
-        for (key, part) in &self.entries {
+        for (key, part) in self.entries.as_slice() {
             to.content(key);
             part.encode_part(to);
         }
@@ -323,7 +329,7 @@ impl<K: Key, D: Delta> Delta for DotMapDelta<K, D> {
             }
             entries.push((key, part));
         }
-        let mut delta = Self { entries, dead: VersionVector::new() };
+        let mut delta = Self { entries: entries.into(), dead: VersionVector::new() };
         if form != NO_DEAD {
             let live = delta.live();
             let (dead, both) = if form == DEAD {

@@ -20,6 +20,7 @@
 
 mod dot_fun;
 mod dot_map;
+mod few;
 
 use std::fmt;
 use std::ops::Bound;

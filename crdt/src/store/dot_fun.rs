@@ -166,9 +166,7 @@ impl<V: Value> Delta for DotFunDelta<V> {
     }
 
     fn split_live(self, into: &mut Vec<Self>) {
-        into.extend(
-            self.live.into_iter().map(|entry| Self { live: Few::One(entry), dead: VersionVector::new() }),
-        );
+        into.extend(self.live.into_iter().map(|entry| Self { live: Few::One(entry), dead: VersionVector::new() }));
     }
 
     fn encode_part(&self, to: &mut Encoder) {

@@ -1,18 +1,13 @@
 //! A list that nearly always has one element, which then needs no memory of its own.
 
 /// None, one, or many.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(super) enum Few<T> {
+    #[default]
     None,
     One(T),
     #[allow(clippy::box_collection, reason = "a vector of its own would make every list of one larger")]
     Many(Box<Vec<T>>),
-}
-
-impl<T> Default for Few<T> {
-    fn default() -> Self {
-        Self::None
-    }
 }
 
 impl<T> From<Vec<T>> for Few<T> {

@@ -257,6 +257,24 @@ fn every_chunk_size_gives_the_same_and_breaking_off_leaves_what_came() {
 }
 
 #[test]
+fn nothing_is_kept_for_one_that_went_down_before_it_had_everything() {
+    let mut world = World::<AwSet<u8>>::new(1, 2, SyncConfig::default());
+    world.run(seconds(1));
+    let ids = world.ids();
+    world.set_cut(ids[0], ids[1], true);
+    world.write_with(ids[0], |set, w| set.add(w, 1));
+    let unacknowledged = |world: &World<AwSet<u8>>| world.replicas[&ids[0]].lag(world.now).0;
+    assert_eq!(unacknowledged(&world), 1);
+    world.tell_who_is_up();
+    assert_eq!(unacknowledged(&world), 0);
+    world.run(seconds(2));
+    assert_eq!(unacknowledged(&world), 0);
+    world.heal();
+    assert!(world.settle(seconds(20)));
+    world.check();
+}
+
+#[test]
 fn a_refused_write_leaves_everything_as_it_was() {
     let mut world = World::<GCounter>::new(1, 1, SyncConfig::default());
     let only = world.ids()[0];

@@ -207,6 +207,8 @@ impl<T: Crdt> AntiEntropy<T> {
                 self.end_round(now);
             }
         }
+        // What only they lacked is not kept for them: they are met when they are back.
+        self.cut_log();
         self.up = up;
         self.plant(now);
     }

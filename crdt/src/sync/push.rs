@@ -150,7 +150,7 @@ impl<T: Crdt> AntiEntropy<T> {
         self.trim_log(to);
     }
 
-    /// Drops what nobody needs any more, after something has changed for `to`.
+    /// Something has changed for `to`: it may lack nothing any more.
     pub(super) fn trim_log(&mut self, to: ReplicaId) {
         if let Some(progress) = self.progress.get_mut(&to)
             && progress.in_flight.is_empty()
@@ -158,6 +158,11 @@ impl<T: Crdt> AntiEntropy<T> {
         {
             progress.behind_since = None;
         }
+        self.cut_log();
+    }
+
+    /// Drops what nobody needs any more.
+    pub(super) fn cut_log(&mut self) {
         let floors =
             self.progress.iter().filter(|(id, progress)| self.pending.contains(id) || !progress.in_flight.is_empty());
         let floors = floors.map(|(_, p)| p.in_flight.values().copied().chain([p.cursor]).min().unwrap_or(0));

@@ -24,6 +24,10 @@ pub(super) const EAGER_ROUNDS: u32 = 10;
 /// The fewest coded symbols to begin with: two differences need no more.
 const FIRST_SYMBOLS: usize = 8;
 
+/// The most coded symbols of one sketch, 100 MB: they tell 2,400,000 differences. More are asked for only by one who is
+/// told nonsense.
+const MOST_SYMBOLS: u64 = 1 << 22;
+
 #[derive(Debug)]
 pub(super) struct Round {
     pub(super) peer: ReplicaId,
@@ -326,8 +330,10 @@ impl<T: Crdt> AntiEntropy<T> {
         state.symbols.extend(symbols);
         let ours = self.symbols(state.salt, 0, state.symbols.len());
         let Some(difference) = sketch::peel(&ours, &state.symbols) else {
-            let limit = 2 * (self.live_count() as usize + state.symbols.first().map_or(0, |s| s.count.max(0) as usize));
-            if state.symbols.len() > limit + FIRST_SYMBOLS {
+            // The first symbol counts all dots of the other, or what it says they are.
+            let theirs = state.symbols.first().map_or(0, |first| first.count.max(0) as u64);
+            let limit = self.live_count().saturating_add(theirs).saturating_mul(2).min(MOST_SYMBOLS);
+            if state.symbols.len() as u64 > limit + FIRST_SYMBOLS as u64 {
                 // More than enough: two hashes have collided, or the answers make no sense.
                 return self.end_round(now);
             }
@@ -350,5 +356,37 @@ impl<T: Crdt> AntiEntropy<T> {
         let context = self.replica.context().clone();
         let id = self.ask(peer, &Request::Resolve { salt: state.salt, hashes: difference.there, context });
         self.set_stage(Stage::Resolving(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AwSet;
+    use crate::sync::SyncConfig;
+
+    #[test]
+    fn symbols_that_claim_endless_dots_end_the_round() {
+        let now = Duration::from_secs(1);
+        let (own, peer) = (ReplicaId(1), ReplicaId(2));
+        let mut sync = AntiEntropy::<AwSet<u8>>::new(own, Vec::new(), 1, SyncConfig::default());
+        sync.update(now, |set, w| set.add(w, 1)).expect("it has counters left");
+        sync.handle_up(now, BTreeSet::from([peer]));
+        sync.handle_timeout(now);
+        let probe = sync.poll_request(now).expect("a round begins");
+        let ours = sync.summary();
+        let summary = Summary { live: ours.live.wrapping_add(1), count: u64::MAX, ..ours };
+        let differs = Answer::Differs { summary, context: None, news: News::default() };
+        sync.handle_answer(now, probe.id, Some(&differs.encode()));
+        let nonsense = Symbol { sum: 5, check: 7, count: i64::MAX };
+        for _ in 0..3 {
+            let request = sync.poll_request(now).expect("symbols are asked for");
+            let answer = Answer::Symbols { live: 3, context: VersionVector::new(), symbols: vec![nonsense; 8] };
+            sync.handle_answer(now, request.id, Some(&answer.encode()));
+        }
+        let request = sync.poll_request(now).expect("symbols are asked for");
+        let answer = Answer::Symbols { live: 3, context: VersionVector::new(), symbols: Vec::new() };
+        sync.handle_answer(now, request.id, Some(&answer.encode()));
+        assert!(sync.round.is_none());
     }
 }

@@ -477,6 +477,13 @@ impl<T: Crdt> AntiEntropy<T> {
                 Step::Kill(dots) => self.bury(now, dots),
                 Step::Forget(actor) => {
                     self.replica.forget(actor);
+                    // Nor may anything that was prepared before bring it back elsewhere.
+                    self.log.forget(actor);
+                    self.draft = None;
+                    self.transfers.retain(|_, transfer| {
+                        transfer.forget(actor);
+                        !transfer.is_done()
+                    });
                     self.stats.retired += 1;
                 }
             }

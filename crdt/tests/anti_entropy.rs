@@ -233,6 +233,57 @@ fn one_that_was_forgotten_exports_what_it_had_and_says_nothing_more() {
 }
 
 #[test]
+fn what_one_that_was_forgotten_gives_to_a_newcomer_does_not_bring_removed_dots_back() {
+    let config = SyncConfig { retire_grace: seconds(4), ..SyncConfig::default() };
+    let mut world = World::<AwSet<u8>>::new(5, 4, config);
+    world.run(seconds(1));
+    let ids = world.ids();
+    let (forgotten, writer, stay) = (ids[0], ids[1], [ids[2], ids[3]]);
+    world.write_with(writer, |set, w| set.add(w, 1));
+    world.write_with(forgotten, |set, w| set.add(w, 2));
+    world.run(seconds(2));
+    for other in [writer, stay[0], stay[1]] {
+        world.set_cut(forgotten, other, true);
+    }
+    world.tell_who_is_up();
+    world.write_with(stay[0], |set, _| Ok(set.remove(&1)));
+    world.write_with(stay[1], |set, _| Ok(set.remove(&2)));
+    world.run(seconds(2));
+    world.crash(writer);
+    let now = world.now;
+    world.replicas.get_mut(&stay[0]).expect("it runs").handle_forgotten(now, [forgotten].into());
+    for _ in 0..10 {
+        world.tell_who_is_up();
+        world.run(seconds(10));
+    }
+    for id in stay {
+        let context = world.replicas[&id].replica().context();
+        assert_eq!((context.max(writer), context.max(forgotten)), (0, 0), "both are retired");
+    }
+    let newcomer = world.start();
+    for other in stay {
+        world.set_cut(newcomer, other, true);
+    }
+    world.tell_who_is_up();
+    world.run(seconds(5));
+    assert_eq!(world.replicas[&newcomer].replica().len(), 2, "it knows no better");
+    world.heal();
+    for _ in 0..10 {
+        world.tell_who_is_up();
+        world.run(seconds(10));
+    }
+    let export = world.replicas.get_mut(&forgotten).expect("it runs").take_export().expect("it was told");
+    let now = world.now;
+    world.replicas.remove(&forgotten);
+    world.replicas.get_mut(&stay[0]).expect("it runs").import(now, export);
+    world.run(seconds(20));
+    for replica in world.replicas.values() {
+        assert!(replica.replica().is_empty(), "what was removed is back");
+    }
+    assert!(world.settle(seconds(60)));
+}
+
+#[test]
 fn every_chunk_size_gives_the_same_and_breaking_off_leaves_what_came() {
     for chunk in [1, 2, 3, 7, 64, 5_000] {
         let config = SyncConfig { chunk_items: chunk, chunk_bytes: 1 << 20, ..SyncConfig::default() };

@@ -136,7 +136,7 @@ impl<T: Crdt> AntiEntropy<T> {
 
     pub(super) fn take_news(&mut self, now: Duration, news: News) {
         // Not `||`: both are to be taken.
-        if self.roster.merge(news.rows) | self.roster.forget(news.forgotten) {
+        if self.roster.merge(news.rows) | self.roster.forget(news.forgotten, self.replica.context()) {
             let up = self.up.clone();
             self.handle_up(now, up);
             self.retire(now);

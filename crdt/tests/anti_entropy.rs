@@ -73,7 +73,7 @@ fn histories<T: Written>(seeds: u64) {
         let run = AssertUnwindSafe(|| {
             drop(history::<T>(seed));
             // One costs as much as several of the others.
-            if seed % 4 == 0 || first.is_some() {
+            if seed.is_multiple_of(4) || first.is_some() {
                 drop(long_history::<T>(seed));
             }
         });

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::directory::{DOCUMENT, DOCUMENT_BULK, Message, Served as _};
-use super::shared::{Errand, Shared};
+use super::shared::{Errand, ReplicasVersion, Shared};
 use crate::membership::view::Subscription;
 use crate::node::Node;
 use crate::rpc::{Blob, Peer};
@@ -27,7 +27,7 @@ pub(super) struct Driver<T: Crdt> {
     stop: watch::Receiver<Option<StopReason>>,
     errands: JoinSet<Done>,
     addresses: BTreeMap<ReplicaId, Peer>,
-    replicas_version: u64,
+    replicas_version: ReplicasVersion,
 }
 
 impl<T: Crdt> Driver<T> {

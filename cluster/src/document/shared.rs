@@ -53,6 +53,15 @@ struct State<T: Crdt> {
     stopped: bool,
 }
 
+/// Differs whenever other replicas are known: the engine's number, and what it counts.
+pub(super) type ReplicasVersion = (u64, u64);
+
+impl<T: Crdt> State<T> {
+    fn replicas_version(&self) -> ReplicasVersion {
+        (self.engine_number, self.engine.replicas_version())
+    }
+}
+
 /// What a watcher has not seen yet.
 #[derive(Debug)]
 pub(super) enum Unseen<K> {
@@ -288,10 +297,12 @@ impl<T: Crdt> Shared<T> {
     fn tell_members(&self, state: &mut State<T>) {
         let view = self.members.snapshot();
         let known: BTreeMap<ReplicaId, Holder> = holders(&state.engine).collect();
-        let newest_life = |node: &NodeId| {
-            let lives = known.values().filter(|holder| holder.node == *node).map(|holder| holder.life);
-            lives.max().unwrap_or(0)
-        };
+        let mut newest: BTreeMap<&NodeId, u32> = BTreeMap::new();
+        for Holder { node, life } in known.values() {
+            let newest = newest.entry(node).or_default();
+            *newest = (*newest).max(*life);
+        }
+        let newest_life = |node: &NodeId| newest.get(node).copied().unwrap_or(0);
         for holder in known.values() {
             let node = &holder.node;
             let gone = view.members.get(&node.name).is_some_and(|member| {
@@ -301,7 +312,7 @@ impl<T: Crdt> Shared<T> {
                 state.departed.insert(node.clone());
             }
         }
-        state.departed.retain(|node| known.values().any(|holder| holder.node == *node));
+        state.departed.retain(|node| newest.contains_key(node));
         let departed = known
             .iter()
             .filter(|(_, holder)| state.departed.contains(&holder.node) || holder.life < newest_life(&holder.node));
@@ -316,21 +327,25 @@ impl<T: Crdt> Shared<T> {
     }
 
     /// Where replicas are to be found, for those that are up; and the version of the replicas that this is from.
-    pub(super) fn addresses(&self) -> (u64, BTreeMap<ReplicaId, crate::rpc::Peer>) {
+    pub(super) fn addresses(&self) -> (ReplicasVersion, BTreeMap<ReplicaId, crate::rpc::Peer>) {
         let state = self.lock();
         let view = self.members.snapshot();
+        let mut lives: BTreeMap<NodeId, Vec<ReplicaId>> = BTreeMap::new();
+        for (id, holder) in holders(&state.engine) {
+            lives.entry(holder.node).or_default().push(id);
+        }
         let mut addresses = BTreeMap::new();
         for member in view.up().filter(|member| member.id != self.node) {
             let peer = crate::rpc::Peer { node: member.id.clone(), addr: member.addr };
-            let lives = holders(&state.engine).filter(|(_, holder)| holder.node == member.id).map(|(id, _)| id);
             let first = Holder { node: member.id.clone(), life: 0 }.replica(&self.name);
+            let lives = lives.get(&member.id).into_iter().flatten().copied();
             addresses.extend(lives.chain([first]).map(|id| (id, peer.clone())));
         }
-        (state.engine.replicas_version(), addresses)
+        (state.replicas_version(), addresses)
     }
 
-    pub(super) fn replicas_version(&self) -> u64 {
-        self.lock().engine.replicas_version()
+    pub(super) fn replicas_version(&self) -> ReplicasVersion {
+        self.lock().replicas_version()
     }
 
     /// Lets the replica do what is due, and takes what it asks for. Returns when it wants to be asked again.

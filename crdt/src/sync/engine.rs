@@ -207,6 +207,7 @@ impl<T: Crdt> AntiEntropy<T> {
                 self.end_round(now);
             }
         }
+        // What only they lacked is not kept for them: they are met when they are back.
         self.up = up;
         self.plant(now);
         self.trim_log();
@@ -223,7 +224,7 @@ impl<T: Crdt> AntiEntropy<T> {
     /// An operator says that these replicas are gone for good, although nothing shows that. Whoever hears of this takes no
     /// more from them; one that comes back all the same is told so (see [`AntiEntropy::take_export`]).
     pub fn handle_forgotten(&mut self, now: Duration, replicas: BTreeSet<ReplicaId>) {
-        if self.roster.forget(replicas) {
+        if self.roster.forget(replicas, self.replica.context()) {
             let up = self.up.clone();
             self.handle_up(now, up);
             self.retire(now);
@@ -260,7 +261,7 @@ impl<T: Crdt> AntiEntropy<T> {
         let (from, request) = Request::<T::Delta>::decode(bytes)?;
         self.stats.received_bytes += bytes.len() as u64;
         if self.roster.is_departed(from) {
-            return Ok(Answer::Gone { context: self.replica.context().clone() }.encode());
+            return Ok(Answer::Gone { context: self.roster.fenced(self.replica.context()) }.encode());
         }
         if self.gone.is_some() {
             return Ok(Answer::Busy.encode());
@@ -381,6 +382,14 @@ impl<T: Crdt> AntiEntropy<T> {
 
     /// Joins what came from elsewhere. What `origin` has changed is passed on.
     pub(super) fn merge(&mut self, now: Duration, delta: T::Delta, origin: Option<ReplicaId>) -> bool {
+        if !self.roster.is_open() {
+            for (actor, _) in delta.context().iter() {
+                if let Some(dots) = self.roster.take_back(actor) {
+                    self.bury(now, dots);
+                    self.be_eager(now);
+                }
+            }
+        }
         let mut moves = Vec::new();
         let changed = self.replica.merge_with(delta, &mut |key, dot, fate| moves.push((key.clone(), dot, fate)));
         self.note(now, moves, origin);
@@ -477,6 +486,13 @@ impl<T: Crdt> AntiEntropy<T> {
                 Step::Kill(dots) => self.bury(now, dots),
                 Step::Forget(actor) => {
                     self.replica.forget(actor);
+                    // Nor may anything that was prepared before bring it back elsewhere.
+                    self.log.forget(actor);
+                    self.draft = None;
+                    self.transfers.retain(|_, transfer| {
+                        transfer.forget(actor);
+                        !transfer.is_done()
+                    });
                     self.stats.retired += 1;
                 }
             }

@@ -97,6 +97,21 @@ impl<K> Log<K> {
         self.open.retain(|_, open| *open > number);
     }
 
+    /// Drops all that was noted of an actor's dots: it is not spoken of any more.
+    pub(super) fn forget(&mut self, actor: ReplicaId) {
+        let dots = Dot { replica: actor, counter: 0 }..=Dot { replica: actor, counter: u64::MAX };
+        let numbers: Vec<(Dot, u64)> = self.at.range(dots).map(|(dot, number)| (*dot, *number)).collect();
+        for (dot, number) in numbers {
+            self.at.remove(&dot);
+            self.entries.remove(&number);
+        }
+        self.void.retain(|_, (_, dots)| {
+            dots.remove_replica(actor);
+            !dots.is_empty()
+        });
+        self.open.retain(|_, open| self.void.contains_key(open));
+    }
+
     /// The number of the entry that `keep` entries follow, if there are that many.
     pub(super) fn back(&self, keep: usize) -> Option<u64> {
         self.entries.keys().rev().nth(keep).copied()
@@ -141,5 +156,22 @@ mod tests {
         assert_eq!(log.void_after(cursor).count(), 0);
         log.cut(log.last());
         assert_eq!(log.len(), 0);
+    }
+
+    #[test]
+    fn what_was_noted_of_a_forgotten_actor_is_dropped() {
+        let mut log = Log::new();
+        let other = |counter| Dot { replica: ReplicaId(2), counter };
+        log.note(1, dot(1), Fate::Came, A);
+        log.note(2, other(1), Fate::Came, A);
+        for dot in [dot(2), other(2)] {
+            log.note(3, dot, Fate::Came, A);
+            log.note(3, dot, Fate::Went, A);
+        }
+        log.forget(ReplicaId(2));
+        assert_eq!(log.after(0).map(|(_, item)| item.dot).collect::<Vec<_>>(), [dot(1)]);
+        assert_eq!(log.void_after(0).map(|(_, _, dots)| dots.clone()).collect::<Vec<_>>(), [dot(2).into()]);
+        log.forget(A);
+        assert_eq!((log.len(), log.open.len()), (0, 0));
     }
 }

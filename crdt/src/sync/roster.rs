@@ -16,6 +16,10 @@
 //! One that is not heard of in a row of somebody who had been clean has been forgotten there: nobody is retired who has
 //! not seen all clean, and whoever is new learns the rows together with the state.
 //!
+//! One that an operator has forgotten may run all the same, hold dots that have been removed since, and give them to a
+//! newcomer that has not heard of the forgetting yet. So what is retired of the actors that it can have heard of is
+//! kept as a *fence*: should a dot of such an actor arrive, the actor is taken back as retired, and its dots are dead.
+//!
 //! [`SyncConfig::retire_grace`]: super::SyncConfig::retire_grace
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +70,11 @@ pub(super) struct Roster {
     done: BTreeMap<ReplicaId, Duration>,
     /// What was taken for dead because others had retired an actor.
     killed: BTreeMap<ReplicaId, VersionVector>,
+    /// The actors of which somebody who was forgotten by an operator can hold dots.
+    exposed: BTreeSet<ReplicaId>,
+    /// The dots of those of them that have left the context. At most one entry for each actor that was known when an
+    /// operator forgot somebody.
+    fence: BTreeMap<ReplicaId, VersionVector>,
 }
 
 /// What follows for the state.
@@ -88,6 +97,8 @@ impl Roster {
             changes: 0,
             done: BTreeMap::new(),
             killed: BTreeMap::new(),
+            exposed: BTreeSet::new(),
+            fence: BTreeMap::new(),
         }
     }
 
@@ -108,11 +119,37 @@ impl Roster {
         self.departed.contains(&replica) || self.forgotten.contains(&replica)
     }
 
-    /// An operator says that these will not be back. Returns whether that is new.
-    pub(super) fn forget(&mut self, replicas: impl IntoIterator<Item = ReplicaId>) -> bool {
+    /// An operator says that these will not be back, while this has been heard of. Returns whether that is new.
+    pub(super) fn forget(&mut self, replicas: impl IntoIterator<Item = ReplicaId>, heard: &VersionVector) -> bool {
         let before = self.forgotten.len();
         self.forgotten.extend(replicas.into_iter().filter(|replica| *replica != self.own));
-        self.forgotten.len() != before
+        let is_new = self.forgotten.len() != before;
+        if is_new {
+            self.exposed.extend(heard.iter().map(|(actor, _)| actor));
+        }
+        is_new
+    }
+
+    /// A context together with what is fenced off.
+    pub(super) fn fenced(&self, context: &VersionVector) -> VersionVector {
+        let mut context = context.clone();
+        for dots in self.fence.values() {
+            context.merge(dots);
+        }
+        context
+    }
+
+    /// Something of an actor has come that may have been forgotten: takes it back as retired, and returns its dots.
+    pub(super) fn take_back(&mut self, actor: ReplicaId) -> Option<VersionVector> {
+        let dots = self.fence.remove(&actor)?;
+        let ack = Ack { dots: dots.clone(), retired: true };
+        self.change(|row| drop(row.acks.insert(actor, ack)));
+        Some(dots)
+    }
+
+    /// Whether nothing is fenced off.
+    pub(super) fn is_open(&self) -> bool {
+        self.fence.is_empty()
     }
 
     pub(super) fn forgotten(&self) -> &BTreeSet<ReplicaId> {
@@ -264,7 +301,11 @@ impl Roster {
             self.killed.remove(&actor);
             self.rows.remove(&actor);
             self.changes += 1;
+            let ack = self.own_row().acks.get(&actor).cloned();
             self.change(|row| drop(row.acks.remove(&actor)));
+            if let Some(ack) = ack.filter(|ack| self.exposed.contains(&actor) && !ack.dots.is_empty()) {
+                self.fence.insert(actor, ack.dots);
+            }
             steps.push(Step::Forget(actor));
         }
     }

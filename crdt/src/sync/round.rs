@@ -24,6 +24,10 @@ pub(super) const EAGER_ROUNDS: u32 = 10;
 /// The fewest coded symbols to begin with: enough for one or two differences, which are the most frequent ones.
 const FIRST_SYMBOLS: usize = 4;
 
+/// The most coded symbols of one sketch, 100 MB: they tell 2,400,000 differences. More are asked for only by one who is
+/// told nonsense.
+const MOST_SYMBOLS: u64 = 1 << 22;
+
 #[derive(Debug)]
 pub(super) struct Round {
     pub(super) peer: ReplicaId,
@@ -152,7 +156,7 @@ impl<T: Crdt> AntiEntropy<T> {
 
     pub(super) fn take_news(&mut self, now: Duration, news: News) {
         // Not `||`: both are to be taken.
-        if self.roster.merge(news.rows) | self.roster.forget(news.forgotten) {
+        if self.roster.merge(news.rows) | self.roster.forget(news.forgotten, self.replica.context()) {
             let up = self.up.clone();
             self.handle_up(now, up);
             self.retire(now);
@@ -358,7 +362,8 @@ impl<T: Crdt> AntiEntropy<T> {
             // All that either holds was heard of here, or was when the contexts were compared.
             let most = self.live_count().saturating_add(self.replica.context().dot_count());
             let had = state.symbols.len();
-            if had as u64 > most.saturating_mul(2).saturating_add(FIRST_SYMBOLS as u64) {
+            let limit = most.saturating_mul(2).min(MOST_SYMBOLS) + FIRST_SYMBOLS as u64;
+            if had as u64 > limit {
                 // More than enough: two hashes have collided, or the answers make no sense.
                 return self.end_round(now);
             }
@@ -384,5 +389,37 @@ impl<T: Crdt> AntiEntropy<T> {
         let context = self.replica.context().clone();
         let id = self.ask(peer, &Request::Resolve { salt: state.salt, hashes: difference.there, context });
         self.set_stage(Stage::Resolving(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AwSet;
+    use crate::sync::SyncConfig;
+
+    #[test]
+    fn symbols_that_claim_endless_dots_end_the_round() {
+        let now = Duration::from_secs(1);
+        let (own, peer) = (ReplicaId(1), ReplicaId(2));
+        let mut sync = AntiEntropy::<AwSet<u8>>::new(own, Vec::new(), 1, SyncConfig::default());
+        sync.update(now, |set, w| set.add(w, 1)).expect("it has counters left");
+        sync.handle_up(now, BTreeSet::from([peer]));
+        sync.handle_timeout(now);
+        let probe = sync.poll_request(now).expect("a round begins");
+        let ours = sync.summary();
+        let summary = Summary { live: ours.live.wrapping_add(1), count: u64::MAX, ..ours };
+        let differs = Answer::Differs { summary, context: None, news: News::default() };
+        sync.handle_answer(now, probe.id, Some(&differs.encode()));
+        let nonsense = Symbol { sum: 5, check: 7, count: i64::MAX };
+        for _ in 0..3 {
+            let request = sync.poll_request(now).expect("symbols are asked for");
+            let answer = Answer::Symbols { live: 3, context: VersionVector::new(), symbols: vec![nonsense; 8] };
+            sync.handle_answer(now, request.id, Some(&answer.encode()));
+        }
+        let request = sync.poll_request(now).expect("symbols are asked for");
+        let answer = Answer::Symbols { live: 3, context: VersionVector::new(), symbols: Vec::new() };
+        sync.handle_answer(now, request.id, Some(&answer.encode()));
+        assert!(sync.round.is_none());
     }
 }

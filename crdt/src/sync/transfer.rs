@@ -10,7 +10,7 @@ use std::ops::Bound;
 
 use crate::mutation::{Mutation, mutated};
 use crate::store::{Crdt, Delta};
-use crate::{Dot, Replica, VersionVector};
+use crate::{Dot, Replica, ReplicaId, VersionVector};
 
 /// How many keys are looked at in one go: some hundreds of microseconds.
 const SLICE: usize = 4096;
@@ -41,6 +41,12 @@ impl<K: Ord + Clone> Transfer<K> {
 
     pub(super) fn is_sent(&self) -> bool {
         self.claim.is_empty()
+    }
+
+    /// Claims nothing more of an actor, no dot of which is live.
+    pub(super) fn forget(&mut self, actor: ReplicaId) {
+        self.claim.remove_replica(actor);
+        self.found.retain(|(dot, _)| dot.replica != actor);
     }
 
     /// Looks through some keys. Returns whether the search is done.

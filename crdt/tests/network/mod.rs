@@ -129,8 +129,13 @@ impl<T: Crdt> World<T> {
 
     /// Each hears of those that it can reach, and of those that are gone for good.
     pub(crate) fn tell_who_is_up(&mut self) {
+        self.tell(&self.ids());
+    }
+
+    /// These hear of those that they can reach, and of those that are gone for good.
+    fn tell(&mut self, listeners: &[ReplicaId]) {
         let ids = self.ids();
-        for id in &ids {
+        for id in listeners {
             let up = ids.iter().copied().filter(|other| !self.cut.contains(&(*id, *other))).collect();
             let replica = self.replicas.get_mut(id).expect("it is there");
             let known: BTreeSet<ReplicaId> = replica.replicas().map(|(id, _)| id).collect();
@@ -283,6 +288,27 @@ impl<T: Crdt> World<T> {
         false
     }
 
+    /// Those that were told that they had been forgotten begin anew.
+    fn replace_forgotten(&mut self) {
+        for id in self.ids() {
+            if self.replicas.get_mut(&id).expect("it is there").take_export().is_some() {
+                self.replicas.remove(&id);
+                self.departed.insert(id);
+                self.start();
+            }
+        }
+    }
+
+    /// Two groups that do not reach each other, or one again.
+    fn split(&mut self, groups: u64, whole: bool) {
+        let ids = self.ids();
+        for (a, first) in ids.iter().enumerate() {
+            for (b, second) in ids.iter().enumerate().skip(a + 1) {
+                self.set_cut(*first, *second, !whole && (groups >> a & 1) != (groups >> b & 1));
+            }
+        }
+    }
+
     fn picture(&self) -> String {
         let of = |(id, sync): (&ReplicaId, &AntiEntropy<T>)| {
             let replica = sync.replica();
@@ -375,6 +401,67 @@ pub(crate) fn history<T: Written>(seed: u64) -> World<T> {
     }
     world.heal();
     assert!(world.settle(Duration::from_secs(120)), "replicas do not become equal: {}", world.picture());
+    world.check();
+    world
+}
+
+/// A longer history: splits into groups, views that differ, an operator who forgets replicas that run, and time enough
+/// for actors to be retired. A newcomer reaches everyone at first: one that only a replica knows that then crashes
+/// blocks nobody's retirement.
+pub(crate) fn long_history<T: Written>(seed: u64) -> World<T> {
+    let mut random = Random::new(seed ^ 0x1_0c0d);
+    let config = SyncConfig { retire_grace: Duration::from_millis(2_500), ..config(&mut random) };
+    let mut world = World::<T>::new(seed, 2 + random.below(5), config);
+    world.weather = Weather {
+        lost: [0, 10, 30][random.below(3) as usize],
+        doubled: [0, 20][random.below(2) as usize],
+        delay_ms: [1, 20, 300][random.below(3) as usize],
+    };
+    let longest = [400, 2_000, 12_000][random.below(3) as usize];
+    let most = 4 + random.below(5) as usize;
+    // Two that forget each other never speak again.
+    let mut forgetter = None;
+    for _ in 0..10 + random.below(90) {
+        let ids = world.ids();
+        let at = ids[random.below(ids.len() as u64) as usize];
+        let other = ids[random.below(ids.len() as u64) as usize];
+        match random.below(100) {
+            0..55 => {
+                for _ in 0..=random.below(3) {
+                    let number = random.next();
+                    world.write_with(at, |state, w| state.write(w, number));
+                }
+            }
+            55..60 => world.set_cut(at, other, random.chance(60)),
+            60..64 => world.split(random.next(), random.chance(50)),
+            64..72 => world.tell(&[at]),
+            72..76 => world.tell_who_is_up(),
+            76..80 if ids.len() > 1 => world.crash(at),
+            80..83 if ids.len() < most => {
+                let lost = std::mem::take(&mut world.weather.lost);
+                world.cut.clear();
+                world.start();
+                world.run(Duration::from_secs(6));
+                world.weather.lost = lost;
+            }
+            83..85 if ids.len() > 2 && at != other && *forgetter.get_or_insert(at) == at => {
+                let now = world.now;
+                world.replicas.get_mut(&at).expect("it runs").handle_forgotten(now, BTreeSet::from([other]));
+                world.crashed.insert(other);
+            }
+            85..86 => world.weather.lost = [0, 10, 30, 60][random.below(4) as usize],
+            _ => world.run(Duration::from_millis(random.below(longest))),
+        }
+        world.replace_forgotten();
+    }
+    world.heal();
+    let end = world.now + Duration::from_secs(120);
+    while !world.are_equal() || world.now + Duration::from_secs(119) < end {
+        assert!(world.now < end, "replicas do not become equal: {}", world.picture());
+        world.run(Duration::from_millis(250));
+        world.replace_forgotten();
+        world.tell_who_is_up();
+    }
     world.check();
     world
 }

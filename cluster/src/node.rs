@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use polity_crdt::Crdt;
+use polity_crdt::sync::SyncConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -152,7 +153,15 @@ impl Node {
     /// # Errors
     /// [`DocumentError::Name`], [`DocumentError::OtherType`], [`DocumentError::Stopped`].
     pub fn document<T: Crdt>(&self, name: &str) -> Result<Document<T>, DocumentError> {
-        self.inner.documents.open(self, name)
+        self.document_with(name, SyncConfig::default())
+    }
+
+    /// As [`Node::document`], at another pace or within other limits. Those of the first call stand.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn document_with<T: Crdt>(&self, name: &str, config: SyncConfig) -> Result<Document<T>, DocumentError> {
+        self.inner.documents.open(self, name, config)
     }
 
     /// Says when the node has stopped, and why.

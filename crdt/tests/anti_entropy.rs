@@ -392,3 +392,30 @@ fn one_that_cannot_be_reached_any_more_is_not_waited_for() {
     world.tell_who_is_up();
     assert_eq!(lag(&world), (0, Duration::ZERO));
 }
+
+#[test]
+fn one_that_was_left_to_a_round_lacks_something_until_that_has_found_it_equal() {
+    let config = SyncConfig { log_entries: 4, ..SyncConfig::default() };
+    let mut world = World::<AwSet<u8>>::new(9, 2, config);
+    world.run(seconds(1));
+    let ids = world.ids();
+    world.set_cut(ids[0], ids[1], true);
+    for number in 0..200 {
+        world.write_with(ids[0], |set, w| set.add(w, number));
+        world.write_with(ids[0], |set, _| Ok(set.remove(&number)));
+        world.write_with(ids[0], |set, w| set.add(w, number % 3));
+        world.run(Duration::from_millis(3));
+    }
+    assert!(world.replicas[&ids[0]].stats().overruns > 0);
+    let lag = |world: &World<AwSet<u8>>| world.replicas[&ids[0]].lag(world.now);
+    assert!(lag(&world).1 > Duration::ZERO);
+    world.set_cut(ids[0], ids[1], false);
+    for _ in 0..600 {
+        world.run(Duration::from_millis(100));
+        if lag(&world) == (0, Duration::ZERO) {
+            break;
+        }
+    }
+    assert_eq!(lag(&world), (0, Duration::ZERO));
+    assert!(world.are_equal(), "nothing was said to be told before it was");
+}

@@ -132,8 +132,8 @@ fn golden_requests() {
         "01010001000000000000000409020008",
         // Probe. Hashes of the context and the live dots, the number of those, the hash of the rows.
         "010200f0debc9a78563412f0e8fa0ee9fe681e3d38f5159e4f0f170396d389e89d5c8842",
-        // Exchange. Context; nobody was forgotten; rows: replica, version, tag, no departed actors, no marks.
-        "010300010000000000000000000200010468657265000001f0debc9a78563412010574686572650000",
+        // Exchange. Context; versions of rows; nobody was forgotten; rows: replica, version, tag, no departed actors, no marks.
+        "0103000100000000000000000100010001000104686572650000",
         // Symbols. Salt, from the first, 4 of them.
         "0104000100000000000000e5afbeef3745089c0004",
         // Resolve. Salt, one hash, context.
@@ -149,13 +149,14 @@ fn golden_answers() {
     let golden = [
         // Done and Busy.
         "0100",
-        "0101", // Differs. The summary as in a probe; no context; nobody was forgotten; rows.
-        "0102000000000000000000000000000000000096d389e89d5c8842000002000100000000000000010468657265000001f0debc9a78563412010574686572650000",
+        "0101", // Differs. The summary as in a probe; no context; two versions of rows; nobody was forgotten; no rows.
+        "0102000000000000000000000000000000000096d389e89d5c884200020001000000000000000101f0debc9a78563412010000",
         // Symbols. The sum of the hashes of the live dots, context, 4 symbols: sum, check, number of dots.
         "0103a83e68ac522be9d301000100000000000000010003045caf604bac10349b034161a4081d8f4591ebd91dbd747ff4b1061a4869c6d08681b825dae70d0400000000000000000000000000", // Gone. Context.
-        "010401000100000000000000010003",
+        "010401000100000000000000010003", // News. No versions; nobody was forgotten; a row.
+        "010500000100f0debc9a78563412010574686572650000",
     ];
-    assert_eq!(longest(&answers, 5), golden);
+    assert_eq!(longest(&answers, 6), golden);
 }
 
 /// Reads bytes as everything.
@@ -229,7 +230,7 @@ fn each_fault_is_named() {
     let again = [&[1 << 2, 7, 2, 1][..], &[9, 0, 0, 0, 0, 0, 0, 0], &[2]].concat();
     assert_eq!(decode(&with_sender(1, &again)), Err(DecodeError::KnownReplica));
     assert_eq!(decode(&with_sender(4, &[[0; 8].as_slice(), &[0, 0]].concat())), Err(DecodeError::Limit));
-    assert_eq!(decode_answer(&[1, 5]), Err(DecodeError::Tag));
+    assert_eq!(decode_answer(&[1, 6]), Err(DecodeError::Tag));
     assert_eq!(decode_answer(&[1, 1, 0]), Err(DecodeError::Trailing(1)));
 }
 
@@ -341,5 +342,5 @@ fn probe_of_nothing() -> Vec<u8> {
 fn other_live_dots(differs: &[u8]) -> Vec<u8> {
     let (context, rows) = (&differs[2..10], &differs[19..27]);
     let count = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
-    [&[1, 2][..], context, &[0xee; 8], &count, rows, &[0, 0, 0]].concat()
+    [&[1, 2][..], context, &[0xee; 8], &count, rows, &[0, 0, 0, 0]].concat()
 }

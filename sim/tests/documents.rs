@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use polity::crdt::AwSet;
+use polity::crdt::sync::SyncConfig;
 use polity::{Document, NodeId};
 use polity_sim::history::Host;
 use polity_sim::process::Process;
@@ -52,7 +53,9 @@ fn carry_out(document: &Document<AwSet<u64>>, order: Order, board: &Shared) -> a
 
 async fn program(mut process: Process, board: Shared) -> anyhow::Result<()> {
     let (node, host) = (process.start(process.builder()).await?, process.host());
-    let document = node.document::<AwSet<u64>>("numbers")?;
+    // Ten minutes suffice for the messages of this network, which does not hold newcomers back for a day.
+    let config = SyncConfig { retire_grace: Duration::from_secs(600), ..SyncConfig::default() };
+    let document = node.document_with::<AwSet<u64>>("numbers", config)?;
     board.lock().expect("no test panicked").boots.insert(host, node.id().clone());
     let mut exported = Vec::new();
     loop {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use polity_crdt::Crdt;
+use polity_crdt::sync::SyncConfig;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
@@ -74,7 +75,12 @@ impl Documents {
     }
 
     /// The node's document of this name, opened if it is not.
-    pub(crate) fn open<T: Crdt>(&self, node: &Node, name: &str) -> Result<Document<T>, DocumentError> {
+    pub(crate) fn open<T: Crdt>(
+        &self,
+        node: &Node,
+        name: &str,
+        config: SyncConfig,
+    ) -> Result<Document<T>, DocumentError> {
         if name.is_empty() || name.len() > MAX_DOCUMENT_NAME_BYTES {
             return Err(DocumentError::Name(name.len()));
         }
@@ -86,7 +92,7 @@ impl Documents {
         if node.rpc().is_stopped() {
             return Err(DocumentError::Stopped);
         }
-        let shared = Arc::new(Shared::<T>::new(node, name));
+        let shared = Arc::new(Shared::<T>::new(node, name, config));
         let driver = node.spawn_internal(Driver::new(shared.clone(), node).run());
         open.insert(name.to_owned(), Open { served: shared.clone(), driver });
         Ok(Document { shared })

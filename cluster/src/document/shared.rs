@@ -26,6 +26,7 @@ pub(super) struct Shared<T: Crdt> {
     name: String,
     node: NodeId,
     env: Env,
+    config: SyncConfig,
     rpc: Rpc,
     members: Members,
     started: Instant,
@@ -76,16 +77,17 @@ pub(super) struct Errand {
 }
 
 impl<T: Crdt> Shared<T> {
-    pub(super) fn new(node: &Node, name: &str) -> Self {
+    pub(super) fn new(node: &Node, name: &str, config: SyncConfig) -> Self {
         let shared = Self {
             name: name.to_owned(),
             node: node.id().clone(),
             env: node.env().clone(),
+            config: config.clone(),
             rpc: node.rpc().clone(),
             members: node.members().clone(),
             started: Instant::now(),
             state: Mutex::new(State {
-                engine: engine(node.id(), name, 0),
+                engine: engine(node.id(), name, 0, &config),
                 life: 0,
                 engine_number: 0,
                 watchers: BTreeMap::new(),
@@ -259,7 +261,7 @@ impl<T: Crdt> Shared<T> {
             tracing::warn!(document = %self.name, "this replica had been forgotten by the others: it begins anew");
             state.life += 1;
             state.engine_number += 1;
-            let mut engine = engine(&self.node, &self.name, state.life);
+            let mut engine = engine(&self.node, &self.name, state.life, &self.config);
             if !state.watchers.is_empty() {
                 engine.watch();
             }
@@ -377,11 +379,11 @@ impl<T: Crdt> Shared<T> {
     }
 }
 
-fn engine<T: Crdt>(node: &NodeId, name: &str, life: u32) -> AntiEntropy<T> {
+fn engine<T: Crdt>(node: &NodeId, name: &str, life: u32, config: &SyncConfig) -> AntiEntropy<T> {
     let holder = Holder { node: node.clone(), life };
     // All randomness of a node follows from its seed, and its boot does.
     let seed = (node.boot.nonce >> 64) as u64 ^ node.boot.nonce as u64;
-    AntiEntropy::new(holder.replica(name), holder.tag(), seed, SyncConfig::default())
+    AntiEntropy::new(holder.replica(name), holder.tag(), seed, config.clone())
 }
 
 /// The replicas that are known, with who holds them.

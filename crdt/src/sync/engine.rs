@@ -249,6 +249,7 @@ impl<T: Crdt> AntiEntropy<T> {
                 not_before: now,
                 failures: 0,
                 behind_since: None,
+                overrun: false,
             });
         }
     }
@@ -285,8 +286,8 @@ impl<T: Crdt> AntiEntropy<T> {
             Request::Probe(_) if self.goes_on(now, from) => Answer::Busy,
             Request::Probe(theirs) => self.compare(&theirs),
             Request::Exchange { context, news } => {
-                self.take_news(now, news);
-                if self.offer(from, &context) { Answer::Done } else { Answer::Busy }
+                let news = self.answer_news(now, news);
+                if self.offer(from, &context) { news.unwrap_or(Answer::Done) } else { Answer::Busy }
             }
             Request::Symbols { salt, from: at, count } => Answer::Symbols {
                 live: self.live_sum,
@@ -439,11 +440,11 @@ impl<T: Crdt> AntiEntropy<T> {
         for (key, dot, fate) in moves {
             self.log.note(key, dot, fate, origin);
         }
-        self.bound_log();
+        self.bound_log(now);
     }
 
     /// Leaves peers to rounds that hold up more of the log than it may have.
-    fn bound_log(&mut self) {
+    fn bound_log(&mut self, now: Duration) {
         let limit = self.config.log_entries + self.live.values().sum::<u64>() as usize;
         if self.log.len() <= limit + limit / 4 {
             return;
@@ -452,9 +453,12 @@ impl<T: Crdt> AntiEntropy<T> {
         self.stats.overruns += 1;
         for (id, progress) in &mut self.progress {
             let floor = progress.in_flight.values().copied().chain([progress.cursor]).min().unwrap_or(0);
-            if self.pending.contains(id) && floor < cut {
+            let is_told = self.pending.contains(id) || !progress.in_flight.is_empty();
+            if is_told && floor < cut {
                 progress.cursor = progress.cursor.max(cut);
+                progress.overrun = true;
                 self.to_meet.insert(*id);
+                self.next_round = self.next_round.min(now);
             }
         }
         self.log.cut(cut);

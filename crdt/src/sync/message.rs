@@ -2,7 +2,7 @@
 //!
 //! Requests and answers begin with the format and a tag; a request then names its sender. See `docs/WIRE.md`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::roster::{Ack, MAX_TAG_BYTES, Row, Rows};
 use super::sketch::Symbol;
@@ -30,6 +30,9 @@ pub(super) struct Summary {
 /// Who holds replicas, as far as two of them see that differently; empty otherwise.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct News {
+    /// Which versions of the rows the sender has.
+    pub(super) versions: BTreeMap<ReplicaId, u64>,
+    /// Those that the receiver is known to lack, as many as a message should have.
     pub(super) rows: Rows,
     pub(super) forgotten: BTreeSet<ReplicaId>,
 }
@@ -61,6 +64,8 @@ pub(super) enum Answer {
         context: Option<VersionVector>,
         news: News,
     },
+    /// To an exchange: done, and these rows are newer than yours.
+    News(News),
     /// To symbols, taken at one moment together with what they are symbols of.
     Symbols {
         live: u64,
@@ -95,7 +100,12 @@ fn decode_option(from: &mut Decoder<'_>) -> Result<Option<VersionVector>, Decode
     Ok(if flag(from)? { Some(from.dots()?) } else { None })
 }
 
-fn encode_news(to: &mut Encoder, News { rows, forgotten }: &News) {
+fn encode_news(to: &mut Encoder, News { versions, rows, forgotten }: &News) {
+    to.number(versions.len() as u64);
+    for (replica, version) in versions {
+        to.replica(*replica);
+        to.number(*version);
+    }
     to.number(forgotten.len() as u64);
     forgotten.iter().for_each(|replica| to.replica(*replica));
     to.number(rows.len() as u64);
@@ -123,6 +133,14 @@ fn flag(from: &mut Decoder<'_>) -> Result<bool, DecodeError> {
 }
 
 fn decode_news(from: &mut Decoder<'_>) -> Result<News, DecodeError> {
+    let mut versions = BTreeMap::new();
+    for _ in 0..from.length()? {
+        let (replica, version) = (from.replica()?, from.number()?);
+        if versions.last_key_value().is_some_and(|(last, _)| *last >= replica) {
+            return Err(DecodeError::Order);
+        }
+        versions.insert(replica, version);
+    }
     let mut forgotten = BTreeSet::new();
     for _ in 0..from.length()? {
         let replica = from.replica()?;
@@ -153,7 +171,7 @@ fn decode_news(from: &mut Decoder<'_>) -> Result<News, DecodeError> {
         }
         rows.insert(replica, row);
     }
-    Ok(News { rows, forgotten })
+    Ok(News { versions, rows, forgotten })
 }
 
 impl<D: Delta> Request<D> {
@@ -250,6 +268,10 @@ impl Answer {
                 to.byte(4);
                 to.dots(context);
             }
+            Self::News(news) => {
+                to.byte(5);
+                encode_news(&mut to, news);
+            }
         }
         to.finish()
     }
@@ -273,6 +295,7 @@ impl Answer {
                 Self::Symbols { live, context, symbols }
             }
             4 => Self::Gone { context: from.dots()? },
+            5 => Self::News(decode_news(&mut from)?),
             _ => return Err(DecodeError::Tag),
         };
         from.finish()?;

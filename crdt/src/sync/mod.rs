@@ -71,8 +71,9 @@ pub struct SyncConfig {
     pub patience: Duration,
     /// How many changes the log holds beyond the live dots before peers that are behind are left to rounds.
     pub log_entries: usize,
-    /// How long a retired actor's dots are remembered after everybody has retired it: longer than any message can be
-    /// under way, a pause of its receiver included.
+    /// How long a retired actor's dots are remembered after everybody has retired it, at 24 bytes: longer than any message
+    /// can be under way, a pause of its receiver included (some minutes), and longer than a newcomer can be cut off whom only
+    /// replicas know that have departed since (a day, by default).
     pub retire_grace: Duration,
 }
 
@@ -87,7 +88,7 @@ impl Default for SyncConfig {
             round_interval: Duration::from_secs(5),
             patience: Duration::from_secs(5),
             log_entries: 4096,
-            retire_grace: Duration::from_secs(600),
+            retire_grace: Duration::from_secs(24 * 3600),
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Progress {
     pub(super) failures: u32,
     /// Since when it has lacked something.
     pub(super) behind_since: Option<Duration>,
+    /// Whether it was left to a round, and none has found it equal since.
+    pub(super) overrun: bool,
 }
 
 /// The bytes of the last push: the same ones go to all children.
@@ -154,7 +156,7 @@ impl<T: Crdt> AntiEntropy<T> {
     /// Drops what nobody needs any more.
     pub(super) fn trim_log(&mut self) {
         for (id, progress) in &mut self.progress {
-            if progress.in_flight.is_empty() && !self.pending.contains(id) {
+            if progress.in_flight.is_empty() && !self.pending.contains(id) && !progress.overrun {
                 progress.behind_since = None;
             }
         }

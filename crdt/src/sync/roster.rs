@@ -32,6 +32,9 @@ use crate::{ReplicaId, VersionVector};
 /// The longest tag of a replica.
 pub(super) const MAX_TAG_BYTES: usize = 256;
 
+/// How many bytes of rows go into one message, about: a sixteenth of the largest frame of a cluster.
+const MAX_ROW_BYTES: usize = 256 << 10;
+
 /// What a replica says about a departed actor.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Ack {
@@ -51,6 +54,15 @@ pub(super) struct Row {
     pub(super) acks: BTreeMap<ReplicaId, Ack>,
     /// All that it has heard of, if the type leaves marks that are dropped when everyone has.
     pub(super) seen: Option<VersionVector>,
+}
+
+impl Row {
+    /// About how many bytes it takes in a message.
+    fn bytes(&self) -> usize {
+        let dots = |dots: &VersionVector| 12 * dots.interval_count();
+        let acks: usize = self.acks.values().map(|ack| 12 + dots(&ack.dots)).sum();
+        24 + self.tag.len() + acks + self.seen.as_ref().map_or(0, dots)
+    }
 }
 
 pub(super) type Rows = BTreeMap<ReplicaId, Row>;
@@ -194,16 +206,29 @@ impl Roster {
     }
 
     /// The rows that others should know.
-    pub(super) fn spoken_rows(&self) -> Rows {
-        self.rows
-            .iter()
-            .filter(|(replica, _)| !self.is_retired(**replica))
-            .map(|(id, row)| (*id, row.clone()))
-            .collect()
+    fn spoken_rows(&self) -> impl Iterator<Item = (&ReplicaId, &Row)> {
+        self.rows.iter().filter(|(replica, _)| !self.is_retired(**replica))
+    }
+
+    /// The versions of those rows.
+    pub(super) fn versions(&self) -> BTreeMap<ReplicaId, u64> {
+        self.spoken_rows().map(|(replica, row)| (*replica, row.version)).collect()
+    }
+
+    /// Those of them that are newer than these versions, up to some size. Whoever has taken these is sent others next.
+    pub(super) fn newer(&self, versions: &BTreeMap<ReplicaId, u64>) -> Rows {
+        let mut bytes = 0;
+        let newer = self.spoken_rows().filter(|(replica, row)| versions.get(replica).is_none_or(|v| *v < row.version));
+        let some = newer.take_while(|(_, row)| {
+            let fits = bytes < MAX_ROW_BYTES;
+            bytes += row.bytes();
+            fits
+        });
+        some.map(|(replica, row)| (*replica, row.clone())).collect()
     }
 
     pub(super) fn hash(&self) -> u64 {
-        let rows = self.rows.iter().filter(|(replica, _)| !self.is_retired(**replica));
+        let rows = self.spoken_rows();
         let forgotten = self.forgotten.iter().map(|replica| mix(!replica.0));
         let rows = rows.map(|(replica, row)| mix(replica.0 ^ mix(row.version)));
         rows.chain(forgotten).fold(0, u64::wrapping_add)

@@ -13,6 +13,11 @@
 //! 3. **Forgotten**: all are retired, and no message from before can be under way ([`SyncConfig::retire_grace`]). The actor
 //!    leaves the context and its row is dropped.
 //!
+//! This rests on every live replica being known to one that has not departed. For those that are not, the actor stays in the
+//! context, retired, for [`SyncConfig::retire_grace`]: they learn in time that its dots are dead. One that an operator has
+//! forgotten and that runs on may come at any time; the actors known at that moment are fenced off for good, outside of the
+//! context.
+//!
 //! One that is not heard of in a row of somebody who had been clean has been forgotten there: nobody is retired who has
 //! not seen all clean, and whoever is new learns the rows together with the state.
 //!

@@ -285,9 +285,13 @@ impl<T: Crdt> AntiEntropy<T> {
             }
             Request::Probe(_) if self.goes_on(now, from) => Answer::Busy,
             Request::Probe(theirs) => self.compare(&theirs),
-            Request::Exchange { context, news } => {
-                let news = self.answer_news(now, news);
-                if self.offer(from, &context) { news.unwrap_or(Answer::Done) } else { Answer::Busy }
+            Request::Meet(news) => self.meet(now, news),
+            Request::Exchange { context } => {
+                if self.offer(from, &context) {
+                    Answer::Done
+                } else {
+                    Answer::Busy
+                }
             }
             Request::Symbols { salt, from: at, count } => Answer::Symbols {
                 live: self.live_sum,

@@ -46,7 +46,10 @@ pub(super) enum Request<D> {
     /// Do we hold the same?
     Probe(Summary),
     /// I hold this: send me what lies above, if you have more.
-    Exchange { context: VersionVector, news: News },
+    Exchange { context: VersionVector },
+    /// We know different replicas: these are mine. Comes before an exchange, so that who is new knows of all others when
+    /// it hears of anything.
+    Meet(News),
     /// The coded symbols of your live dots.
     Symbols { salt: u64, from: u64, count: usize },
     /// You hold dots with these hashes, and I do not: those that I have heard of are dead.
@@ -64,7 +67,7 @@ pub(super) enum Answer {
         context: Option<VersionVector>,
         news: News,
     },
-    /// To an exchange: done, and these rows are newer than yours.
+    /// To a meeting.
     News(News),
     /// To symbols, taken at one moment together with what they are symbols of.
     Symbols {
@@ -184,6 +187,7 @@ impl<D: Delta> Request<D> {
             Self::Exchange { .. } => 3,
             Self::Symbols { .. } => 4,
             Self::Resolve { .. } => 5,
+            Self::Meet(_) => 6,
         });
         to.replica(from);
         match self {
@@ -193,10 +197,8 @@ impl<D: Delta> Request<D> {
             }
             Self::Chunk { delta } => delta.encode_part(&mut to),
             Self::Probe(summary) => encode_summary(&mut to, summary),
-            Self::Exchange { context, news } => {
-                to.dots(context);
-                encode_news(&mut to, news);
-            }
+            Self::Exchange { context } => to.dots(context),
+            Self::Meet(news) => encode_news(&mut to, news),
             Self::Symbols { salt, from, count } => {
                 to.fixed(*salt);
                 to.number(*from);
@@ -220,7 +222,8 @@ impl<D: Delta> Request<D> {
             0 => Self::Push { origin: from.replica()?, delta: D::decode_checked(&mut from)? },
             1 => Self::Chunk { delta: D::decode_checked(&mut from)? },
             2 => Self::Probe(decode_summary(&mut from)?),
-            3 => Self::Exchange { context: from.dots()?, news: decode_news(&mut from)? },
+            3 => Self::Exchange { context: from.dots()? },
+            6 => Self::Meet(decode_news(&mut from)?),
             4 => {
                 let (salt, at, count) = (from.fixed()?, from.number()?, from.number()?);
                 match usize::try_from(count) {

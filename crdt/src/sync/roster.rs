@@ -220,16 +220,28 @@ impl Roster {
         self.spoken_rows().map(|(replica, row)| (*replica, row.version)).collect()
     }
 
-    /// Those of them that are newer than these versions, up to some size. Whoever has taken these is sent others next.
+    /// Those of them that are newer than these versions, up to some size. Beyond that replicas that are not known at all are
+    /// named without what they say, as version 0: whoever hears what one replica says knows of all that it has to agree with.
     pub(super) fn newer(&self, versions: &BTreeMap<ReplicaId, u64>) -> Rows {
-        let mut bytes = 0;
-        let newer = self.spoken_rows().filter(|(replica, row)| versions.get(replica).is_none_or(|v| *v < row.version));
-        let some = newer.take_while(|(_, row)| {
-            let fits = bytes < MAX_ROW_BYTES;
-            bytes += row.bytes();
-            fits
-        });
-        some.map(|(replica, row)| (*replica, row.clone())).collect()
+        let (mut bytes, mut rows) = (0, Rows::new());
+        for (replica, row) in self.spoken_rows() {
+            let known = versions.get(replica);
+            if known.is_some_and(|version| *version >= row.version) {
+                continue;
+            }
+            if bytes < MAX_ROW_BYTES {
+                bytes += row.bytes();
+                rows.insert(*replica, row.clone());
+            } else if known.is_none() {
+                rows.insert(*replica, Row { tag: row.tag.clone(), ..Row::default() });
+            }
+        }
+        rows
+    }
+
+    /// Whether a row of these versions is newer than here.
+    pub(super) fn lacks(&self, versions: &BTreeMap<ReplicaId, u64>) -> bool {
+        versions.iter().any(|(replica, version)| self.rows.get(replica).is_none_or(|row| row.version < *version))
     }
 
     pub(super) fn hash(&self) -> u64 {

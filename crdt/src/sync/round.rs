@@ -4,12 +4,11 @@
 //! heard of all that the other had; probe again; symbols until the live dots that differ are known; their resolution. A
 //! round that stands still is given up, and another one is tried later.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::engine::{AntiEntropy, Purpose};
 use super::message::{Answer, MAX_SYMBOLS, News, Request, Summary};
-use super::roster::Rows;
 use super::sketch::{self, Sketch, Symbol};
 use super::transfer::Transfer;
 use super::{MAX_TRANSFERS, Outgoing, mix};
@@ -43,6 +42,8 @@ pub(super) struct Round {
 pub(super) enum Stage {
     /// A probe with this is under way.
     Probing(u64, Summary),
+    /// The rows that the other lacks are under way; then comes what a difference of this kind asks for.
+    Meeting(u64, Difference),
     /// Our context is under way.
     Offering(u64, VersionVector),
     /// What the other holds is on its way here, and what it lacks on its way there.
@@ -51,6 +52,18 @@ pub(super) enum Stage {
     Sketching(u64, Sketching),
     /// The hashes that the other must resolve are under way.
     Resolving(u64),
+}
+
+/// What a probe has found to differ.
+#[derive(Debug)]
+pub(super) struct Difference {
+    /// What the other was asked about, so that what has changed here meanwhile is not taken for a difference.
+    ours: Summary,
+    theirs: Summary,
+    /// The other's context, if it differs.
+    context: Option<VersionVector>,
+    /// How often rows were exchanged.
+    meetings: u32,
 }
 
 #[derive(Debug)]
@@ -77,6 +90,9 @@ impl Sketching {
 /// A round that must be begun anew more often is given up: replicas that are being written to all the time never stand
 /// still long enough, and then a push repairs what matters.
 pub(super) const MAX_RESTARTS: u32 = 4;
+
+/// A round that exchanges rows more often is given up: enough for 16 MiB of them.
+const MAX_MEETINGS: u32 = 64;
 
 /// A round that exchanges more often is given up.
 pub(super) const MAX_EXCHANGES: u32 = 3;
@@ -147,25 +163,24 @@ impl<T: Crdt> AntiEntropy<T> {
             return Answer::Done;
         }
         let context = (ours.context != theirs.context).then(|| self.roster.spoken(self.replica.context()));
-        let news = if ours.rows == theirs.rows { News::default() } else { self.news() };
+        let news = if ours.rows == theirs.rows { News::default() } else { self.news(None) };
         Answer::Differs { summary: ours, context, news }
     }
 
-    /// What this side has of the rows, and whom it knows to be forgotten.
-    fn news(&self) -> News {
-        let (versions, forgotten) = (self.roster.versions(), self.roster.forgotten().clone());
-        News { versions, rows: Rows::new(), forgotten }
+    /// What this side knows of the rows, and what a side with these versions lacks of them.
+    fn news(&self, versions: Option<&BTreeMap<ReplicaId, u64>>) -> News {
+        News {
+            versions: self.roster.versions(),
+            rows: versions.map(|versions| self.roster.newer(versions)).unwrap_or_default(),
+            forgotten: self.roster.forgotten().clone(),
+        }
     }
 
-    /// The answer to an exchange: what the other has, and what it lacks of the rows.
-    pub(super) fn answer_news(&mut self, now: Duration, news: News) -> Option<Answer> {
-        if news == News::default() {
-            return None;
-        }
+    /// The answer to a meeting.
+    pub(super) fn meet(&mut self, now: Duration, news: News) -> Answer {
         let versions = news.versions.clone();
         self.take_news(now, news);
-        let rows = self.roster.newer(&versions);
-        (!rows.is_empty()).then(|| Answer::News(News { rows, ..News::default() }))
+        Answer::News(self.news(Some(&versions)))
     }
 
     pub(super) fn take_news(&mut self, now: Duration, news: News) {
@@ -246,6 +261,7 @@ impl<T: Crdt> AntiEntropy<T> {
         let is_current = match &round.stage {
             Stage::Probing(asked, _) | Stage::Offering(asked, _) | Stage::Resolving(asked) => *asked == id,
             Stage::Sketching(asked, _) => *asked == id,
+            Stage::Meeting(asked, _) => *asked == id,
             Stage::Transferring(_) => false,
         };
         if !is_current {
@@ -257,12 +273,15 @@ impl<T: Crdt> AntiEntropy<T> {
         let stage = std::mem::replace(&mut round.stage, Stage::Resolving(0));
         match (stage, answer) {
             (Stage::Probing(_, ours), Some(Answer::Differs { summary, context, news })) => {
-                self.differs(now, peer, (ours, summary), context, news);
-            }
-            (Stage::Offering(_, theirs), Some(answer @ (Answer::Done | Answer::News(_)))) => {
-                if let Answer::News(news) = answer {
-                    self.take_news(now, news);
+                let difference = Difference { ours, theirs: summary, context, meetings: 0 };
+                if ours.rows == summary.rows {
+                    self.differs(now, peer, difference)
+                } else {
+                    self.meet_with(now, peer, difference, news)
                 }
+            }
+            (Stage::Meeting(_, difference), Some(Answer::News(news))) => self.meet_with(now, peer, difference, news),
+            (Stage::Offering(_, theirs), Some(Answer::Done)) => {
                 self.set_stage(Stage::Transferring(theirs));
                 self.check_round();
             }
@@ -291,35 +310,37 @@ impl<T: Crdt> AntiEntropy<T> {
         }
     }
 
-    /// The other holds something else. `ours` is what it was asked about, so that what has changed here meanwhile is not
-    /// taken for a difference.
-    pub(super) fn differs(
-        &mut self,
-        now: Duration,
-        peer: ReplicaId,
-        (ours, theirs): (Summary, Summary),
-        context: Option<VersionVector>,
-        news: News,
-    ) {
+    /// The other knows other replicas: each is told of those that it lacks, and of nothing else before.
+    fn meet_with(&mut self, now: Duration, peer: ReplicaId, mut difference: Difference, news: News) {
         let versions = news.versions.clone();
         self.take_news(now, news);
+        let ours = self.news(Some(&versions));
+        let agree = difference.meetings > 0 && ours.rows.is_empty() && !self.roster.lacks(&versions);
+        if agree || self.round.is_none() {
+            return self.differs(now, peer, difference);
+        }
+        if difference.meetings == MAX_MEETINGS {
+            return self.end_round(now);
+        }
+        difference.meetings += 1;
+        let id = self.ask(peer, &Request::Meet(ours));
+        self.set_stage(Stage::Meeting(id, difference));
+    }
+
+    /// The other holds something else.
+    fn differs(&mut self, now: Duration, peer: ReplicaId, Difference { ours, theirs, context, .. }: Difference) {
         let Some(round) = &mut self.round else { return };
-        if context.is_some() && round.exchanges == MAX_EXCHANGES {
-            self.end_round(now);
-        } else if context.is_some() || ours.rows != theirs.rows && round.exchanges == 0 {
+        if let Some(context) = context {
+            if round.exchanges == MAX_EXCHANGES {
+                return self.end_round(now);
+            }
             round.exchanges += 1;
             self.stats.exchanges += 1;
-            if let Some(context) = &context {
-                // Should there be no room for it, the other finds what it lacks in a round of its own.
-                self.offer(peer, context);
-            }
-            let news = match ours.rows == theirs.rows {
-                true => News::default(),
-                false => News { rows: self.roster.newer(&versions), ..self.news() },
-            };
+            // Should there be no room for it, the other finds what it lacks in a round of its own.
+            self.offer(peer, &context);
             let own = self.roster.spoken(self.replica.context());
-            let id = self.ask(peer, &Request::Exchange { context: own, news });
-            self.set_stage(Stage::Offering(id, context.unwrap_or_default()));
+            let id = self.ask(peer, &Request::Exchange { context: own });
+            self.set_stage(Stage::Offering(id, context));
         } else if (ours.live, ours.count) != (theirs.live, theirs.count) {
             self.stats.reconciliations += 1;
             // At least so many dots differ; two symbols for each is a good beginning.

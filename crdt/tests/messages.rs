@@ -287,7 +287,7 @@ fn hostile_answers_do_a_live_replica_no_harm() {
         });
     }
     assert!([0, 2].iter().all(|kind| asked[*kind] > 1_000), "{asked:?}");
-    assert!(asked[3] + asked[6] > 1_000, "{asked:?}");
+    assert!([1, 3, 4, 6].iter().all(|kind| asked[*kind] > 300), "{asked:?}");
 }
 
 #[test]

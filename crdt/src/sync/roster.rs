@@ -40,6 +40,9 @@ pub(super) const MAX_TAG_BYTES: usize = 256;
 /// How many bytes of rows go into one message, about: a sixteenth of the largest frame of a cluster.
 const MAX_ROW_BYTES: usize = 256 << 10;
 
+/// The version of a row of which nothing newer is wanted.
+const NOT_WANTED: u64 = u64::MAX;
+
 /// What a replica says about a departed actor.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Ack {
@@ -215,9 +218,10 @@ impl Roster {
         self.rows.iter().filter(|(replica, _)| !self.is_retired(**replica))
     }
 
-    /// The versions of those rows.
+    /// The versions of the rows. Of a replica that is retired here nothing newer is wanted.
     pub(super) fn versions(&self) -> BTreeMap<ReplicaId, u64> {
-        self.spoken_rows().map(|(replica, row)| (*replica, row.version)).collect()
+        let version = |id: ReplicaId, row: &Row| if self.is_retired(id) { NOT_WANTED } else { row.version };
+        self.rows.iter().map(|(id, row)| (*id, version(*id, row))).collect()
     }
 
     /// Those of them that are newer than these versions, up to some size. Beyond that replicas that are not known at all are
@@ -241,7 +245,8 @@ impl Roster {
 
     /// Whether a row of these versions is newer than here.
     pub(super) fn lacks(&self, versions: &BTreeMap<ReplicaId, u64>) -> bool {
-        versions.iter().any(|(replica, version)| self.rows.get(replica).is_none_or(|row| row.version < *version))
+        let mut spoken = versions.iter().filter(|(_, version)| **version != NOT_WANTED);
+        spoken.any(|(replica, version)| self.rows.get(replica).is_none_or(|row| row.version < *version))
     }
 
     pub(super) fn hash(&self) -> u64 {

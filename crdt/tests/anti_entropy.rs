@@ -419,3 +419,27 @@ fn one_that_was_left_to_a_round_lacks_something_until_that_has_found_it_equal() 
     assert_eq!(lag(&world), (0, Duration::ZERO));
     assert!(world.are_equal(), "nothing was said to be told before it was");
 }
+
+#[test]
+fn a_configuration_of_zeros_is_made_workable() {
+    let zero = Duration::ZERO;
+    let config = SyncConfig {
+        coalesce: zero,
+        fan_out: 0,
+        window: 0,
+        chunk_items: 0,
+        chunk_bytes: 0,
+        round_interval: zero,
+        patience: seconds(1),
+        log_entries: 0,
+        retire_grace: seconds(4),
+    };
+    let mut world = World::<AwSet<u8>>::new(9, 2, config);
+    world.run(seconds(1));
+    for number in 0..50 {
+        let at = world.ids()[number % 2];
+        world.write_with(at, |set, w| set.add(w, number as u8));
+    }
+    assert!(world.settle(seconds(20)));
+    world.check();
+}

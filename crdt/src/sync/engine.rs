@@ -72,6 +72,7 @@ impl<T: Crdt> AntiEntropy<T> {
     #[must_use]
     pub fn new(id: ReplicaId, tag: Vec<u8>, seed: u64, config: SyncConfig) -> Self {
         assert!(tag.len() <= MAX_TAG_BYTES, "a tag has at most {MAX_TAG_BYTES} bytes");
+        let config = config.workable();
         Self {
             replica: Replica::new(id),
             live_sum: 0,

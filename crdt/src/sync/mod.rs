@@ -51,7 +51,7 @@ use crate::ReplicaId;
 /// How many peers are sent what they lack at the same time; others are asked to come back.
 pub const MAX_TRANSFERS: usize = 4;
 
-/// The pace and the limits of [`AntiEntropy`].
+/// The pace and the limits of [`AntiEntropy`]. Zeros that would stand still or run hot count as the least that works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncConfig {
     /// How long a push waits for more changes after another push to the same peer. 1 ms: a tenth of what a person could
@@ -89,6 +89,20 @@ impl Default for SyncConfig {
             patience: Duration::from_secs(5),
             log_entries: 4096,
             retire_grace: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+impl SyncConfig {
+    /// The same with what would stand still or run hot raised to the least that works: a window, a message and a fan-out
+    /// of one, and ten milliseconds between rounds.
+    fn workable(self) -> Self {
+        Self {
+            fan_out: self.fan_out.max(1),
+            window: self.window.max(1),
+            chunk_items: self.chunk_items.max(1),
+            round_interval: self.round_interval.max(Duration::from_millis(10)),
+            ..self
         }
     }
 }

@@ -77,7 +77,7 @@ impl<K: Ord + Clone> Transfer<K> {
         max_bytes: usize,
     ) -> T::Delta {
         let (mut parts, mut items, mut bytes, mut last) = (Vec::new(), 0, 0, None);
-        while items < max_items.max(1) && bytes < max_bytes && !self.found.is_empty() {
+        while items < max_items.max(1) && (items == 0 || bytes < max_bytes) && !self.found.is_empty() {
             let mut wanted: BTreeMap<K, VersionVector> = BTreeMap::new();
             let batch = BATCH.min(max_items.max(1) - items).min(self.found.len());
             for (dot, key) in self.found.drain(self.found.len() - batch..).rev() {

@@ -544,7 +544,7 @@ fn serve(rpc: &Rpc, commands: &mpsc::Sender<Command>) {
         let _ = queue.try_send(Command::PushPull(request, reply));
     });
     let queue = commands.clone();
-    rpc.serve(TELL, move |_, tell, reply| {
-        let _ = queue.try_send(Command::Tell(tell, reply));
+    rpc.serve(TELL, move |caller, tell, reply| {
+        let _ = queue.try_send(Command::Tell(caller.node.name.clone(), tell, reply));
     });
 }

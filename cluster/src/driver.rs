@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use crate::config::Timings;
 use crate::doorman::Doorman;
-use crate::exchange::{PUSH_PULL, PushPull, PushPullAnswer, TELL, Tell};
+use crate::exchange::{PUSH_PULL, PushPull, PushPullAnswer, TELL, Tell, TellAnswer};
 use crate::hello::Refusal;
-use crate::identity::{Boot, Identity};
+use crate::identity::{Boot, Identity, NodeName};
 use crate::membership::agent::{Agent, Output};
 use crate::membership::core::{Core, SharedTable};
 use crate::membership::handle::Handle;
@@ -64,7 +64,7 @@ impl Drops {
 /// What handles and RPC handlers ask of the driver.
 pub(crate) enum Command {
     PushPull(PushPull, Reply<PushPullAnswer>),
-    Tell(Tell, Reply<()>),
+    Tell(NodeName, Tell, Reply<TellAnswer>),
     /// Our own node state has a new entry.
     Spread(Entry),
     /// Say farewell within this time, and stop.
@@ -75,7 +75,7 @@ pub(crate) enum Command {
 enum Done {
     Exchanged(Handle, Result<PushPullAnswer, RpcError>),
     Greeted(Result<Identity, RpcError>),
-    Told(Result<(), RpcError>),
+    Told(Handle, Result<TellAnswer, RpcError>),
     Farewell,
 }
 
@@ -195,9 +195,9 @@ impl Driver {
                     reply.send(&answer);
                 }
             }
-            Command::Tell(tell, reply) => {
-                if self.agent.handle_tell(now, tell) {
-                    reply.send(&());
+            Command::Tell(from, tell, reply) => {
+                if let Some(answer) = self.agent.handle_tell(now, &from, tell) {
+                    reply.send(&answer);
                 }
             }
             Command::Spread(entry) => self.agent.handle_spread(now, &entry),
@@ -213,9 +213,9 @@ impl Driver {
         match done {
             Done::Exchanged(peer, Ok(answer)) => self.agent.handle_answer(now, &peer, answer),
             Done::Greeted(Ok(identity)) => self.agent.handle_greeted(now, identity),
-            Done::Told(Ok(())) => self.agent.handle_told(),
-            Done::Farewell => self.agent.handle_farewell(now),
-            Done::Exchanged(_, Err(error)) | Done::Greeted(Err(error)) | Done::Told(Err(error)) => {
+            Done::Told(peer, Ok(answer)) => self.agent.handle_told(now, &peer, answer),
+            Done::Farewell => self.agent.handle_farewell(),
+            Done::Exchanged(_, Err(error)) | Done::Greeted(Err(error)) | Done::Told(_, Err(error)) => {
                 tracing::debug!(%error, "an errand failed");
                 let newer = match error.kind() {
                     RpcErrorKind::Refused(Refusal::NameTaken { by }) => Some(*by),
@@ -242,7 +242,10 @@ impl Driver {
                 }
                 Output::Tell { to, tell, within } => {
                     let (rpc, peer) = (self.rpc.clone(), peer(&to));
-                    self.errands.spawn(async move { Done::Told(rpc.call(&peer, &TELL, &tell, within).await) });
+                    self.errands.spawn(async move {
+                        let answer = rpc.call(&peer, &TELL, &tell, within).await;
+                        Done::Told(to, answer)
+                    });
                 }
                 Output::Farewell { to, tell, within } => {
                     let farewell = self.rpc.call(&peer(&to), &TELL, &tell, within);

@@ -1,36 +1,56 @@
-//! Push-pull: two members exchange all that they know of the members and of node state.
+//! Push-pull: two members find out in what they differ, and exchange that.
 //!
-//! The first message brings the asker's members and how far it has read everyone's node state; the answer brings the
-//! other's members, what the asker had not read, and how far the other has read; [`TELL`] brings that the rest. Gossip
-//! alone leaves late joiners ignorant for minutes (memberlist's push-pull has the same reason).
+//! The first message brings digests of all that the asker knows, some 500 bytes whatever the size of the cluster. The answer
+//! brings what the other knows where they differ; if that is nothing, they are done. [`TELL`] then brings what the other
+//! lacks, and its answer what the asker lacks of node state.
 
-use foca::Member;
 use serde::{Deserialize, Serialize};
 
-use crate::membership::handle::{Handle, Known};
+use crate::buckets::{Digests, Which};
+use crate::membership::member::Member;
 use crate::rpc::{Lane, Method};
-use crate::state::{Digest, Entry};
+use crate::state::{Entry, Reads};
 
-/// Asks for everything that the asker lacks.
+/// Asks in what the other differs.
 pub(crate) const PUSH_PULL: Method<PushPull, PushPullAnswer> = Method::new(1, "cluster.push_pull", Lane::Control);
-/// Brings what the receiver lacks.
-pub(crate) const TELL: Method<Tell, ()> = Method::new(2, "cluster.tell", Lane::Control);
+/// Brings what the receiver lacks, and asks for what the sender does.
+pub(crate) const TELL: Method<Tell, TellAnswer> = Method::new(2, "cluster.tell", Lane::Control);
+
+/// What is told of a member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) member: Member,
+    /// For how long it has been down, rounded up.
+    pub(crate) down_secs: u32,
+    /// Whether it is down because it said so itself.
+    pub(crate) left: bool,
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PushPull {
-    pub(crate) members: Known,
-    pub(crate) read: Digest,
+    pub(crate) own: Member,
+    pub(crate) members: Digests,
+    pub(crate) state: Digests,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PushPullAnswer {
-    pub(crate) members: Known,
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) read: Digest,
+    /// Which buckets of members differ, and all that is known of the members in them.
+    pub(crate) which: Which,
+    pub(crate) members: Vec<Told>,
+    /// How far node state was read where that differs.
+    pub(crate) reads: Reads,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tell {
-    pub(crate) members: Vec<Member<Handle>>,
+    pub(crate) members: Vec<Told>,
+    pub(crate) entries: Vec<Entry>,
+    /// How far the sender has read, of those whose state it wants.
+    pub(crate) reads: Reads,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct TellAnswer {
     pub(crate) entries: Vec<Entry>,
 }

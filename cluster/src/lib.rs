@@ -8,7 +8,7 @@
 //! | `secure` | the secret, the keys that follow from it, sealed datagrams, certificates |
 //! | `transport` | one UDP port for gossip and QUIC, one connection per peer and direction |
 //! | [`rpc`] | typed calls over the transport |
-//! | `membership` | SWIM around `foca`, and the view that subscribers see |
+//! | `membership` | SWIM with Lifeguard, and the view that subscribers see |
 //! | `state` | what each node says of itself |
 //! | `driver` | the one task that drives membership and node state |
 //! | [`document`] | replicated objects that every node holds |

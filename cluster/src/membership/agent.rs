@@ -1,9 +1,9 @@
 //! What a node does to know its cluster, as a state machine: the membership core, node state, and when to exchange
 //! which of it with whom. Sans-IO: time is handed in as the duration since the node's start.
 //!
-//! What foca lacks and a cluster needs is added here:
-//! - **Push-pull** with a random member every few seconds, and soon with one whose node state is not known yet. Gossip
-//!   alone leaves late joiners ignorant for minutes (memberlist's push-pull has the same reason).
+//! Around the failure detector stand:
+//! - **Push-pull** with a random member every few seconds, rarer in large clusters. Gossip alone leaves late joiners ignorant
+//!   for minutes (memberlist's push-pull has the same reason). Whose node state gossip did not bring is asked for sooner.
 //! - **Greeting seeds for ever** while nobody is up at their address: a seed may be new, or the other half of a cluster
 //!   that was split.
 //! - **Farewells**: a node that leaves tells some members directly and falls silent. From then on it is deaf, or it would
@@ -18,26 +18,29 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{Member as FocaMember, State};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
-use super::codec::Change;
-use super::core::{self, Core, SharedTable};
+use super::core::{self, Change, Core, SharedTable};
 use super::handle::{Handle, Known};
+use super::member::{self, State};
+use super::stats::MembershipStats;
 use super::view::{Member, Status};
 use crate::buckets::{NameKey, Row as _};
 use crate::config::Timings;
-use crate::exchange::{PushPull, PushPullAnswer, Tell};
+use crate::exchange::{PushPull, PushPullAnswer, Tell, TellAnswer, Told};
 use crate::identity::{Boot, Identity, NodeId, NodeName};
-#[cfg(feature = "lean")]
-use crate::state::Digest;
 use crate::state::{Entry, PROFILE_KEY, Profile, Table};
 
 /// How many members are told directly that a node leaves; gossip tells the others.
 const FAREWELLS: usize = 16;
 /// How many errands may be under way: beyond that, the next tick starts none.
 const MAX_ERRANDS: usize = 64;
+/// Up to so many members push-pull keeps its interval. Each doubling beyond adds another, so that a cluster of a thousand
+/// does not spend more on it than it learns (memberlist has the same).
+const PUSH_PULL_FULL_RATE: usize = 32;
+/// How many rounds of gossip the node state of a new member may take before it is asked for.
+const HEARING_ROUNDS: u32 = 12;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -46,7 +49,7 @@ pub(crate) enum Output {
     Send(Handle, Bytes),
     /// Exchange everything: ends in [`Agent::handle_answer`] or [`Agent::handle_failed`].
     PushPull { with: Handle, request: PushPull, within: Duration },
-    /// Tell a member what it lacks: ends in [`Agent::handle_told`] or [`Agent::handle_failed`].
+    /// Tell a member what it lacks and ask for the rest: ends in [`Agent::handle_told`] or [`Agent::handle_failed`].
     Tell { to: Handle, tell: Tell, within: Duration },
     /// Tell a member that we leave: ends in [`Agent::handle_farewell`], whatever came of it.
     Farewell { to: Handle, tell: Tell, within: Duration },
@@ -84,10 +87,8 @@ pub(crate) struct Agent {
     phase: Phase,
     /// How many members are up at the address of each seed.
     seeds: BTreeMap<SocketAddr, u32>,
-    /// How many others are up.
-    up: usize,
-    /// Those of them whose node state has not been heard.
-    unheard: BTreeSet<NameKey>,
+    /// Those that are up whose node state has not been heard, since when.
+    unheard: BTreeMap<NameKey, Duration>,
     /// Of whom a subscriber may not have seen the latest.
     changed: BTreeSet<NodeName>,
     errands: usize,
@@ -113,8 +114,7 @@ impl Agent {
             // Who was told of others and has met none may be one of a cluster that it cannot reach: it is not the first.
             joined: greeted.is_empty() && seeds.is_empty(),
             seeds: seeds.into_iter().map(|addr| (addr, 0)).collect(),
-            up: 0,
-            unheard: BTreeSet::new(),
+            unheard: BTreeMap::new(),
             changed: BTreeSet::new(),
             errands: 0,
             next_push_pull: Duration::ZERO,
@@ -122,7 +122,11 @@ impl Agent {
             outputs: VecDeque::new(),
         };
         agent.next_push_pull = agent.jittered(agent.timings.push_pull_interval);
-        agent.read_table();
+        let own = agent.table().own_entries();
+        for entry in own {
+            agent.core.spread(Duration::ZERO, &entry);
+        }
+        agent.read_table(Duration::ZERO);
         agent.settle(Duration::ZERO);
         for seed in greeted {
             agent.met(Duration::ZERO, seed.into());
@@ -149,7 +153,12 @@ impl Agent {
     /// What a subscriber sees of a member; `None` when it was forgotten.
     pub(crate) fn member(&self, name: &NodeName) -> Option<Member> {
         let known = self.core.member(NameKey::of(name.as_str()))?;
-        Some(describe(&self.table(), &known))
+        Some(describe(&self.table(), known))
+    }
+
+    /// What membership has decided so far.
+    pub(crate) fn stats(&mut self, now: Duration) -> MembershipStats {
+        self.core.stats(now)
     }
 
     /// All who are known.
@@ -179,25 +188,37 @@ impl Agent {
         if self.phase != Phase::Here {
             return None;
         }
-        let (entries, read) = {
-            let table = self.table();
-            (table.above(&theirs.read), table.digest().clone())
-        };
-        self.core.handle_known(now, &theirs.members);
+        let which = self.core.known().differing(&theirs.members);
+        let rows = self.core.known().rows(which);
+        let members = rows.map(|member| self.core.told(now, member)).collect();
+        let reads = self.table().reads(&theirs.state);
+        // Who asks is there.
+        let own = theirs.own.clone();
+        let from = own.key();
+        self.core.handle_known(now, from, vec![Told { member: own, down_secs: 0, left: false }]);
         self.settle(now);
-        Some(PushPullAnswer { members: self.core.known(), entries, read })
+        Some(PushPullAnswer { which, members, reads })
     }
 
-    /// A member tells what we lack. Returns whether we listened: not if we are leaving.
-    pub(crate) fn handle_tell(&mut self, now: Duration, tell: Tell) -> bool {
+    /// A member tells what we lack, and asks for what it lacks; `None` if we are leaving.
+    pub(crate) fn handle_tell(&mut self, now: Duration, from: &NodeName, tell: Tell) -> Option<TellAnswer> {
         if self.phase != Phase::Here {
-            return false;
+            return None;
         }
-        self.table().apply(tell.entries);
-        self.core.handle_members(now, tell.members);
-        self.read_table();
+        let entries = self.table().above(&tell.reads);
+        self.learn(now, NameKey::of(from.as_str()), tell.members, tell.entries);
+        Some(TellAnswer { entries })
+    }
+
+    /// Takes what a peer knows.
+    fn learn(&mut self, now: Duration, from: NameKey, members: Vec<Told>, entries: Vec<Entry>) {
+        self.core.handle_known(now, from, members);
+        let news = self.table().apply(entries);
+        if news.len() <= core::MAX_NEWS {
+            news.iter().for_each(|entry| self.core.spread(now, entry));
+        }
+        self.read_table(now);
         self.settle(now);
-        true
     }
 
     /// The answer to a push-pull.
@@ -206,17 +227,26 @@ impl Agent {
         if self.phase != Phase::Here {
             return;
         }
-        self.core.handle_known(now, &answer.members);
-        let lacking = {
-            let mut table = self.table();
-            table.apply(answer.entries);
-            table.above(&answer.read)
-        };
-        if !lacking.is_empty() {
-            self.tell(from.clone(), Tell { members: Vec::new(), entries: lacking });
+        let PushPullAnswer { which, members, reads } = answer;
+        if which.is_none() && reads.is_none() {
+            self.joined = true;
+            return;
         }
-        self.joined = true;
-        self.read_table();
+        self.core.count_difference();
+        // What is different there and did not come from there is told.
+        let theirs: BTreeMap<NameKey, &member::Member> = members.iter().map(|t| (t.member.key(), &t.member)).collect();
+        let known = self.core.known().rows(which).filter(|known| theirs.get(&known.key()) != Some(known));
+        let lacking: Vec<Told> = known.map(|member| self.core.told(now, member)).collect();
+        self.learn(now, from.key(), members, Vec::new());
+        let tell = {
+            let table = self.table();
+            let wanted = if table.lacks(&reads) { table.reads_like(&reads) } else { Default::default() };
+            Tell { members: lacking, entries: table.above(&reads), reads: wanted }
+        };
+        self.joined |= tell.reads.is_none();
+        if !(tell.members.is_empty() && tell.entries.is_empty() && tell.reads.is_none()) {
+            self.tell(from.clone(), tell);
+        }
         self.settle(now);
     }
 
@@ -229,9 +259,13 @@ impl Agent {
         }
     }
 
-    /// A tell has arrived.
-    pub(crate) fn handle_told(&mut self) {
+    /// A tell has arrived, and has brought what we lacked.
+    pub(crate) fn handle_told(&mut self, now: Duration, from: &Handle, answer: TellAnswer) {
         self.errands -= 1;
+        if self.phase == Phase::Here {
+            self.joined = true;
+            self.learn(now, from.key(), Vec::new(), answer.entries);
+        }
     }
 
     /// An exchange, a tell or a greeting came to nothing, perhaps because a newer boot of our name is known there.
@@ -245,12 +279,12 @@ impl Agent {
     }
 
     /// A farewell has arrived, or has not.
-    pub(crate) fn handle_farewell(&mut self, now: Duration) {
+    pub(crate) fn handle_farewell(&mut self) {
         self.errands -= 1;
         if let Phase::Leaving { farewells, .. } = &mut self.phase {
             *farewells -= 1;
             if *farewells == 0 {
-                self.fall_silent(now);
+                self.fall_silent();
             }
         }
     }
@@ -259,7 +293,7 @@ impl Agent {
     pub(crate) fn handle_spread(&mut self, now: Duration, entry: &Entry) {
         if self.phase == Phase::Here {
             self.core.spread(now, entry);
-            self.read_table();
+            self.read_table(now);
             self.settle(now);
         }
     }
@@ -269,17 +303,18 @@ impl Agent {
         if self.phase != Phase::Here {
             return;
         }
-        let (known, own) = (self.core.known(), self.identity().clone());
-        let told = others_up(&known, &own).cloned().sample(&mut self.rng, FAREWELLS);
-        let farewell = vec![FocaMember::down(own)];
+        let own = self.identity().clone();
+        let told = others_up(self.core.known(), &own).cloned().sample(&mut self.rng, FAREWELLS);
+        let farewell = vec![Told { member: member::Member::down(own), down_secs: 0, left: true }];
         self.phase = Phase::Leaving { farewells: told.len(), until: now + within };
         self.errands += told.len();
         for to in told {
-            let tell = Tell { members: farewell.clone(), entries: self.table().own_entries() };
+            let entries = self.table().own_entries();
+            let tell = Tell { members: farewell.clone(), entries, ..Tell::default() };
             self.outputs.push_back(Output::Farewell { to, tell, within });
         }
         if matches!(self.phase, Phase::Leaving { farewells: 0, .. }) {
-            self.fall_silent(now);
+            self.fall_silent();
         }
     }
 
@@ -300,17 +335,17 @@ impl Agent {
         match self.phase {
             Phase::Here => {}
             // Who was not told in time finds out by probing.
-            Phase::Leaving { until, .. } if now >= until => return self.fall_silent(now),
+            Phase::Leaving { until, .. } if now >= until => return self.fall_silent(),
             Phase::Leaving { .. } | Phase::Silent | Phase::Gone => return,
         }
         self.core.handle_timeout(now);
         self.settle(now);
         if now >= self.next_push_pull {
-            let interval = self.timings.push_pull_interval;
+            let interval = self.timings.push_pull_interval * push_pull_scale(self.core.members());
             self.next_push_pull = now + self.jittered(interval);
             // If there was no room to tell us of a write of our own, it is found here.
-            self.read_table();
-            self.push_pull();
+            self.read_table(now);
+            self.push_pull(now);
         }
         if now >= self.next_announce {
             let interval = self.timings.announce_interval;
@@ -344,20 +379,18 @@ impl Agent {
     }
 
     fn met(&mut self, now: Duration, identity: Handle) {
-        self.core.handle_members(now, vec![FocaMember::alive(identity.clone())]);
+        self.core.handle_met(now, identity.clone());
         self.exchange(identity);
     }
 
-    /// Exchanges everything with one random member; with one that was not heard yet if there is such a one.
-    fn push_pull(&mut self) {
-        let known = self.core.known();
-        let unheard = self.unheard.iter().choose(&mut self.rng).and_then(|key| known.get(*key));
-        let chosen = unheard.map(|member| member.id().clone()).or_else(|| {
-            // The number of those that are up is known: one draw is enough.
-            let at = (self.up > 0).then(|| self.rng.random_range(0..self.up))?;
-            others_up(&known, self.core.identity()).nth(at).cloned()
-        });
-        if let Some(member) = chosen {
+    /// Exchanges everything with one random member; every other time with one that was not heard in time, if there is such
+    /// a one.
+    fn push_pull(&mut self, now: Duration) {
+        let patience = self.timings.gossip_interval * HEARING_ROUNDS;
+        let late = self.unheard.iter().filter(|(_, since)| now.saturating_sub(**since) >= patience);
+        let late = late.map(|(key, _)| *key).choose(&mut self.rng).filter(|_| self.rng.random_bool(0.5));
+        let late = late.and_then(|key| self.core.member(key)).map(|member| member.id().clone());
+        if let Some(member) = late.or_else(|| self.core.any_other()) {
             self.exchange(member);
         }
     }
@@ -365,7 +398,9 @@ impl Agent {
     fn exchange(&mut self, with: Handle) {
         if self.errands < MAX_ERRANDS {
             self.errands += 1;
-            let request = PushPull { members: self.core.known(), read: self.table().digest().clone() };
+            self.core.count_push_pull();
+            let request =
+                PushPull { own: self.core.own(), members: self.core.known().digests(), state: self.table().digests() };
             let within = self.timings.probe_period * 4;
             self.outputs.push_back(Output::PushPull { with, request, within });
         }
@@ -388,8 +423,8 @@ impl Agent {
         self.errands += self.outputs.len() - before;
     }
 
-    fn fall_silent(&mut self, now: Duration) {
-        self.core.leave(now);
+    fn fall_silent(&mut self) {
+        self.core.leave();
         self.phase = Phase::Silent;
     }
 
@@ -397,26 +432,24 @@ impl Agent {
     fn settle(&mut self, now: Duration) {
         let (changes, hinted) = self.core.take_changes();
         for change in changes {
-            self.follow(&change);
+            self.follow(now, &change);
         }
         if hinted {
-            self.read_table();
+            self.read_table(now);
         }
         while let Some(output) = self.core.poll_output() {
-            self.pass_on(now, output);
+            self.pass_on(output);
         }
-        if !self.unheard.is_empty() {
-            self.push_pull_soon(now);
-        }
+        self.push_pull_soon(now);
     }
 
     /// Follows what the table has changed.
-    fn read_table(&mut self) {
+    fn read_table(&mut self, now: Duration) {
         let written = self.table().take_changed();
         for name in written {
-            match self.core.member(NameKey::of(name.as_str())) {
+            match self.core.member(NameKey::of(name.as_str())).cloned() {
                 Some(known) => {
-                    self.look_for_state(&known);
+                    self.look_for_state(now, &known);
                     self.changed.insert(name);
                 }
                 // Hearsay of one that nobody told us of, or that was forgotten.
@@ -425,47 +458,41 @@ impl Agent {
         }
     }
 
-    fn follow(&mut self, Change { before, after }: &Change) {
+    fn follow(&mut self, now: Duration, Change { before, after }: &Change) {
         let Some(latest) = after.as_ref().or(before.as_ref()) else { return };
-        let (key, name) = (latest.key(), &latest.id().node.name);
-        let own = key == self.identity().key();
+        let name = &latest.id().node.name;
         for (member, comes) in [(before, false), (after, true)] {
-            let Some(member) = member.as_ref().filter(|member| member.state() != State::Down) else { continue };
+            let Some(member) = member.as_ref().filter(|member| member.is_up()) else { continue };
             if let Some(up) = self.seeds.get_mut(&member.id().addr) {
                 *up = if comes { *up + 1 } else { *up - 1 };
             }
-            if !own {
-                self.up = if comes { self.up + 1 } else { self.up - 1 };
-            }
         }
         match after {
-            Some(member) => self.look_for_state(member),
+            Some(member) => self.look_for_state(now, member),
             None => {
-                self.unheard.remove(&key);
+                self.unheard.remove(&latest.key());
                 self.table().forget(name);
             }
         }
-        let seen = |member: &Option<FocaMember<Handle>>| member.as_ref().map(|m| (m.id().clone(), m.state()));
+        let seen = |member: &Option<member::Member>| member.as_ref().map(|m| (m.id().clone(), m.state()));
         if seen(before) != seen(after) {
             self.changed.insert(name.clone());
         }
     }
 
-    fn look_for_state(&mut self, member: &FocaMember<Handle>) {
-        let asked = member.state() != State::Down && member.key() != self.identity().key();
+    fn look_for_state(&mut self, now: Duration, member: &member::Member) {
+        let asked = member.is_up() && member.key() != self.identity().key();
         if asked && self.table().value(&member.id().node, PROFILE_KEY).is_none() {
-            self.unheard.insert(member.key());
+            self.unheard.entry(member.key()).or_insert(now);
         } else {
             self.unheard.remove(&member.key());
         }
     }
 
-    fn pass_on(&mut self, now: Duration, output: core::Output) {
+    fn pass_on(&mut self, output: core::Output) {
         match output {
             core::Output::Up(id) => {
                 tracing::info!(member = %id.node, addr = %id.addr, rejoin = id.rejoin, "member up");
-                // Its profile may have come with its announcement; if not, ask soon.
-                self.push_pull_soon(now);
             }
             core::Output::Down(id) => {
                 tracing::info!(member = %id.node, "member down");
@@ -483,16 +510,18 @@ impl Agent {
         }
     }
 
+    /// Who has not met anybody yet asks again soon; so does who misses the node state of a member that gossip should have
+    /// brought by now.
     fn push_pull_soon(&mut self, now: Duration) {
-        let soon = now + self.timings.gossip_interval * 2;
-        self.next_push_pull = self.next_push_pull.min(soon);
-    }
-
-    /// Takes over the memory of what a peer in the same process knows as we do.
-    #[cfg(feature = "lean")]
-    pub(crate) fn share(&mut self, members: &Known, read: &Digest) {
-        self.core.share(members);
-        self.table().share(read);
+        let soon = self.timings.gossip_interval * 2;
+        let missed = self
+            .unheard
+            .values()
+            .min()
+            .map(|since| (*since + self.timings.gossip_interval * HEARING_ROUNDS).max(now + soon));
+        let alone = (!self.joined && self.core.members() > 1).then_some(now + soon);
+        let due = missed.into_iter().chain(alone).min().unwrap_or(Duration::MAX);
+        self.next_push_pull = self.next_push_pull.min(due);
     }
 
     /// Checks what is counted against what it counts.
@@ -503,8 +532,7 @@ impl Agent {
     pub(crate) fn validate(&self) {
         self.core.validate();
         let (known, own) = (self.core.known(), self.identity());
-        let up: Vec<Handle> = others_up(&known, own).cloned().collect();
-        assert_eq!(self.up, up.len(), "{own:?} has miscounted");
+        let up: Vec<Handle> = others_up(known, own).cloned().collect();
         for (addr, count) in &self.seeds {
             let there = up.iter().chain([own]).filter(|member| member.addr == *addr).count();
             assert_eq!(*count as usize, there, "{own:?} has miscounted who is up at {addr}");
@@ -513,7 +541,7 @@ impl Agent {
             let heard = self.table().value(&member.node, PROFILE_KEY).is_some();
             assert_eq!(
                 heard,
-                !self.unheard.contains(&member.key()),
+                !self.unheard.contains_key(&member.key()),
                 "{own:?} mistakes what it has heard of {member:?}"
             );
         }
@@ -522,10 +550,10 @@ impl Agent {
 
 fn others_up<'a>(known: &'a Known, own: &Handle) -> impl Iterator<Item = &'a Handle> {
     let own = own.key();
-    known.iter().filter(move |member| member.state() != State::Down && member.key() != own).map(FocaMember::id)
+    known.iter().filter(move |member| member.is_up() && member.key() != own).map(member::Member::id)
 }
 
-fn describe(table: &Table, known: &FocaMember<Handle>) -> Member {
+fn describe(table: &Table, known: &member::Member) -> Member {
     let id: &NodeId = &known.id().node;
     let profile: Option<Profile> = table.value(id, PROFILE_KEY).and_then(|bytes| postcard::from_bytes(bytes).ok());
     let left = profile.as_ref().is_some_and(|profile| profile.left);
@@ -543,4 +571,9 @@ fn describe(table: &Table, known: &FocaMember<Handle>) -> Member {
         profile,
         state: table.application_entries(id),
     }
+}
+
+/// How many times rarer push-pull is among so many.
+fn push_pull_scale(members: usize) -> u32 {
+    members.div_ceil(PUSH_PULL_FULL_RATE).next_power_of_two().trailing_zeros() + 1
 }

@@ -1,46 +1,68 @@
-//! The membership state machine: foca, its timers, and what it lacks. Sans-IO: time is handed in as the duration since
-//! the node's start, randomness as a generator, and the driver carries out what [`Core::poll_output`] returns.
+//! The failure detector and the gossip of one node: SWIM (Das, Gupta, Motivala 2002) with Lifeguard (Dadgar, Phillips, Currey
+//! 2018). Sans-IO: time is handed in as the duration since the node's start, randomness as a generator, and the driver
+//! carries out what [`Core::poll_send`] and [`Core::poll_output`] return.
 //!
-//! Deviations from plain foca 2.0.0:
-//! - A `ChangeSuspectToDown` timer fires only while its member is still suspect at that incarnation. foca sends
-//!   `TurnUndead` even to a member that has refuted the suspicion, which then renews for nothing.
-//! - The number of times that an update is sent grows with the logarithm of the cluster's size, as SWIM wants it
-//!   (section 4.1), and is set anew as members come and go.
-//! - A newer boot of the node's own name ends the node; see [`super::codec`].
+//! Every probe period one member is pinged, round-robin in random order. Without an answer in time others are asked to ping
+//! it; without one at the end of the period it is accused. What is news is piggybacked on whatever is sent, and on rounds of
+//! gossip while there is any.
+//!
+//! From Lifeguard: the health of this node stretches its probes ([`super::health`]); a suspicion begins long and
+//! independent accusers shorten it ([`super::suspicion`]); a suspect hears first that it is one, for whatever is sent to
+//! it begins with the accusation (section IV-C); who was asked to ping for another says so if no answer comes (IV-A).
+//!
+//! Deviations, each for accuracy or speed:
+//! - **A verdict is an accusation.** Who hears that a member is down, and holds it for alive, takes that for one accusation
+//!   more, unless enough others accuse too: one node that is ill does not bury anybody for all.
+//! - **Confirming.** Who hears of a suspect pings it at once with a chance that makes about [`CONFIRMERS`] do so, if it is
+//!   healthy itself: a real failure is confirmed within one period, in a cluster of any size.
+//! - **Standing still.** If timers are late by more than a probe may take, the process was stopped. What was awaited
+//!   meanwhile gets that time again.
+//! - Down is final for a `rejoin` of a boot. A member that was declared down and is told so comes back under the next one.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::{BinaryHeap, VecDeque};
-use std::num::{NonZeroU8, NonZeroUsize};
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{BroadcastHandler, Foca, Invalidates, Member, Notification, OwnedNotification, Runtime, State, Timer};
-use rand::SeedableRng as _;
 use rand::rngs::{StdRng, Xoshiro256PlusPlus};
+use rand::{RngExt as _, SeedableRng as _, seq::IteratorRandom as _};
 
-use super::codec::{Change, CodecError, Watch, WireCodec};
+use super::deadlines::Deadlines;
 use super::handle::{Handle, Known};
+use super::health::Health;
+use super::lineup::Lineup;
+use super::member::{Member, State};
+use super::message::{self, Header, Item, MAX_PAYLOAD_BYTES, Message, MessageError};
+use super::rumors::Rumors;
+use super::stats::{Churn, MembershipStats};
+use super::suspicion::{CONFIRMATIONS, Suspicion, needed};
 use crate::buckets::{NameKey, Row as _};
 use crate::config::Timings;
+use crate::exchange::Told;
 use crate::identity::{Boot, NodeName};
 use crate::mutation::{Mutation, mutated};
-use crate::secure::envelope::{MAX_DATAGRAM_BYTES, OVERHEAD_BYTES};
-use crate::state::{Entry, Table};
+use crate::state::{Entry, PROFILE_KEY, Profile, Table};
 
 /// The table of node state, shared with whoever reads it.
 pub(crate) type SharedTable = Arc<Mutex<Table>>;
 
-/// What a payload of gossip may hold.
-pub(crate) const MAX_PAYLOAD_BYTES: usize = MAX_DATAGRAM_BYTES - OVERHEAD_BYTES;
-
-/// How many periodic messages go to random members at once (SWIM's fan-out for gossip, as memberlist has it).
-const GOSSIP_FANOUT: NonZeroUsize = NonZeroUsize::new(3).expect("three");
-
+/// How many members are asked to probe for us, and how many a round of gossip goes to (memberlist has three of each too).
+const FANOUT: usize = 3;
+/// About how many members check an accusation at once: twice as many as are needed, as some may be ill or slow.
+const CONFIRMERS: usize = 2 * CONFIRMATIONS;
+/// How many probes are under way at once at most: one of our own round, and checks of accusations.
+const MAX_PROBES: usize = 8;
+/// How many probes for others are under way at once at most: 3 for each of a hundred members that have one failing.
+const MAX_FAVOURS: usize = 300;
+/// How many members are known at most, up or down: a bound against a peer gone wrong, far above the clusters this is for.
+const MAX_MEMBERS: usize = 16_384;
+/// How many of them may be down: the one that would be forgotten first makes room.
+const MAX_DOWN: usize = 4_096;
 /// How many updates an exchange may bring that are gossiped on: about as many as fit into one datagram. More than that is
 /// no news of the cluster but what we ourselves lacked, because we have just joined it or were cut off from it. With a
 /// thousand members, gossiping that to those who know it keeps every datagram full for a minute.
-const MAX_NEWS: usize = 24;
+pub(super) const MAX_NEWS: usize = 24;
 
 /// A change, or the end.
 #[derive(Debug)]
@@ -57,318 +79,726 @@ pub(crate) enum Output {
     Superseded(Boot),
 }
 
-/// Takes the entries of node state that come as foca's broadcasts.
-struct StateHints {
-    table: SharedTable,
-    watch: Watch,
+/// What was known of a member and what is known of it now.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) before: Option<Member>,
+    pub(crate) after: Option<Member>,
 }
 
-/// Names what a broadcast is about; a newer version of the same entry takes its place.
-struct HintKey {
-    name: NodeName,
-    key: String,
-    boot: Boot,
-    version: u64,
+/// A member whose answer is awaited.
+#[derive(Debug)]
+struct Probe {
+    number: u32,
+    target: Handle,
+    /// When others are asked, if they were not yet.
+    ask: Option<Duration>,
+    /// When it has failed.
+    end: Duration,
+    helpers: Vec<NameKey>,
+    nacks: usize,
 }
 
-impl Invalidates for HintKey {
-    fn invalidates(&self, other: &Self) -> bool {
-        self.name == other.name && self.key == other.key && (self.boot, self.version) >= (other.boot, other.version)
-    }
+/// A probe for another member.
+#[derive(Debug)]
+struct Favour {
+    asker: NameKey,
+    /// The asker's number of it.
+    number: u32,
+    /// When the asker is told that there is no answer yet; that was done if there is none.
+    nack: Option<Duration>,
+    end: Duration,
 }
-
-/// A broadcast that is not an entry.
-#[derive(Debug, thiserror::Error)]
-#[error("not an entry of node state")]
-struct NotAnEntry;
-
-impl BroadcastHandler<Handle> for StateHints {
-    type Key = HintKey;
-    type Error = NotAnEntry;
-
-    /// foca asks without a sender for what we spread ourselves, which stands in the table already.
-    fn receive_item(&mut self, data: &[u8], sender: Option<&Handle>) -> Result<Option<HintKey>, NotAnEntry> {
-        let (entry, rest) = postcard::take_from_bytes::<Entry>(data).map_err(|_| NotAnEntry)?;
-        if !rest.is_empty() || !entry.is_within_limits() {
-            return Err(NotAnEntry);
-        }
-        let key =
-            HintKey { name: entry.name.clone(), key: entry.key.clone(), boot: entry.boot, version: entry.version };
-        let news = sender.is_none() || self.table.lock().unwrap_or_else(PoisonError::into_inner).hint(entry);
-        self.watch.lock().hinted |= news;
-        Ok(news.then_some(key))
-    }
-}
-
-/// What foca wants done after a call.
-#[derive(Default)]
-struct Wishes {
-    sends: VecDeque<(Handle, Bytes)>,
-    timers: Vec<(Duration, Timer<Handle>)>,
-    notes: Vec<OwnedNotification<Handle>>,
-}
-
-impl Runtime<Handle> for Wishes {
-    fn notify(&mut self, notification: Notification<'_, Handle>) {
-        self.notes.push(notification.to_owned());
-    }
-
-    fn send_to(&mut self, to: Handle, data: &[u8]) {
-        self.sends.push_back((to, Bytes::copy_from_slice(data)));
-    }
-
-    fn submit_after(&mut self, event: Timer<Handle>, after: Duration) {
-        self.timers.push((after, event));
-    }
-}
-
-/// A timer that foca has set. Ordered by time and by when it was set.
-struct Alarm {
-    at: Duration,
-    number: u64,
-    timer: Timer<Handle>,
-}
-
-impl Ord for Alarm {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-impl PartialOrd for Alarm {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Alarm {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Alarm {}
 
 /// The membership of one node.
 pub(crate) struct Core {
-    foca: Foca<Handle, WireCodec, Xoshiro256PlusPlus, StateHints>,
-    watch: Watch,
-    wishes: Wishes,
-    /// But for the next round of gossip.
-    alarms: BinaryHeap<Reverse<Alarm>>,
-    alarms_set: u64,
-    /// The next round of gossip. While there is nothing to say its time passes without waking anybody.
-    gossip: Option<(Duration, Timer<Handle>)>,
-    timings: Timings,
-    sized_for: usize,
-    outputs: VecDeque<Output>,
     own: Handle,
+    incarnation: u32,
+    known: Known,
+    table: SharedTable,
+    timings: Timings,
+    rng: Xoshiro256PlusPlus,
+    lineup: Lineup,
+    suspicions: BTreeMap<NameKey, Suspicion>,
+    verdicts: Deadlines,
+    /// How many accusers make a suspicion the shortest, as things are.
+    needed: usize,
+    /// When those that are down are forgotten.
+    expiries: Deadlines,
+    /// By whom it is about, and by who accuses.
+    rumors: Rumors<(NameKey, Option<NameKey>)>,
+    hints: Rumors<(NodeName, String)>,
+    probes: Vec<Probe>,
+    /// By our own number.
+    favours: BTreeMap<u32, Favour>,
+    number: u32,
+    health: Health,
+    next_probe: Duration,
+    next_gossip: Duration,
+    next_announce: Duration,
+    sends: VecDeque<(Handle, Bytes)>,
+    outputs: VecDeque<Output>,
+    changes: Vec<Change>,
+    hinted: bool,
+    stats: MembershipStats,
+    churn: Churn,
 }
 
 impl Core {
     /// Hints that come with gossip go into `table`.
     pub(crate) fn new(own: impl Into<Handle>, timings: &Timings, mut rng: StdRng, table: SharedTable) -> Self {
         let own = own.into();
-        let watch = Watch::default();
-        // foca draws a number for each member whenever it chooses one: from a generator for simulations, not for secrets.
-        let rng = Xoshiro256PlusPlus::from_rng(&mut rng);
-        let hints = StateHints { table, watch: watch.clone() };
-        watch.lock().note(Member::alive(own.clone()));
-        let codec = WireCodec::new(&own, watch.clone());
-        let config = foca_config(timings, 1);
-        Self {
-            foca: Foca::with_custom_broadcast(own.clone(), config, rng, codec, hints),
-            watch,
-            wishes: Wishes::default(),
-            alarms: BinaryHeap::new(),
-            alarms_set: 0,
-            gossip: None,
+        // Many numbers are drawn: from a generator for simulations, not for secrets.
+        let mut rng = Xoshiro256PlusPlus::from_rng(&mut rng);
+        let mut phase = |interval: Duration| interval.mul_f64(rng.random_range(0.0..1.0));
+        let (next_probe, next_announce) = (phase(timings.probe_period), phase(timings.announce_to_down_interval));
+        let mut core = Self {
+            incarnation: 0,
+            known: Known::default(),
+            table,
             timings: timings.clone(),
-            sized_for: 1,
+            rng,
+            lineup: Lineup::default(),
+            suspicions: BTreeMap::new(),
+            verdicts: Deadlines::default(),
+            needed: 0,
+            expiries: Deadlines::default(),
+            rumors: Rumors::new(),
+            hints: Rumors::new(),
+            probes: Vec::new(),
+            favours: BTreeMap::new(),
+            number: 0,
+            health: Health::default(),
+            next_probe,
+            next_gossip: timings.gossip_interval,
+            next_announce,
+            sends: VecDeque::new(),
             outputs: VecDeque::new(),
+            changes: Vec::new(),
+            hinted: false,
+            stats: MembershipStats::default(),
+            churn: Churn::default(),
             own,
-        }
+        };
+        core.say_that_we_are_here();
+        core
     }
 
     /// Our identity as it is now: `rejoin` grows.
     pub(crate) fn identity(&self) -> &Handle {
-        self.foca.identity()
+        &self.own
+    }
+
+    /// What we say of ourselves.
+    pub(crate) fn own(&self) -> Member {
+        Member::new(self.own.clone(), self.incarnation, State::Alive)
+    }
+
+    /// What has been decided so far, and how we fare.
+    pub(crate) fn stats(&mut self, now: Duration) -> MembershipStats {
+        MembershipStats {
+            up: self.lineup.len() as u64 + 1,
+            suspects: self.suspicions.len() as u64,
+            down: self.expiries.len() as u64,
+            local_health: self.health.score(),
+            deaf: self.lineup.len() > 0 && self.health.is_deaf(now, self.timings.probe_period),
+            churn_per_minute: self.churn.last_minute(now),
+            ..self.stats
+        }
+    }
+
+    /// How many are up, ourselves among them.
+    pub(crate) fn members(&self) -> usize {
+        self.lineup.len() + 1
+    }
+
+    /// One of the others that are up, by chance.
+    pub(crate) fn any_other(&mut self) -> Option<Handle> {
+        let key = self.lineup.pick(1, |_| true, &mut self.rng).pop()?;
+        self.known.get(key).map(|member| member.id().clone())
     }
 
     /// A datagram's payload, sealed by `from`. Returns whether it was a message.
     ///
-    /// One from a boot that was superseded is ignored: foca would tell it that it is down, it would come back under the
-    /// next `rejoin`, and so on as fast as datagrams travel. It learns the truth when it is refused at the door.
+    /// One from a boot that was superseded is ignored. It learns the truth when it is refused at the door.
     pub(crate) fn handle_payload(&mut self, now: Duration, from: Boot, payload: &[u8]) -> bool {
         self.pass_idle_gossip(now);
-        self.watch.lock().sealer = Some(from);
-        let taken = match self.foca.handle_data(payload, &mut self.wishes) {
-            Ok(()) => true,
-            // What a member of an older life sends, or what comes late, is no fault of the sender's encoding.
-            Err(
-                foca::Error::DataFromOurselves
-                | foca::Error::IndirectForOurselves
-                | foca::Error::NotConnected
-                | foca::Error::IncompleteProbeCycle,
-            ) => true,
-            Err(foca::Error::Decode(cause)) if matches!(cause.downcast_ref(), Some(CodecError::Stale)) => true,
-            Err(error) => {
-                tracing::debug!(%error, "gossip that is not a message");
-                false
+        let taken = self.take_payload(now, from, payload);
+        if let Err(error) = &taken {
+            tracing::debug!(%error, "gossip that is not a message");
+        }
+        taken.is_ok()
+    }
+
+    fn take_payload(&mut self, now: Duration, from: Boot, payload: &[u8]) -> Result<(), MessageError> {
+        let (Header { name, rejoin, addr, incarnation, message }, mut rest) = message::header(payload)?;
+        let source = Handle::sealed(name, from, rejoin, addr, &self.known)?;
+        let key = source.key();
+        if key == self.own.key() {
+            self.hear_of_ourselves(now, &Member::new(source, incarnation, State::Alive), key);
+            return Ok(());
+        }
+        if self.known.get(key).is_some_and(|known| known.id().node.boot > from) {
+            return Ok(());
+        }
+        self.health.heard(now);
+        self.stats.received += 1;
+        self.take(now, Member::new(source.clone(), incarnation, State::Alive), key, true);
+        while !rest.is_empty() {
+            let (item, after) = message::next_item(rest, &self.known)?;
+            match item {
+                Some(Item::Member(member, by)) => self.take(now, member, by, true),
+                Some(Item::Entry(entry)) => self.take_hint(entry),
+                None => {}
             }
+            rest = after;
+        }
+        self.answer(now, &source, message);
+        Ok(())
+    }
+
+    fn answer(&mut self, now: Duration, source: &Handle, message: Message) {
+        let down = self.known.get(source.key()).is_some_and(|known| known.id() == source && !known.is_up());
+        match message {
+            Message::Ping(number) => return self.send(source, Message::Ack(number)),
+            Message::Ack(number) => self.handle_ack(source, number),
+            Message::Nack(number) => {
+                let probe = self.probes.iter_mut().find(|probe| probe.number == number);
+                if let Some(probe) = probe.filter(|probe| probe.helpers.contains(&source.key())) {
+                    probe.nacks += 1;
+                }
+            }
+            Message::PingReq { number, target, boot } => self.do_favour(now, source, (number, target, boot)),
+            Message::Gossip => {}
+        }
+        if down {
+            // It does not know; what is sent to it begins with that.
+            self.send(source, Message::Gossip);
+        }
+    }
+
+    fn handle_ack(&mut self, source: &Handle, number: u32) {
+        let of = |probe: &Probe| {
+            probe.number == number && (probe.target == *source || probe.helpers.contains(&source.key()))
         };
-        self.settle(now);
-        taken
+        if let Some(at) = self.probes.iter().position(of) {
+            self.probes.swap_remove(at);
+            self.health.improve();
+        } else if let Some(favour) = self.favours.remove(&number) {
+            if let Some(asker) = self.known.get(favour.asker).map(|asker| asker.id().clone()) {
+                self.send(&asker, Message::Ack(favour.number));
+            }
+        } else {
+            self.stats.late_acks += 1;
+        }
+    }
+
+    fn do_favour(&mut self, now: Duration, source: &Handle, (number, target, boot): (u32, NameKey, Boot)) {
+        let target = self.known.get(target).map(|known| known.id().clone()).filter(|id| id.node.boot == boot);
+        let (Some(target), true) = (target, self.favours.len() < MAX_FAVOURS) else {
+            return self.send(source, Message::Nack(number));
+        };
+        self.number = self.number.wrapping_add(1);
+        let nack = Some(now + self.timings.probe_timeout);
+        let favour = Favour { asker: source.key(), number, nack, end: now + self.timings.probe_period };
+        self.favours.insert(self.number, favour);
+        self.send(&target, Message::Ping(self.number));
     }
 
     /// All that a peer knows, by push-pull.
-    pub(crate) fn handle_known(&mut self, now: Duration, theirs: &Known) {
-        let news: Vec<_> = theirs.differing(&self.watch.lock().known).cloned().collect();
-        let gossip = news.len() <= MAX_NEWS;
-        self.apply(now, news, gossip);
-    }
-
-    /// Members that a peer told of, or that we met by greeting them.
-    pub(crate) fn handle_members(&mut self, now: Duration, members: Vec<Member<Handle>>) {
-        self.apply(now, members, true);
-    }
-
-    fn apply(&mut self, now: Duration, members: Vec<Member<Handle>>, gossip: bool) {
+    pub(crate) fn handle_known(&mut self, now: Duration, from: NameKey, told: Vec<Told>) {
         self.pass_idle_gossip(now);
-        let mut fit = Vec::with_capacity(members.len());
-        for member in members {
-            let id = member.id();
-            if id.key() != self.own.key() {
-                fit.push(member);
-            } else if id.node.boot > self.own.node.boot {
-                self.outputs.push_back(Output::Superseded(id.node.boot));
-            } else if id.node.boot == self.own.node.boot && id.rejoin == self.foca.identity().rejoin {
-                // Suspicions and declarations about ourselves are ours to refute. An older `rejoin` of this boot is
-                // settled already; foca would spread that it is down, which all know.
-                fit.push(member);
+        let news: Vec<Told> =
+            told.into_iter().filter(|told| self.known.get(told.member.key()) != Some(&told.member)).collect();
+        let spread = news.len() <= MAX_NEWS;
+        for Told { member, down_secs, left } in news {
+            let unknown = self.known.get(member.key()).is_none();
+            let age = Duration::from_secs(down_secs.into());
+            if !member.is_up() && unknown && age >= self.timings.forget_down_after {
+                continue;
+            }
+            // That a peer suspects somebody is hearsay: all hearsay counts as one accuser, under the suspect's own name.
+            // That it has left it has said itself.
+            let key = member.key();
+            let by = if member.state() == State::Suspect || left { key } else { from };
+            let down = !member.is_up();
+            self.take(now, member, by, spread);
+            if unknown && down && self.expiries.get(key).is_some() {
+                self.expiries.set(key, now + (self.timings.forget_down_after - age));
             }
         }
-        if let Err(error) = self.foca.apply_many(fit.into_iter(), gossip, &mut self.wishes) {
-            tracing::debug!(%error, "an update from push-pull was not applied");
+    }
+
+    /// Members that we met by greeting them.
+    pub(crate) fn handle_met(&mut self, now: Duration, id: Handle) {
+        self.pass_idle_gossip(now);
+        let key = id.key();
+        self.take(now, Member::alive(id), key, true);
+    }
+
+    /// Takes what is said of a member, by whom, and spreads it if it is news.
+    fn take(&mut self, now: Duration, told: Member, by: NameKey, spread: bool) {
+        let key = told.key();
+        if key == self.own.key() {
+            return self.hear_of_ourselves(now, &told, by);
         }
-        if !gossip {
-            // What is not passed on is not encoded, and so was not seen.
-            let mut seen = self.watch.lock();
-            let others = self.foca.iter_membership_state().filter(|member| member.key() != self.own.key());
-            others.for_each(|member| seen.note(member.clone()));
+        let Some(known) = self.known.get(key) else {
+            if self.lineup.len() + self.expiries.len() < MAX_MEMBERS {
+                self.set(now, told, by, spread);
+            }
+            return;
+        };
+        let verdict = !told.is_up() && known.is_up() && told.id() == known.id();
+        let told = if verdict && !self.is_final(key, by) {
+            Member::new(told.id().clone(), known.incarnation(), State::Suspect)
+        } else {
+            told
+        };
+        if told.overrides(known) {
+            return self.set(now, told, by, spread);
         }
-        self.settle(now);
+        let same = told.id() == known.id() && told.incarnation() == known.incarnation();
+        if same
+            && told.state() == State::Suspect
+            && let Some(suspicion) = self.suspicions.get_mut(&key)
+            && suspicion.confirm(by)
+        {
+            self.verdicts.set(key, suspicion.deadline());
+            if spread {
+                self.rumors.add((key, Some(by)), message::member_item(&told, by));
+            }
+        }
+    }
+
+    /// Whether a verdict stands: the member's own, or ours, or one that enough others share.
+    fn is_final(&self, key: NameKey, by: NameKey) -> bool {
+        by == key || by == self.own.key() || self.suspicions.get(&key).is_some_and(Suspicion::is_confirmed)
+    }
+
+    fn has_left(&self, id: &Handle) -> bool {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let profile = table.value(&id.node, PROFILE_KEY).and_then(|bytes| postcard::from_bytes::<Profile>(bytes).ok());
+        profile.is_some_and(|profile| profile.left)
+    }
+
+    /// Makes what is said of another member what we know.
+    fn set(&mut self, now: Duration, member: Member, by: NameKey, spread: bool) {
+        let key = member.key();
+        let before = self.known.set(member.clone());
+        self.report(now, before.as_ref(), &member);
+        if self.suspicions.remove(&key).is_some() {
+            self.verdicts.remove(key);
+            self.stats.suspicions_refuted += u64::from(member.state() == State::Alive);
+        }
+        if member.is_up() {
+            self.expiries.remove(key);
+            if self.lineup.len() == 0 {
+                // While there was nobody to probe its time has passed.
+                self.next_probe = self.next_probe.max(now);
+            }
+            self.lineup.add(key, &mut self.rng);
+        } else {
+            if self.expiries.len() == 0 {
+                self.next_announce = now + self.timings.announce_to_down_interval;
+            }
+            self.lineup.remove(key);
+            self.probes.retain(|probe| probe.target.key() != key);
+            self.expiries.set(key, now + self.timings.forget_down_after);
+            if self.expiries.len() > MAX_DOWN
+                && let Some((_, oldest)) = self.expiries.first()
+            {
+                self.forget(oldest);
+            }
+        }
+        let accuser = (member.state() == State::Suspect).then_some(by);
+        self.rumors.remove_from(&(key, None), |about| about.0 == key);
+        if spread {
+            self.rumors.add((key, accuser), message::member_item(&member, by));
+        }
+        if accuser.is_some() {
+            self.begin_suspicion(now, &member, by);
+        }
+        self.count_the_able();
+        self.changes.push(Change { before, after: Some(member) });
+    }
+
+    fn begin_suspicion(&mut self, now: Duration, member: &Member, by: NameKey) {
+        let key = member.key();
+        let suspicion = Suspicion::new(now, by, self.needed, self.members(), self.timings.suspicion);
+        self.verdicts.set(key, suspicion.deadline());
+        self.suspicions.insert(key, suspicion);
+        if by == self.own.key() {
+            self.stats.suspicions_raised += 1;
+            return;
+        }
+        self.stats.suspicions_heard += 1;
+        let chance = CONFIRMERS as f64 / self.lineup.len().max(1) as f64;
+        let probed = self.probes.iter().any(|probe| probe.target.key() == key);
+        if !probed && self.health.score() == 0 && self.rng.random_bool(chance.min(1.0)) {
+            self.stats.confirming_probes += u64::from(self.probes.len() < MAX_PROBES);
+            self.probe(now, key);
+        }
+    }
+
+    /// Fits what suspicions need to how many could accuse.
+    fn count_the_able(&mut self) {
+        let needed = needed(self.members() - self.suspicions.len());
+        if needed != self.needed {
+            self.needed = needed;
+            for (key, suspicion) in &mut self.suspicions {
+                suspicion.need(needed);
+                self.verdicts.set(*key, suspicion.deadline());
+            }
+        }
+    }
+
+    /// Says what has become of a member.
+    fn report(&mut self, now: Duration, before: Option<&Member>, after: &Member) {
+        let (was_up, is_up) = (before.is_some_and(Member::is_up), after.is_up());
+        let old = before.map(Member::id).filter(|old| *old != after.id());
+        if let Some(old) = old.filter(|old| old.node != after.id().node) {
+            self.outputs.push_back(Output::Replaced(old.clone()));
+        }
+        if was_up != is_up || (old.is_some() && is_up) {
+            self.churn.count(now);
+            let id = after.id().clone();
+            self.outputs.push_back(if is_up { Output::Up(id) } else { Output::Down(id) });
+        }
+    }
+
+    /// What others say of us. Suspicions and verdicts are ours to refute; what is said of an older life, or of an older
+    /// `rejoin` of this one, is settled.
+    fn hear_of_ourselves(&mut self, now: Duration, told: &Member, by: NameKey) {
+        let id = told.id();
+        if id.node.boot > self.own.node.boot {
+            self.outputs.push_back(Output::Superseded(id.node.boot));
+            return;
+        }
+        if id.node.boot < self.own.node.boot || id.rejoin != self.own.rejoin || told.state() == State::Alive {
+            return;
+        }
+        match (told.state(), told.incarnation().checked_add(1)) {
+            (State::Suspect, _) if told.incarnation() < self.incarnation => return,
+            (State::Suspect, Some(higher)) => {
+                self.incarnation = higher;
+                self.health.worsen();
+                self.stats.refuted_own += 1;
+            }
+            _ => {
+                let Some(renewed) = self.own.renew() else { return };
+                self.own = renewed.clone();
+                self.incarnation = 0;
+                self.stats.rejoins += 1;
+                self.churn.count(now);
+                self.outputs.push_back(Output::Rejoined(renewed));
+            }
+        }
+        self.say_that_we_are_here();
+        // Whoever accuses us hears first.
+        if let Some(accuser) = self.known.get(by).map(|known| known.id().clone()) {
+            self.send(&accuser, Message::Gossip);
+        }
+    }
+
+    fn say_that_we_are_here(&mut self) {
+        let own = self.own();
+        let key = own.key();
+        self.rumors.add((key, None), message::member_item(&own, key));
+        let before = self.known.set(own.clone());
+        self.changes.push(Change { before, after: Some(own) });
+    }
+
+    fn take_hint(&mut self, entry: Entry) {
+        if self.table.lock().unwrap_or_else(PoisonError::into_inner).hint(entry.clone()) {
+            self.hinted = true;
+            self.add_hint(&entry);
+        }
+    }
+
+    fn add_hint(&mut self, entry: &Entry) {
+        if let Some(item) = message::entry_item(entry) {
+            self.hints.add((entry.name.clone(), entry.key.clone()), item);
+        }
     }
 
     /// Everything that is known, for push-pull: who is up and who is down, ourselves among them.
-    pub(crate) fn known(&self) -> Known {
-        self.watch.lock().known.clone()
+    pub(crate) fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// What is known of a member as it is told to others: how long it has been down goes with it, so that all forget it at
+    /// about the same time, whoever heard of it when.
+    pub(crate) fn told(&self, now: Duration, member: &Member) -> Told {
+        let left = self.expiries.get(member.key()).map(|at| at.saturating_sub(now));
+        let age = left.map_or(Duration::ZERO, |left| self.timings.forget_down_after.saturating_sub(left));
+        // Rounded up, it grows from hop to hop, and nobody is remembered by being told again and again.
+        let down_secs = u32::try_from(age.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+        let left = !member.is_up() && self.has_left(member.id());
+        Told { member: member.clone(), down_secs, left }
     }
 
     /// What is known of one name.
-    pub(crate) fn member(&self, key: NameKey) -> Option<Member<Handle>> {
-        self.watch.lock().known.get(key).cloned()
+    pub(crate) fn member(&self, key: NameKey) -> Option<&Member> {
+        self.known.get(key)
     }
 
     /// What has changed since this was asked last, in order; and whether a hint was written to the table.
     pub(crate) fn take_changes(&mut self) -> (Vec<Change>, bool) {
-        let mut seen = self.watch.lock();
-        (std::mem::take(&mut seen.changes), std::mem::take(&mut seen.hinted))
+        (std::mem::take(&mut self.changes), std::mem::take(&mut self.hinted))
     }
 
     /// Spreads an entry of our own node state, as a hint: push-pull is what makes it certain.
     pub(crate) fn spread(&mut self, now: Duration, entry: &Entry) {
-        let Ok(bytes) = postcard::to_allocvec(entry) else { return };
         self.pass_idle_gossip(now);
-        if bytes.len() <= MAX_PAYLOAD_BYTES / 2 {
-            let sent = self.foca.add_broadcast(&bytes).and_then(|_| self.foca.broadcast(&mut self.wishes));
-            if let Err(error) = sent {
-                tracing::debug!(%error, "a hint was not spread");
-            }
-        }
-        self.settle(now);
+        self.add_hint(entry);
     }
 
     /// Says to some members that we are leaving, and falls silent.
-    pub(crate) fn leave(&mut self, now: Duration) {
-        if let Err(error) = self.foca.leave_cluster(&mut self.wishes) {
-            tracing::debug!(%error, "leaving was not announced");
+    pub(crate) fn leave(&mut self) {
+        let own = Member::new(self.own.clone(), self.incarnation, State::Down);
+        let key = own.key();
+        self.rumors.add((key, None), message::member_item(&own, key));
+        for to in self.some_others(FANOUT) {
+            self.send(&to, Message::Gossip);
         }
-        self.settle(now);
+    }
+
+    fn some_others(&mut self, count: usize) -> Vec<Handle> {
+        let keys = self.lineup.pick(count, |_| true, &mut self.rng);
+        keys.into_iter().filter_map(|key| self.known.get(key)).map(|member| member.id().clone()).collect()
+    }
+
+    /// A push-pull was begun.
+    pub(crate) fn count_push_pull(&mut self) {
+        self.stats.push_pulls += 1;
+    }
+
+    /// A push-pull has found a difference.
+    pub(crate) fn count_difference(&mut self) {
+        self.stats.differences += 1;
     }
 
     /// When [`Core::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
-        let alarm = self.alarms.peek().map(|Reverse(alarm)| alarm.at);
-        let gossip = self.gossip.as_ref().filter(|_| self.has_news()).map(|(at, _)| *at);
-        alarm.into_iter().chain(gossip).min()
+        let probes = self.probes.iter().map(|probe| probe.ask.unwrap_or(probe.end));
+        let favours = self.favours.values().map(|favour| favour.nack.unwrap_or(favour.end));
+        let deadlines = [self.verdicts.first(), self.expiries.first()].into_iter().flatten().map(|(at, _)| at);
+        let regular = [
+            (self.lineup.len() > 0, self.next_probe),
+            (self.has_news(), self.next_gossip),
+            (self.expiries.len() > 0, self.next_announce),
+        ];
+        let regular = regular.into_iter().filter(|(due, _)| *due).map(|(_, at)| at);
+        probes.chain(favours).chain(deadlines).chain(regular).min()
     }
 
     /// Runs the timers that are due.
     pub(crate) fn handle_timeout(&mut self, now: Duration) {
+        match self.poll_timeout() {
+            Some(due) if due > now => return,
+            Some(due) if now - due > self.timings.probe_timeout => self.stood_still(now - due),
+            Some(_) => {}
+            None => return self.pass_idle_gossip(now),
+        }
         self.pass_idle_gossip(now);
-        let mut due: Vec<Timer<Handle>> = Vec::new();
-        while let Some(Reverse(alarm)) = self.alarms.peek()
-            && alarm.at <= now
-        {
-            due.extend(self.alarms.pop().map(|Reverse(alarm)| alarm.timer));
+        self.end_favours(now);
+        self.end_probes(now);
+        while let Some(key) = self.verdicts.pop_due(now) {
+            self.declare_down(now, key);
         }
-        if self.gossip.as_ref().is_some_and(|(at, _)| *at <= now) {
-            due.extend(self.gossip.take().map(|(_, timer)| timer));
+        while let Some(key) = self.expiries.pop_due(now) {
+            self.forget(key);
         }
-        // Timers that fall due together run in foca's order: an indirect probe before the next probe.
-        due.sort();
-        for timer in due {
-            self.fire(timer);
-        }
-        self.settle(now);
-    }
-
-    /// Whether there is something to gossip.
-    fn has_news(&self) -> bool {
-        self.foca.updates_backlog() > 0 || self.foca.custom_broadcast_backlog() > 0
-    }
-
-    /// Lets the rounds of gossip pass that would have said nothing: foca would only have set the next one.
-    fn pass_idle_gossip(&mut self, now: Duration) {
-        let interval = self.timings.gossip_interval;
-        if self.gossip.as_ref().is_some_and(|(at, _)| *at <= now)
-            && !self.has_news()
-            && let Some((at, _)) = &mut self.gossip
-        {
-            let rounds = (now - *at).as_nanos() / interval.as_nanos() + 1;
-            *at += interval.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
-        }
-    }
-
-    fn fire(&mut self, timer: Timer<Handle>) {
-        let stands = |id: &Handle, incarnation: Option<u16>, state| {
-            let known = self.member(id.key());
-            known.is_some_and(|known| {
-                known.id() == id
-                    && known.state() == state
-                    && incarnation.is_none_or(|incarnation| known.incarnation() == incarnation)
-            })
-        };
-        match &timer {
-            // The guard: foca does not ask whether the member is still suspect.
-            Timer::ChangeSuspectToDown { member_id, incarnation, .. }
-                if !stands(member_id, Some(*incarnation), State::Suspect) =>
-            {
-                return;
+        if now >= self.next_probe {
+            self.next_probe = now + self.timings.probe_period * self.stretch(now);
+            if let Some(key) = self.lineup.next(&mut self.rng) {
+                self.probe(now, key);
             }
-            Timer::ChangeSuspectToDown { .. } if mutated(Mutation::SuspectsStay) => return,
-            Timer::RemoveDown(id) if stands(id, None, State::Down) => self.watch.lock().forget(id.key()),
-            _ => {}
         }
-        if let Err(error) = self.foca.handle_timer(timer, &mut self.wishes) {
-            tracing::debug!(%error, "a timer of the failure detector");
+        if now >= self.next_gossip {
+            self.next_gossip += self.timings.gossip_interval;
+            for to in self.some_others(FANOUT) {
+                self.send(&to, Message::Gossip);
+            }
         }
+        if now >= self.next_announce {
+            self.next_announce = now + self.timings.announce_to_down_interval;
+            self.announce_to_down();
+        }
+    }
+
+    /// The process was stopped for this long: nobody had the chance to answer.
+    fn stood_still(&mut self, by: Duration) {
+        self.stats.stalls += 1;
+        self.health.worsen();
+        for probe in &mut self.probes {
+            probe.ask = probe.ask.map(|at| at + by);
+            probe.end += by;
+        }
+        for (key, suspicion) in &mut self.suspicions {
+            suspicion.extend(by);
+            self.verdicts.set(*key, suspicion.deadline());
+        }
+        self.next_gossip += by;
+        self.next_probe += by;
+    }
+
+    fn stretch(&self, now: Duration) -> u32 {
+        self.health.multiplier(now, self.timings.probe_period)
+    }
+
+    /// Pings a member and awaits its answer.
+    fn probe(&mut self, now: Duration, key: NameKey) {
+        let Some(target) = self.known.get(key).map(|member| member.id().clone()) else { return };
+        if self.probes.len() >= MAX_PROBES {
+            return;
+        }
+        self.number = self.number.wrapping_add(1);
+        let stretch = self.stretch(now);
+        self.probes.push(Probe {
+            number: self.number,
+            target: target.clone(),
+            ask: Some(now + self.timings.probe_timeout * stretch),
+            end: now + self.timings.probe_period * stretch,
+            helpers: Vec::new(),
+            nacks: 0,
+        });
+        self.stats.probes += 1;
+        self.send(&target, Message::Ping(self.number));
+    }
+
+    fn end_probes(&mut self, now: Duration) {
+        for at in 0..self.probes.len() {
+            let probe = &mut self.probes[at];
+            if probe.ask.is_some_and(|ask| ask <= now) {
+                probe.ask = None;
+                let (number, target) = (probe.number, probe.target.clone());
+                // Who is suspected itself would be of little help.
+                let suspicions = &self.suspicions;
+                let fit = |key| key != target.key() && !suspicions.contains_key(&key);
+                let helpers = self.lineup.pick(FANOUT, fit, &mut self.rng);
+                self.probes[at].helpers.clone_from(&helpers);
+                self.stats.indirect_probes += 1;
+                let request = Message::PingReq { number, target: target.key(), boot: target.node.boot };
+                for helper in helpers {
+                    if let Some(helper) = self.known.get(helper).map(|member| member.id().clone()) {
+                        self.send(&helper, request);
+                    }
+                }
+            }
+        }
+        let (ended, running): (Vec<Probe>, _) =
+            std::mem::take(&mut self.probes).into_iter().partition(|probe| probe.ask.is_none() && probe.end <= now);
+        self.probes = running;
+        for probe in ended {
+            self.stats.failed_probes += 1;
+            if probe.nacks < probe.helpers.len() || probe.helpers.is_empty() {
+                self.health.worsen();
+            }
+            self.accuse(now, &probe.target);
+        }
+    }
+
+    /// Nobody could get an answer from this member.
+    fn accuse(&mut self, now: Duration, target: &Handle) {
+        let (key, own) = (target.key(), self.own.key());
+        let Some(known) = self.known.get(key).filter(|known| known.id() == target && known.is_up()) else { return };
+        if self.suspicions.get(&key).is_some_and(|suspicion| suspicion.has(own)) {
+            return;
+        }
+        let suspect = Member::new(target.clone(), known.incarnation(), State::Suspect);
+        self.take(now, suspect, own, true);
+        // The suspect hears first: whatever is sent to it begins with that.
+        self.send(target, Message::Gossip);
+    }
+
+    fn end_favours(&mut self, now: Duration) {
+        let late: Vec<(NameKey, u32)> = self
+            .favours
+            .values_mut()
+            .filter(|favour| favour.nack.is_some_and(|nack| nack <= now))
+            .map(|favour| {
+                favour.nack = None;
+                (favour.asker, favour.number)
+            })
+            .collect();
+        for (asker, number) in late {
+            if let Some(asker) = self.known.get(asker).map(|asker| asker.id().clone()) {
+                self.send(&asker, Message::Nack(number));
+            }
+        }
+        self.favours.retain(|_, favour| favour.end > now);
+    }
+
+    fn declare_down(&mut self, now: Duration, key: NameKey) {
+        if mutated(Mutation::SuspectsStay) {
+            return;
+        }
+        if let Some(suspect) = self.known.get(key).filter(|known| known.state() == State::Suspect) {
+            let down = Member::new(suspect.id().clone(), suspect.incarnation(), State::Down);
+            self.stats.declared_down += 1;
+            self.set(now, down, self.own.key(), true);
+        }
+    }
+
+    fn forget(&mut self, key: NameKey) {
+        self.expiries.remove(key);
+        self.rumors.remove_from(&(key, None), |about| about.0 == key);
+        if let Some(before) = self.known.remove(key) {
+            self.changes.push(Change { before: Some(before), after: None });
+        }
+    }
+
+    /// Tells some of those that are down that they are, so that they come back if they run: the halves of a partition meet
+    /// again, however long it was.
+    fn announce_to_down(&mut self) {
+        let some = self.expiries.keys().sample(&mut self.rng, FANOUT);
+        for key in some {
+            if let Some(down) = self.known.get(key).map(|member| member.id().clone()) {
+                self.send(&down, Message::Gossip);
+            }
+        }
+    }
+
+    /// Whether there is something to gossip to somebody.
+    fn has_news(&self) -> bool {
+        self.lineup.len() > 0 && !(self.rumors.is_empty() && self.hints.is_empty())
+    }
+
+    /// Lets the rounds of gossip pass that would have said nothing.
+    fn pass_idle_gossip(&mut self, now: Duration) {
+        if self.next_gossip <= now && !self.has_news() {
+            let interval = self.timings.gossip_interval;
+            let rounds = (now - self.next_gossip).as_nanos() / interval.as_nanos() + 1;
+            self.next_gossip += interval.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Sends a message with whatever news fits beside it. If its receiver is suspected or down, that comes first.
+    fn send(&mut self, to: &Handle, message: Message) {
+        let own = &self.own;
+        let header = Header {
+            name: own.node.name.as_str(),
+            rejoin: own.rejoin,
+            addr: own.addr,
+            incarnation: self.incarnation,
+            message,
+        };
+        let mut payload = message::begin(&header);
+        let key = to.key();
+        if let Some(member) = self.known.get(key).filter(|member| member.id() == to && member.state() != State::Alive) {
+            payload.extend_from_slice(&message::member_item(member, own.key()));
+        }
+        let times = transmissions(self.lineup.len() + 1).get();
+        self.rumors.take(MAX_PAYLOAD_BYTES.saturating_sub(payload.len()), times, |about| about.0 == key, &mut payload);
+        self.hints.take(MAX_PAYLOAD_BYTES.saturating_sub(payload.len()), times, |_| false, &mut payload);
+        self.stats.sent += 1;
+        self.sends.push_back((to.clone(), payload.into()));
     }
 
     /// What is to be sealed and sent next.
     pub(crate) fn poll_send(&mut self) -> Option<(Handle, Bytes)> {
-        self.wishes.sends.pop_front()
+        self.sends.pop_front()
     }
 
     /// What has become of the members and of ourselves.
@@ -376,75 +806,28 @@ impl Core {
         self.outputs.pop_front()
     }
 
-    /// Turns what foca left behind into outputs and timers.
-    fn settle(&mut self, now: Duration) {
-        for (after, timer) in self.wishes.timers.drain(..) {
-            let at = now + after;
-            if matches!(timer, Timer::PeriodicGossip(_)) {
-                self.gossip = Some((at, timer));
-            } else {
-                self.alarms_set += 1;
-                self.alarms.push(Reverse(Alarm { at, number: self.alarms_set, timer }));
-            }
-        }
-        let mut seen = self.watch.lock();
-        for note in self.wishes.notes.drain(..) {
-            match note {
-                OwnedNotification::MemberUp(id) => self.outputs.push_back(Output::Up(id)),
-                OwnedNotification::MemberDown(id) => self.outputs.push_back(Output::Down(id)),
-                // foca says `Rename` alone where a member stays up under its new identity.
-                OwnedNotification::Rename(old, id) => {
-                    let up = seen.known.get(id.key()).is_some_and(|m| *m.id() == id && m.state() != State::Down);
-                    if old.node != id.node {
-                        self.outputs.push_back(Output::Replaced(old));
-                    }
-                    self.outputs.push_back(if up { Output::Up(id) } else { Output::Down(id) });
-                }
-                OwnedNotification::Rejoin(id) => {
-                    seen.note(Member::alive(id.clone()));
-                    self.outputs.push_back(Output::Rejoined(id));
-                }
-                OwnedNotification::Active | OwnedNotification::Idle | OwnedNotification::Defunct => {}
-            }
-        }
-        if let Some(newer) = seen.newer.take() {
-            self.outputs.push_back(Output::Superseded(newer));
-        }
-        drop(seen);
-        self.resize();
-    }
-
-    /// Fits foca's settings to the size of the cluster when it has doubled or halved.
-    fn resize(&mut self) {
-        let members = self.foca.num_members() + 1;
-        if members >= self.sized_for * 2 || members * 2 < self.sized_for {
-            self.sized_for = members;
-            if let Err(error) = self.foca.set_config(foca_config(&self.timings, members)) {
-                tracing::warn!(%error, "the failure detector kept its settings");
-            }
-        }
-    }
-
-    /// Takes over the memory of what `theirs` says the same as we know it.
-    #[cfg(feature = "lean")]
-    pub(crate) fn share(&mut self, theirs: &Known) {
-        self.watch.lock().known.share(theirs);
-    }
-
-    /// Checks that what was followed through the codec is what foca knows.
+    /// Checks that the parts agree with each other.
     ///
     /// # Panics
-    /// If it is not.
+    /// If they do not.
     #[cfg(any(test, feature = "lean"))]
     pub(crate) fn validate(&self) {
-        let known = self.known();
-        let others = || self.foca.iter_membership_state().filter(|member| member.key() != self.own.key());
-        for member in others() {
-            assert_eq!(known.get(member.key()), Some(member), "{:?} missed it", self.own);
+        let own = self.known.get(self.own.key());
+        assert_eq!(own, Some(&Member::new(self.own.clone(), self.incarnation, State::Alive)));
+        let (mut up, mut suspects, mut down) = (0, 0, 0);
+        for member in self.known.iter().filter(|member| member.key() != self.own.key()) {
+            let key = member.key();
+            up += usize::from(member.is_up());
+            suspects += usize::from(member.state() == State::Suspect);
+            down += usize::from(!member.is_up());
+            assert_eq!(self.lineup.has(key), member.is_up(), "{member:?}");
+            let deadline = self.suspicions.get(&key).map(Suspicion::deadline);
+            assert_eq!(deadline.is_some(), member.state() == State::Suspect, "{member:?}");
+            assert_eq!(self.verdicts.get(key), deadline, "{member:?}");
+            assert_eq!(self.expiries.get(key).is_some(), !member.is_up(), "{member:?}");
         }
-        assert_eq!(known.iter().count(), others().count() + 1, "{:?} knows what foca does not", self.own);
-        let own = known.get(self.own.key()).map(|own| (own.id(), own.state()));
-        assert_eq!(own, Some((self.foca.identity(), State::Alive)));
+        assert_eq!((up, suspects, down), (self.lineup.len(), self.suspicions.len(), self.expiries.len()));
+        assert_eq!(self.verdicts.len(), suspects);
     }
 }
 
@@ -453,21 +836,4 @@ impl Core {
 fn transmissions(members: usize) -> NonZeroU8 {
     let log2 = usize::BITS - members.leading_zeros();
     NonZeroU8::new(u8::try_from(3 * log2).unwrap_or(u8::MAX).clamp(6, 16)).expect("at least 6")
-}
-
-fn foca_config(timings: &Timings, members: usize) -> foca::Config {
-    let periodic = |frequency, num_members| Some(foca::PeriodicParams { frequency, num_members });
-    foca::Config {
-        probe_period: timings.probe_period,
-        probe_rtt: timings.probe_timeout,
-        num_indirect_probes: GOSSIP_FANOUT,
-        max_transmissions: transmissions(members),
-        suspect_to_down_after: timings.suspicion,
-        remove_down_after: Some(timings.forget_down_after),
-        max_packet_size: NonZeroUsize::new(MAX_PAYLOAD_BYTES).expect("more than nothing"),
-        notify_down_members: true,
-        periodic_announce: None,
-        periodic_announce_to_down_members: periodic(timings.announce_to_down_interval, GOSSIP_FANOUT),
-        periodic_gossip: periodic(timings.gossip_interval, GOSSIP_FANOUT),
-    }
 }

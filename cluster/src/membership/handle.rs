@@ -1,17 +1,15 @@
-//! What foca carries of a member: its name in 8 bytes, and the identity behind a pointer.
-//!
-//! foca keeps its members in a list, and walks over it for every datagram and whenever it chooses someone. With a
-//! thousand members, what it walks over decides what membership costs. On the wire a handle is its [`Identity`].
+//! What the failure detector carries of a member: its name in 8 bytes, and the identity behind a pointer. On the wire a
+//! handle is its [`Identity`].
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use foca::Member;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::buckets::{Buckets, NameKey, Row};
+use super::member::Member;
+use crate::buckets::{Buckets, NameKey};
 use crate::identity::{Boot, Identity, NameError, NodeId, NodeName};
 
 /// An [`Identity`] that is cheap to copy and to compare.
@@ -22,12 +20,29 @@ pub(crate) struct Handle {
 }
 
 /// What is known of all members, at most one identity of each name.
-pub(crate) type Known = Buckets<Member<Handle>>;
+pub(crate) type Known = Buckets<Member>;
 
 impl Handle {
     /// The hash of its name.
     pub(crate) fn key(&self) -> NameKey {
         self.key
+    }
+
+    /// The same boot, come back after it was declared down: only `rejoin` grows. `None` when it cannot.
+    pub(super) fn renew(&self) -> Option<Self> {
+        let rejoin = self.identity.rejoin.checked_add(1)?;
+        Some(Self { key: self.key, identity: Arc::new(Identity { rejoin, ..(*self.identity).clone() }) })
+    }
+
+    /// Of a node whose datagram names all but its boot, which is that of its seal.
+    pub(super) fn sealed(
+        name: &str,
+        boot: Boot,
+        rejoin: u32,
+        addr: SocketAddr,
+        known: &Known,
+    ) -> Result<Self, NameError> {
+        Brief { node: BriefNode { name, boot }, rejoin, addr }.resolve(known)
     }
 }
 
@@ -103,34 +118,9 @@ impl Brief<'_> {
     }
 }
 
-impl Row for Member<Handle> {
-    fn key(&self) -> NameKey {
-        self.id().key
-    }
-}
-
-impl foca::Identity for Handle {
-    type Addr = NameKey;
-
-    /// Comes back under the same boot: only `rejoin` grows.
-    fn renew(&self) -> Option<Self> {
-        let rejoin = self.identity.rejoin.checked_add(1)?;
-        Some(Self { key: self.key, identity: Arc::new(Identity { rejoin, ..(*self.identity).clone() }) })
-    }
-
-    fn addr(&self) -> NameKey {
-        self.key
-    }
-
-    fn win_addr_conflict(&self, adversary: &Self) -> bool {
-        self.identity.precedence() > adversary.identity.precedence()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use foca::Identity as _;
 
     #[test]
     fn a_rejoin_keeps_the_boot_and_wins_over_the_identity_that_was_declared_down() {
@@ -139,11 +129,11 @@ mod tests {
         let first = Handle::from(identity.clone());
         let again = first.renew().expect("room to grow");
         assert_eq!(again.node, first.node);
-        assert!(again.win_addr_conflict(&first) && !first.win_addr_conflict(&again));
+        assert!(again.precedence() > first.precedence());
         let mut newer = identity;
         newer.node.boot = Boot { generation: 2, nonce: 0 };
         let newer = Handle::from(newer);
-        assert!(newer.win_addr_conflict(&again), "a newer boot wins over any rejoin of an older one");
+        assert!(newer.precedence() > again.precedence(), "a newer boot wins over any rejoin of an older one");
     }
 
     #[test]

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{Member as FocaMember, State};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde::Serialize;
@@ -20,10 +19,12 @@ use serde::Serialize;
 use super::agent;
 use super::core::Core;
 use super::handle::Handle;
+use super::member::{self, State};
+use super::stats::MembershipStats;
 use super::view::Member;
 use crate::config::Timings;
 use crate::doorman;
-use crate::exchange::{PushPull, PushPullAnswer, Tell};
+use crate::exchange::{PushPull, PushPullAnswer, Tell, TellAnswer, Told};
 use crate::hello::Refusal;
 use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::secure::envelope::OVERHEAD_BYTES;
@@ -58,6 +59,10 @@ pub struct Answer(PushPullAnswer);
 #[derive(Debug)]
 pub struct News(Tell);
 
+/// What it answers.
+#[derive(Debug)]
+pub struct Rest(TellAnswer);
+
 fn encoded_bytes(value: &impl Serialize) -> usize {
     // Nothing in these messages fails to encode.
     postcard::experimental::serialized_size(value).unwrap_or(0)
@@ -67,7 +72,7 @@ impl Request {
     /// How long it is on the wire.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.0.members.encoded_bytes() + self.0.read.encoded_bytes()
+        encoded_bytes(&self.0)
     }
 }
 
@@ -75,30 +80,41 @@ impl Answer {
     /// How long it is on the wire.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.0.members.encoded_bytes() + self.0.read.encoded_bytes() + encoded_bytes(&self.0.entries)
+        encoded_bytes(&self.0)
     }
 }
 
 impl News {
+    fn of(member: member::Member) -> Self {
+        Self(Tell { members: vec![Told { member, down_secs: 0, left: false }], ..Tell::default() })
+    }
+
     /// Says that a member is down.
     #[must_use]
     pub fn down(who: Identity) -> Self {
-        Self(Tell { members: vec![FocaMember::down(who.into())], entries: Vec::new() })
+        Self::of(member::Member::down(who.into()))
     }
 
     /// Says that a member is suspected at this incarnation.
     #[must_use]
-    pub fn suspect(who: Identity, incarnation: u16) -> Self {
-        let suspect = FocaMember::new(who.into(), incarnation, State::Suspect);
-        Self(Tell { members: vec![suspect], entries: Vec::new() })
+    pub fn suspect(who: Identity, incarnation: u32) -> Self {
+        Self::of(member::Member::new(who.into(), incarnation, State::Suspect))
     }
 
     /// Says that a member is up.
     #[must_use]
     pub fn up(who: Identity) -> Self {
-        Self(Tell { members: vec![FocaMember::alive(who.into())], entries: Vec::new() })
+        Self::of(member::Member::alive(who.into()))
     }
 
+    /// How long it is on the wire.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        encoded_bytes(&self.0)
+    }
+}
+
+impl Rest {
     /// How long it is on the wire.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -290,18 +306,16 @@ impl Agent {
 
     /// A member gives all that it knows and asks for the same; `None` if this one is leaving.
     pub fn handle_push_pull(&mut self, now: Duration, request: &Request) -> Option<Answer> {
-        self.agent.share(&request.0.members, &request.0.read);
         self.agent.handle_push_pull(now, &request.0).map(Answer)
     }
 
-    /// A member tells something. Returns whether this one listened.
-    pub fn handle_tell(&mut self, now: Duration, news: News) -> bool {
-        self.agent.handle_tell(now, news.0)
+    /// A member tells something, and gets what it asks for; `None` if this one is leaving.
+    pub fn handle_tell(&mut self, now: Duration, from: &NodeName, news: News) -> Option<Rest> {
+        self.agent.handle_tell(now, from, news.0).map(Rest)
     }
 
     /// The answer to a push-pull.
     pub fn handle_answer(&mut self, now: Duration, from: &Peer, answer: Answer) {
-        self.agent.share(&answer.0.members, &answer.0.read);
         self.agent.handle_answer(now, &from.0, answer.0);
     }
 
@@ -310,9 +324,14 @@ impl Agent {
         self.agent.handle_greeted(now, identity);
     }
 
-    /// A tell has arrived.
-    pub fn handle_told(&mut self) {
-        self.agent.handle_told();
+    /// A tell has arrived, and this came back.
+    pub fn handle_told(&mut self, now: Duration, from: &Peer, rest: Rest) {
+        self.agent.handle_told(now, &from.0, rest.0);
+    }
+
+    /// What its membership has decided so far.
+    pub fn stats(&mut self, now: Duration) -> MembershipStats {
+        self.agent.stats(now)
     }
 
     /// An exchange, a tell or a greeting has failed; it was refused where a newer boot of the name is known.
@@ -321,8 +340,8 @@ impl Agent {
     }
 
     /// A farewell has ended, one way or the other.
-    pub fn handle_farewell(&mut self, now: Duration) {
-        self.agent.handle_farewell(now);
+    pub fn handle_farewell(&mut self) {
+        self.agent.handle_farewell();
     }
 
     /// Says something else of itself from now on.

@@ -1,15 +1,29 @@
-//! Who is in the cluster and who is alive: SWIM (Das, Gupta, Motivala 2002), with `foca` as its engine.
+//! Who is in the cluster and who is alive: SWIM (Das, Gupta, Motivala 2002) with Lifeguard (Dadgar, Phillips, Currey 2018).
 //!
-//! [`core`] is the sans-IO state machine around foca, [`codec`] its bytes, [`handle`] what it carries of a member, and
-//! [`view`] what subscribers see. What foca lacks and a cluster needs is added around it: a guard for a fault of foca
-//! 2.0.0 (in `core`), and push-pull, join retry and re-announcing (in [`agent`], which the node's driver carries out).
+//! | module | idea |
+//! |---|---|
+//! | [`core`] | the failure detector and gossip of one node, a state machine |
+//! | `health`, `suspicion` | Lifeguard: how slow we are ourselves; how long a suspect has |
+//! | `lineup`, `rumors`, `deadlines` | whom to probe next; what is being spread; when suspects and the dead are due |
+//! | `member`, [`handle`] | what is known of a member, and which of two sayings holds |
+//! | `message` | bytes of datagrams |
+//! | [`agent`] | push-pull, seeds, farewells and node state around the core; the node's driver carries it out |
+//! | [`view`] | what subscribers see |
+//! | `stats` | what was decided, in numbers |
 
 pub(crate) mod agent;
-mod codec;
 pub(crate) mod core;
+mod deadlines;
 pub(crate) mod handle;
+mod health;
 #[cfg(feature = "lean")]
 pub mod lean;
+mod lineup;
+pub(crate) mod member;
+mod message;
+mod rumors;
+pub(crate) mod stats;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 pub(crate) mod view;

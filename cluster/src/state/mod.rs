@@ -2,12 +2,14 @@
 //!
 //! Every node owns one small map. Only its owner writes to it, and numbers each write, so the greatest version is
 //! right and nothing needs merging. Gossip carries entries as hints; push-pull compares how far each side has read
-//! ([`Digest`]) and sends the rest, so a hint that was lost costs time and no truth.
+//! (in `Reads`) and sends the rest, so a hint that was lost costs time and no truth.
 
 mod profile;
 mod table;
 
 pub(crate) use profile::PROFILE_KEY;
 pub use profile::{Profile, Weight, WeightError, Zone};
-pub(crate) use table::{Digest, Entry, Table};
+#[cfg(test)]
+pub(crate) use table::Fields;
+pub(crate) use table::{Entry, Reads, Table};
 pub use table::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, StateError};

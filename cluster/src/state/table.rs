@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::buckets::{Buckets, NameKey, Row};
+use crate::buckets::{Buckets, Digests, NameKey, Row, Which};
 use crate::identity::{Boot, NodeId, NodeName};
 
 /// The longest key of node state, in bytes.
@@ -18,6 +18,8 @@ pub const MAX_KEY_BYTES: usize = 64;
 pub const MAX_VALUE_BYTES: usize = 1024;
 /// The most keys that one node may have.
 pub const MAX_KEYS: usize = 64;
+/// How much one answer brings: what is beyond comes with the next exchange. A quarter of the largest frame.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// The most nodes whose state is kept: a bound against a peer gone wrong, far above the clusters this library is for.
 const MAX_OWNERS: usize = 16_384;
 
@@ -77,8 +79,19 @@ impl Row for Read {
     }
 }
 
-/// How far each owner's map has been read.
-pub(crate) type Digest = Buckets<Read>;
+/// How far the maps of some owners have been read: of all those in some buckets.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Reads {
+    which: Which,
+    rows: Vec<Read>,
+}
+
+impl Reads {
+    /// Whether it says nothing of anybody.
+    pub(crate) fn is_none(&self) -> bool {
+        self.which.is_none()
+    }
+}
 
 /// Why an entry of one's own was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -130,7 +143,7 @@ pub(crate) struct Table {
     own: NodeId,
     owners: BTreeMap<NodeName, Owner>,
     /// `boot` and `read` of each owner.
-    digest: Digest,
+    digest: Buckets<Read>,
     changed: BTreeSet<NodeName>,
 }
 
@@ -167,11 +180,10 @@ impl Table {
         self.take(entry, false)
     }
 
-    /// Takes the answer to our digest: for each owner, all that lies above what we had read, by rising version.
-    pub(crate) fn apply(&mut self, entries: Vec<Entry>) {
-        for entry in entries {
-            self.take(entry, true);
-        }
+    /// Takes the answer to what we have read: for each owner, all that lies above it, by rising version. Returns what
+    /// was news.
+    pub(crate) fn apply(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
+        entries.into_iter().filter(|entry| self.take(entry.clone(), true)).collect()
     }
 
     /// Takes one entry of another node. `complete` says that nothing of this boot below it is missing.
@@ -207,17 +219,41 @@ impl Table {
         news
     }
 
-    /// How far we have read each owner's map.
-    pub(crate) fn digest(&self) -> &Digest {
-        &self.digest
+    /// What tells whether another has read the same.
+    pub(crate) fn digests(&self) -> Digests {
+        self.digest.digests()
     }
 
-    /// What we know and the holder of `digest` does not: for each owner by rising version.
-    pub(crate) fn above(&self, digest: &Digest) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        for row in self.digest.differing(digest) {
+    /// How far we have read the maps of those about whom the holder of these digests may have read something else.
+    pub(crate) fn reads(&self, digests: &Digests) -> Reads {
+        self.reads_in(self.digest.differing(digests))
+    }
+
+    /// How far we have read the maps of those that `theirs` speaks of.
+    pub(crate) fn reads_like(&self, theirs: &Reads) -> Reads {
+        self.reads_in(theirs.which)
+    }
+
+    fn reads_in(&self, which: Which) -> Reads {
+        Reads { which, rows: self.digest.rows(which).cloned().collect() }
+    }
+
+    /// Whether another that has read so far knows what we do not.
+    pub(crate) fn lacks(&self, theirs: &Reads) -> bool {
+        let ahead = |theirs: &Read| match self.digest.get(theirs.key()) {
+            Some(Read(_, boot, read)) => (theirs.1, theirs.2) > (*boot, *read),
+            None => theirs.2 > 0,
+        };
+        theirs.rows.iter().any(|row| row.0 != self.own.name && ahead(row))
+    }
+
+    /// What we know and another that has read so far does not: for each owner by rising version.
+    pub(crate) fn above(&self, theirs: &Reads) -> Vec<Entry> {
+        let read_there: BTreeMap<NameKey, &Read> = theirs.rows.iter().map(|row| (row.key(), row)).collect();
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for row in self.digest.rows(theirs.which) {
             let Read(name, boot, read) = row;
-            let from = match digest.get(row.key()) {
+            let from = match read_there.get(&row.key()) {
                 Some(Read(_, theirs, _)) if theirs > boot => continue,
                 Some(Read(_, theirs, upto)) if theirs == boot => *upto,
                 _ => 0,
@@ -228,6 +264,10 @@ impl Table {
             let readable = owner.entries.iter().filter(|entry| entry.version > from && entry.version <= *read);
             entries.extend(readable.cloned());
             entries[first..].sort_by_key(|entry| entry.version);
+            bytes += entries[first..].iter().map(|entry| entry.key.len() + entry.value.len()).sum::<usize>();
+            if bytes > MAX_ANSWER_BYTES {
+                break;
+            }
         }
         entries
     }
@@ -263,12 +303,6 @@ impl Table {
     pub(crate) fn take_changed(&mut self) -> BTreeSet<NodeName> {
         std::mem::take(&mut self.changed)
     }
-
-    /// Takes over the memory of `theirs` where it says the same as ours.
-    #[cfg(feature = "lean")]
-    pub(crate) fn share(&mut self, theirs: &Digest) {
-        self.digest.share(theirs);
-    }
 }
 
 #[cfg(test)]
@@ -281,8 +315,7 @@ mod tests {
     }
 
     fn exchange(from: &Table, to: &mut Table) {
-        let entries = from.above(to.digest());
-        to.apply(entries);
+        to.apply(from.above(&to.reads(&from.digests())));
     }
 
     #[test]
@@ -297,7 +330,7 @@ mod tests {
         exchange(&a, &mut b);
         assert_eq!(b.value(&node("a", 1), "x"), Some(&b"1"[..]));
         assert!(!b.hint(first), "an old hint is no news");
-        assert!(a.above(b.digest()).is_empty());
+        assert!(a.above(&b.reads(&a.digests())).is_empty() && !b.lacks(&a.reads(&b.digests())));
     }
 
     #[test]
@@ -345,13 +378,15 @@ mod tests {
                         tables[to].hint(entry);
                     }
                 } else if from != to {
-                    let entries = tables[from].above(tables[to].digest());
+                    let (reads, other) = (tables[to].reads(&tables[from].digests()), tables[from].reads(&tables[to].digests()));
+                    let entries = tables[from].above(&reads);
+                    prop_assert!(tables[to].lacks(&other) || entries.iter().all(|entry| !tables[to].take(entry.clone(), true)));
                     tables[to].apply(entries);
                 }
             }
             for reader in 0..4 {
                 for owner in 0..4 {
-                    let entries = tables[owner].above(tables[reader].digest());
+                    let entries = tables[owner].above(&tables[reader].reads(&tables[owner].digests()));
                     tables[reader].apply(entries);
                     let entries = tables[owner].application_entries(&ids[owner]);
                     prop_assert_eq!(tables[reader].application_entries(&ids[owner]), entries);

@@ -310,9 +310,10 @@ impl Cluster {
         self.net.poke(host, &mut |at, host, note| observer.take(at, host, note), |node, now| node.poke(now, poke))
     }
 
-    /// Tells a node something, as if a member had.
-    pub fn tell(&mut self, host: Host, news: News) {
-        self.poke(host, |agent, now| agent.handle_tell(now, news));
+    /// Tells a node something, as if the member on another host had.
+    pub fn tell(&mut self, host: Host, from: Host, news: News) {
+        let from = self.node(from).name().clone();
+        self.poke(host, |agent, now| agent.handle_tell(now, &from, news));
     }
 
     /// Stops the time of the node on a host.

@@ -142,7 +142,7 @@ pub enum Answer {
     /// To a push-pull.
     PushPull(lean::Answer),
     /// To a tell.
-    Told,
+    Told(lean::Rest),
     /// Not let in, or not listened to.
     Refused(Option<Boot>),
 }
@@ -152,7 +152,7 @@ enum Errand {
     FirstGreeting(SocketAddr),
     Greeting,
     PushPull(Peer),
-    Tell,
+    Tell(Peer),
     Farewell,
 }
 
@@ -324,7 +324,7 @@ impl Node {
                 let request = self.request(Some(with.node.clone()), Ask::PushPull(request));
                 self.call(Errand::PushPull(with), to, within, bytes, request);
             }
-            lean::Output::Tell { to, news, within } => self.tell(Errand::Tell, &to, news, within),
+            lean::Output::Tell { to, news, within } => self.tell(Errand::Tell(to.clone()), &to, news, within),
             lean::Output::Farewell { to, news, within } => self.tell(Errand::Farewell, &to, news, within),
             lean::Output::Greet { addr, within } => {
                 let request = self.request(None, Ask::Greet);
@@ -422,11 +422,9 @@ impl Member for Node {
                 None => refused(None),
             },
             Ask::Tell(news) => {
-                if agent.handle_tell(now, news) {
-                    Some((Box::new(Answer::Told), 1))
-                } else {
-                    refused(None)
-                }
+                let Some(rest) = agent.handle_tell(now, &request.caller, news) else { return refused(None) };
+                let bytes = rest.bytes();
+                Some((Box::new(Answer::Told(rest)), bytes))
             }
         }
     }
@@ -456,10 +454,10 @@ impl Member for Node {
             _ => None,
         };
         match (errand, answer) {
-            (Errand::Farewell, _) => agent.handle_farewell(now),
+            (Errand::Farewell, _) => agent.handle_farewell(),
             (Errand::PushPull(peer), Some(Answer::PushPull(answer))) => agent.handle_answer(now, &peer, answer),
             (Errand::Greeting, Some(Answer::Welcome(identity, _))) => agent.handle_greeted(now, identity),
-            (Errand::Tell, Some(Answer::Told)) => agent.handle_told(),
+            (Errand::Tell(peer), Some(Answer::Told(rest))) => agent.handle_told(now, &peer, rest),
             _ => agent.handle_failed(newer),
         }
     }

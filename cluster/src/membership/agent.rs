@@ -22,6 +22,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
 use super::core::{self, Change, Core, SharedTable};
+use super::deadlines::Deadlines;
 use super::handle::{Handle, Known};
 use super::member::{self, State};
 use super::stats::MembershipStats;
@@ -40,7 +41,7 @@ const MAX_ERRANDS: usize = 64;
 /// does not spend more on it than it learns (memberlist has the same).
 const PUSH_PULL_FULL_RATE: usize = 32;
 /// How many rounds of gossip the node state of a new member may take before it is asked for.
-const HEARING_ROUNDS: u32 = 12;
+const HEARING_ROUNDS: u32 = 4;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ pub(crate) struct Agent {
     /// How many members are up at the address of each seed.
     seeds: BTreeMap<SocketAddr, u32>,
     /// Those that are up whose node state has not been heard, since when.
-    unheard: BTreeMap<NameKey, Duration>,
+    unheard: Deadlines,
     /// Of whom a subscriber may not have seen the latest.
     changed: BTreeSet<NodeName>,
     errands: usize,
@@ -114,7 +115,7 @@ impl Agent {
             // Who was told of others and has met none may be one of a cluster that it cannot reach: it is not the first.
             joined: greeted.is_empty() && seeds.is_empty(),
             seeds: seeds.into_iter().map(|addr| (addr, 0)).collect(),
-            unheard: BTreeMap::new(),
+            unheard: Deadlines::default(),
             changed: BTreeSet::new(),
             errands: 0,
             next_push_pull: Duration::ZERO,
@@ -387,8 +388,9 @@ impl Agent {
     /// a one.
     fn push_pull(&mut self, now: Duration) {
         let patience = self.timings.gossip_interval * HEARING_ROUNDS;
-        let late = self.unheard.iter().filter(|(_, since)| now.saturating_sub(**since) >= patience);
-        let late = late.map(|(key, _)| *key).choose(&mut self.rng).filter(|_| self.rng.random_bool(0.5));
+        let due = |since: Duration| now.saturating_sub(since) >= patience;
+        let late = self.unheard.first().filter(|(since, _)| due(*since)).map(|(_, key)| key);
+        let late = late.filter(|_| self.rng.random_bool(0.5));
         let late = late.and_then(|key| self.core.member(key)).map(|member| member.id().clone());
         if let Some(member) = late.or_else(|| self.core.any_other()) {
             self.exchange(member);
@@ -470,7 +472,7 @@ impl Agent {
         match after {
             Some(member) => self.look_for_state(now, member),
             None => {
-                self.unheard.remove(&latest.key());
+                self.unheard.remove(latest.key());
                 self.table().forget(name);
             }
         }
@@ -482,10 +484,12 @@ impl Agent {
 
     fn look_for_state(&mut self, now: Duration, member: &member::Member) {
         let asked = member.is_up() && member.key() != self.identity().key();
-        if asked && self.table().value(&member.id().node, PROFILE_KEY).is_none() {
-            self.unheard.entry(member.key()).or_insert(now);
+        if asked && !self.table().has(member.key(), member.id().node.boot, PROFILE_KEY) {
+            if self.unheard.get(member.key()).is_none() {
+                self.unheard.set(member.key(), now);
+            }
         } else {
-            self.unheard.remove(&member.key());
+            self.unheard.remove(member.key());
         }
     }
 
@@ -514,11 +518,8 @@ impl Agent {
     /// brought by now.
     fn push_pull_soon(&mut self, now: Duration) {
         let soon = self.timings.gossip_interval * 2;
-        let missed = self
-            .unheard
-            .values()
-            .min()
-            .map(|since| (*since + self.timings.gossip_interval * HEARING_ROUNDS).max(now + soon));
+        let patience = self.timings.gossip_interval * HEARING_ROUNDS;
+        let missed = self.unheard.first().map(|(since, _)| (since + patience).max(now + soon));
         let alone = (!self.joined && self.core.members() > 1).then_some(now + soon);
         let due = missed.into_iter().chain(alone).min().unwrap_or(Duration::MAX);
         self.next_push_pull = self.next_push_pull.min(due);
@@ -541,7 +542,7 @@ impl Agent {
             let heard = self.table().value(&member.node, PROFILE_KEY).is_some();
             assert_eq!(
                 heard,
-                !self.unheard.contains_key(&member.key()),
+                self.unheard.get(member.key()).is_none(),
                 "{own:?} mistakes what it has heard of {member:?}"
             );
         }

@@ -40,7 +40,7 @@ use super::suspicion::{CONFIRMATIONS, Suspicion, needed};
 use crate::buckets::{NameKey, Row as _};
 use crate::config::Timings;
 use crate::exchange::Told;
-use crate::identity::{Boot, NodeName};
+use crate::identity::Boot;
 use crate::mutation::{Mutation, mutated};
 use crate::state::{Entry, PROFILE_KEY, Profile, Table};
 
@@ -63,6 +63,9 @@ const MAX_DOWN: usize = 4_096;
 /// no news of the cluster but what we ourselves lacked, because we have just joined it or were cut off from it. With a
 /// thousand members, gossiping that to those who know it keeps every datagram full for a minute.
 pub(super) const MAX_NEWS: usize = 24;
+
+/// How often an entry of node state is piggybacked: six copies from each node miss one in 400, whom push-pull tells.
+const HINT_TRANSMISSIONS: u8 = 6;
 
 /// A change, or the end.
 #[derive(Debug)]
@@ -127,7 +130,7 @@ pub(crate) struct Core {
     expiries: Deadlines,
     /// By whom it is about, and by who accuses.
     rumors: Rumors<(NameKey, Option<NameKey>)>,
-    hints: Rumors<(NodeName, String)>,
+    hints: Rumors<(NameKey, String)>,
     probes: Vec<Probe>,
     /// By our own number.
     favours: BTreeMap<u32, Favour>,
@@ -517,7 +520,7 @@ impl Core {
 
     fn add_hint(&mut self, entry: &Entry) {
         if let Some(item) = message::entry_item(entry) {
-            self.hints.add((entry.name.clone(), entry.key.clone()), item);
+            self.hints.add((NameKey::of(entry.name.as_str()), entry.key.clone()), item);
         }
     }
 
@@ -791,7 +794,8 @@ impl Core {
         }
         let times = transmissions(self.lineup.len() + 1).get();
         self.rumors.take(MAX_PAYLOAD_BYTES.saturating_sub(payload.len()), times, |about| about.0 == key, &mut payload);
-        self.hints.take(MAX_PAYLOAD_BYTES.saturating_sub(payload.len()), times, |_| false, &mut payload);
+        let room = MAX_PAYLOAD_BYTES.saturating_sub(payload.len());
+        self.hints.take(room, HINT_TRANSMISSIONS, |_| false, &mut payload);
         self.stats.sent += 1;
         self.sends.push_back((to.clone(), payload.into()));
     }

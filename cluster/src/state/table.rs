@@ -110,6 +110,7 @@ pub enum StateError {
 
 #[derive(Debug)]
 struct Owner {
+    name: NodeName,
     boot: Boot,
     read: u64,
     /// By key: there are few.
@@ -117,8 +118,8 @@ struct Owner {
 }
 
 impl Owner {
-    fn new(boot: Boot) -> Self {
-        Self { boot, read: 0, entries: Vec::new() }
+    fn new(name: NodeName, boot: Boot) -> Self {
+        Self { name, boot, read: 0, entries: Vec::new() }
     }
 
     fn find(&self, key: &str) -> Result<usize, usize> {
@@ -141,7 +142,7 @@ impl Owner {
 #[derive(Debug)]
 pub(crate) struct Table {
     own: NodeId,
-    owners: BTreeMap<NodeName, Owner>,
+    owners: BTreeMap<NameKey, Owner>,
     /// `boot` and `read` of each owner.
     digest: Buckets<Read>,
     changed: BTreeSet<NodeName>,
@@ -149,7 +150,8 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(own: NodeId) -> Self {
-        let owners = BTreeMap::from([(own.name.clone(), Owner::new(own.boot))]);
+        let key = NameKey::of(own.name.as_str());
+        let owners = BTreeMap::from([(key, Owner::new(own.name.clone(), own.boot))]);
         let digest = [Read(own.name.clone(), own.boot, 0)].into_iter().collect();
         Self { own, owners, digest, changed: BTreeSet::new() }
     }
@@ -160,7 +162,7 @@ impl Table {
             return Err(StateError::ValueTooLarge(value.len()));
         }
         let NodeId { name, boot } = self.own.clone();
-        let owner = self.owners.entry(name.clone()).or_insert_with(|| Owner::new(boot));
+        let owner = self.owners.entry(NameKey::of(name.as_str())).or_insert_with(|| Owner::new(name.clone(), boot));
         match owner.get(key) {
             Some(old) if old.value == value => return Ok(None),
             None if owner.entries.len() >= MAX_KEYS => return Err(StateError::TooManyKeys),
@@ -191,29 +193,34 @@ impl Table {
         if !entry.is_within_limits() || entry.name == self.own.name {
             return false;
         }
-        if !self.owners.contains_key(&entry.name) && self.owners.len() >= MAX_OWNERS {
+        let key = NameKey::of(entry.name.as_str());
+        if self.owners.len() >= MAX_OWNERS && !self.owners.contains_key(&key) {
             return false;
         }
-        let (name, version) = (entry.name.clone(), entry.version);
-        let owner = self.owners.entry(name.clone()).or_insert_with(|| Owner::new(entry.boot));
+        let version = entry.version;
+        let owner = self.owners.entry(key).or_insert_with(|| Owner::new(entry.name.clone(), entry.boot));
         if entry.boot < owner.boot {
             return false;
         }
+        if entry.boot == owner.boot && version <= owner.read {
+            // All up to there is known.
+            return false;
+        }
         if entry.boot > owner.boot {
-            *owner = Owner::new(entry.boot);
+            *owner = Owner::new(entry.name.clone(), entry.boot);
         }
         let known = owner.get(&entry.key).map_or(0, |known| known.version);
         let news = version > known && (known > 0 || owner.entries.len() < MAX_KEYS);
         if news {
+            self.changed.insert(entry.name.clone());
             owner.put(entry);
-            self.changed.insert(name.clone());
         }
         // The very next write leaves no gap behind it.
         if complete || (news && version == owner.read + 1) {
             owner.read = owner.read.max(version);
         }
-        let row = Read(name, owner.boot, owner.read);
-        if self.digest.get(row.key()) != Some(&row) {
+        let row = Read(owner.name.clone(), owner.boot, owner.read);
+        if self.digest.get(key) != Some(&row) {
             self.digest.set(row);
         }
         news
@@ -252,13 +259,13 @@ impl Table {
         let read_there: BTreeMap<NameKey, &Read> = theirs.rows.iter().map(|row| (row.key(), row)).collect();
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for row in self.digest.rows(theirs.which) {
-            let Read(name, boot, read) = row;
+            let Read(_, boot, read) = row;
             let from = match read_there.get(&row.key()) {
                 Some(Read(_, theirs, _)) if theirs > boot => continue,
                 Some(Read(_, theirs, upto)) if theirs == boot => *upto,
                 _ => 0,
             };
-            let Some(owner) = self.owners.get(name) else { continue };
+            let Some(owner) = self.owners.get(&row.key()) else { continue };
             let first = entries.len();
             // What we hold beyond our own `read` came as hints: it is sent as such next time it is read in order.
             let readable = owner.entries.iter().filter(|entry| entry.version > from && entry.version <= *read);
@@ -274,28 +281,41 @@ impl Table {
 
     /// Our own map, by rising version.
     pub(crate) fn own_entries(&self) -> Vec<Entry> {
-        let mut entries = self.owners.get(&self.own.name).map(|owner| owner.entries.clone()).unwrap_or_default();
+        let mut entries = self.owners.get(&self.own_key()).map(|owner| owner.entries.clone()).unwrap_or_default();
         entries.sort_by_key(|entry| entry.version);
         entries
     }
 
-    /// One value of the map of `name`'s current boot.
+    /// One value of the map of this very life of a node.
     pub(crate) fn value(&self, node: &NodeId, key: &str) -> Option<&[u8]> {
-        let owner = self.owners.get(&node.name).filter(|owner| owner.boot == node.boot)?;
-        owner.get(key).map(|entry| &entry.value[..])
+        self.owner(node)?.get(key).map(|entry| &entry.value[..])
+    }
+
+    /// Whether the map of this life of a node has this key; the node is named by the hash of its name.
+    pub(crate) fn has(&self, node: NameKey, boot: Boot, key: &str) -> bool {
+        self.owners.get(&node).is_some_and(|owner| owner.boot == boot && owner.get(key).is_some())
     }
 
     /// The application's entries of one node's map.
     pub(crate) fn application_entries(&self, node: &NodeId) -> BTreeMap<String, Vec<u8>> {
-        let owner = self.owners.get(&node.name).filter(|owner| owner.boot == node.boot);
-        let entries = owner.into_iter().flat_map(|owner| &owner.entries);
+        let entries = self.owner(node).into_iter().flat_map(|owner| &owner.entries);
         entries.filter(|entry| !entry.key.starts_with('.')).map(|e| (e.key.clone(), e.value.clone())).collect()
+    }
+
+    fn own_key(&self) -> NameKey {
+        NameKey::of(self.own.name.as_str())
+    }
+
+    /// The map of this very life of a node.
+    fn owner(&self, node: &NodeId) -> Option<&Owner> {
+        self.owners.get(&NameKey::of(node.name.as_str())).filter(|owner| owner.boot == node.boot)
     }
 
     /// Forgets the map of a node, unless it is our own.
     pub(crate) fn forget(&mut self, name: &NodeName) {
-        if *name != self.own.name && self.owners.remove(name).is_some() {
-            self.digest.remove(NameKey::of(name.as_str()));
+        let key = NameKey::of(name.as_str());
+        if *name != self.own.name && self.owners.remove(&key).is_some() {
+            self.digest.remove(key);
         }
     }
 

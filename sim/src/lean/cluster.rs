@@ -152,8 +152,12 @@ impl Cluster {
     #[must_use]
     pub fn of(nodes: usize, seed: u64, weather: Weather) -> Self {
         let mut cluster = Self::new(seed, weather);
-        for _ in 0..nodes {
-            cluster.join();
+        // All hosts are there before the first process on one of them looks for others.
+        let hosts: Vec<Host> = (0..nodes).map(|_| cluster.add_host()).collect();
+        for host in hosts {
+            let mut plan = cluster.plan(host, &format!("n{host}"));
+            plan.seeds = (0..SEEDS.min(nodes)).map(addr).collect();
+            cluster.start(host, plan);
         }
         cluster
     }

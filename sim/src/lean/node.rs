@@ -145,6 +145,8 @@ pub enum Answer {
     Told(lean::Rest),
     /// Not let in, or not listened to.
     Refused(Option<Boot>),
+    /// Who is here starts itself.
+    Starting,
 }
 
 /// What a call was made for.
@@ -160,6 +162,8 @@ enum Phase {
     /// It greets its seeds, each of those that wait again at its time.
     Starting {
         again: BTreeMap<SocketAddr, (Duration, Duration)>,
+        /// Those that said that they are starting themselves.
+        starting: BTreeSet<SocketAddr>,
         until: Duration,
         remembered: u64,
     },
@@ -193,7 +197,8 @@ impl Node {
             Begin::Ask { remembered } => {
                 let others = plan.seeds.iter().filter(|seed| **seed != plan.addr);
                 let first = others.map(|seed| (*seed, (Duration::ZERO, GREET_AGAIN.0))).collect();
-                Phase::Starting { again: first, until: plan.timings.solo_after, remembered: *remembered }
+                let (starting, until) = (BTreeSet::new(), plan.timings.solo_after);
+                Phase::Starting { again: first, starting, until, remembered: *remembered }
             }
         };
         let mut node = Self {
@@ -405,7 +410,7 @@ impl Member for Node {
 
     fn handle_request(&mut self, now: Duration, request: Box<Request>) -> Option<(Box<Answer>, usize)> {
         let refused = |newer| Some((Box::new(Answer::Refused(newer)), HELLO_BYTES));
-        let Phase::Running(agent) = &mut self.phase else { return refused(None) };
+        let Phase::Running(agent) = &mut self.phase else { return Some((Box::new(Answer::Starting), HELLO_BYTES)) };
         let now = now - self.delay;
         let generation = match agent.admit(&request.caller, request.boot, request.expects.as_ref()) {
             Ok(generation) => generation,
@@ -437,10 +442,17 @@ impl Member for Node {
                 (Some(Answer::Welcome(identity, generation)), Phase::Starting { .. }) => {
                     self.begin(now, Some((identity, generation)));
                 }
-                (_, Phase::Starting { again, .. }) => {
+                (answer, Phase::Starting { again, starting, .. }) => {
                     if let Some((at, pause)) = again.get_mut(seed) {
                         *at = now + *pause;
                         *pause = (*pause * 2).min(GREET_AGAIN.1);
+                    }
+                    if matches!(answer, Some(Answer::Starting)) {
+                        starting.insert(*seed);
+                    }
+                    // All are there and none is a member: the first of them founds the cluster.
+                    if starting.len() == again.len() && starting.first().is_some_and(|first| self.plan.addr < *first) {
+                        self.begin(now, None);
                     }
                 }
                 _ => {}

@@ -1,5 +1,6 @@
 //! A node with all its floors: wiring, and nothing else.
 
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -145,6 +146,12 @@ impl Builder {
     /// A word for the application.
     pub fn role(self, role: impl Into<String>) -> Self {
         Self { cluster: self.cluster.role(role), ..self }
+    }
+
+    /// Where else this node listens, for whatever the application serves: at most 16, under names of 1 to 32 bytes. The
+    /// others find them in [`Member::addresses`](crate::Member).
+    pub fn address(self, name: impl Into<String>, addr: SocketAddr) -> Self {
+        Self { cluster: self.cluster.address(name, addr), ..self }
     }
 
     /// A setting of the application in which all members must agree.

@@ -30,7 +30,7 @@ use crate::rpc::{Rpc, RpcErrorKind};
 use crate::secure::Secret;
 use crate::secure::envelope::{DropReason, MAX_DATAGRAM_BYTES, Opener, Sealer};
 use crate::secure::tls::TlsIdentity;
-use crate::state::{PROFILE_KEY, Profile, Table, Weight, Zone};
+use crate::state::{ADDRESSES_KEY, PROFILE_KEY, Profile, Table, Weight, Zone, encode_addresses};
 use crate::transport::config::TransportConfig;
 use crate::transport::socket::GossipSink;
 use crate::transport::{Transport, TransportParts};
@@ -63,6 +63,7 @@ pub struct Builder {
     weight: u16,
     zone: Option<String>,
     roles: Vec<String>,
+    addresses: BTreeMap<String, SocketAddr>,
     settings: BTreeMap<String, String>,
     data_dir: Option<PathBuf>,
     callers_runtime: bool,
@@ -77,6 +78,7 @@ struct Plan {
     secret: Secret,
     timings: Timings,
     profile: Profile,
+    addresses: Option<Vec<u8>>,
 }
 
 impl Builder {
@@ -93,6 +95,7 @@ impl Builder {
             weight: Weight::default().get(),
             zone: None,
             roles: Vec::new(),
+            addresses: BTreeMap::new(),
             settings: BTreeMap::new(),
             data_dir: None,
             callers_runtime: false,
@@ -158,6 +161,13 @@ impl Builder {
     /// A word for the application.
     pub fn role(mut self, role: impl Into<String>) -> Self {
         self.roles.push(role.into());
+        self
+    }
+
+    /// Where else this node listens, for whatever the application serves: at most 16, under names of 1 to 32 bytes. The
+    /// others find them in [`Member::addresses`](crate::Member).
+    pub fn address(mut self, name: impl Into<String>, addr: SocketAddr) -> Self {
+        self.addresses.insert(name.into(), addr);
         self
     }
 
@@ -238,6 +248,9 @@ impl Builder {
         let mut table = Table::new(id.clone());
         let profile = postcard::to_allocvec(&plan.profile).expect("a profile encodes");
         table.set(PROFILE_KEY, profile)?;
+        if let Some(addresses) = plan.addresses {
+            table.set(ADDRESSES_KEY, addresses)?;
+        }
         let table = Arc::new(Mutex::new(table));
         let core = Core::new(own, &plan.timings, StdRng::from_rng(&mut rng), table.clone());
         let (commands, commands_in) = mpsc::channel(COMMAND_QUEUE);
@@ -246,7 +259,7 @@ impl Builder {
         documents.serve(&rpc);
 
         let (members, stop, joined) = (Members::new(), Arc::new(watch::Sender::new(None)), watch::Sender::new(false));
-        let joined = Arc::new(joined);
+        let (joined, stats) = (Arc::new(joined), Arc::new(watch::Sender::default()));
         let parts = Parts {
             core,
             table: table.clone(),
@@ -262,6 +275,7 @@ impl Builder {
             commands: commands_in,
             stop: stop.clone(),
             joined: joined.clone(),
+            stats: stats.clone(),
             rng,
         };
         tracing::info!(node = %id, %addr, cluster = %self.cluster, "node started");
@@ -290,6 +304,7 @@ impl Builder {
             documents,
             stop,
             joined,
+            stats,
             driver,
             executor,
         });
@@ -360,7 +375,8 @@ impl Builder {
             draining: false,
             left: false,
         };
-        Ok(Plan { name, listen, advertise, secret, timings, profile })
+        let addresses = (!self.addresses.is_empty()).then(|| encode_addresses(&self.addresses)).transpose()?;
+        Ok(Plan { name, listen, advertise, secret, timings, profile, addresses })
     }
 
     /// Opens the socket and starts the transport on it.

@@ -22,6 +22,7 @@ use crate::identity::{Boot, Identity, NodeName};
 use crate::membership::agent::{Agent, Output};
 use crate::membership::core::{Core, SharedTable};
 use crate::membership::handle::Handle;
+use crate::membership::stats::MembershipStats;
 use crate::membership::view::Members;
 use crate::rpc::{Peer, Reply, Rpc, RpcError, RpcErrorKind};
 use crate::secure::envelope::{DropReason, Opener, Sealer};
@@ -95,6 +96,7 @@ pub(crate) struct Parts {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
+    pub(crate) stats: Arc<watch::Sender<MembershipStats>>,
     pub(crate) rng: StdRng,
 }
 
@@ -111,6 +113,7 @@ pub(crate) struct Driver {
     commands: mpsc::Receiver<Command>,
     stop: Arc<watch::Sender<Option<StopReason>>>,
     joined: Arc<watch::Sender<bool>>,
+    stats: Arc<watch::Sender<MembershipStats>>,
     started: Instant,
     errands: JoinSet<Done>,
     /// Who waits for us to have left.
@@ -133,6 +136,7 @@ impl Driver {
             commands: parts.commands,
             stop: parts.stop,
             joined: parts.joined,
+            stats: parts.stats,
             started: Instant::now(),
             errands: JoinSet::new(),
             leaving: None,
@@ -291,6 +295,8 @@ impl Driver {
             self.doorman.set_known(name, member.as_ref().map(|member| member.id.boot));
         }
         self.members.apply(latest);
+        let stats = self.agent.stats(self.now());
+        self.stats.send_if_modified(|before| std::mem::replace(before, stats) != stats);
         // Only now can whoever waits for it see the members.
         let now = self.agent.joined();
         self.joined.send_if_modified(|joined| std::mem::replace(joined, now) != now);

@@ -40,6 +40,7 @@ mod driver;
 mod error;
 mod exchange;
 mod ground;
+mod health;
 mod hello;
 mod identity;
 mod membership;
@@ -62,10 +63,12 @@ pub use error::Error;
 pub use ground::{BoxFuture, Env, Gate, Ground};
 #[cfg(feature = "turmoil")]
 pub use ground::{Carriage, DiskFault, Memory, Simulated, Wire};
+pub use health::Health;
 pub use identity::{Boot, Identity, MAX_NAME_BYTES, NameError, NodeId, NodeName};
 #[cfg(feature = "lean")]
 #[doc(hidden)]
 pub use membership::lean;
+pub use membership::stats::MembershipStats;
 pub use membership::view::{Member, MemberEvent, Members, Status, Subscription, View};
 pub use node::Node;
 pub use secure::envelope::DropReason;

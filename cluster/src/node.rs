@@ -14,12 +14,14 @@ use crate::document::{Document, DocumentError, Documents};
 use crate::driver::{Command, Drops};
 use crate::error::Error;
 use crate::ground::{Env, Executor};
+use crate::health::Health;
 use crate::identity::NodeId;
 use crate::membership::core::SharedTable;
-use crate::membership::view::Members;
+use crate::membership::stats::MembershipStats;
+use crate::membership::view::{Members, Status};
 use crate::rpc::{Rpc, TransportStats};
 use crate::secure::envelope::DropReason;
-use crate::state::{PROFILE_KEY, Profile, StateError};
+use crate::state::{LOAD_KEY, PROFILE_KEY, Profile, StateError};
 use crate::stop::StopReason;
 use crate::transport::Transport;
 
@@ -44,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) documents: Arc<Documents>,
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
+    pub(crate) stats: Arc<watch::Sender<MembershipStats>>,
     pub(crate) driver: JoinHandle<()>,
     pub(crate) executor: Executor,
 }
@@ -180,6 +183,14 @@ impl Node {
         self.write_state(key, value.into())
     }
 
+    /// Says how much of what this node can do it does, in thousandths; more than 1,000 is too much. The others see it as
+    /// [`Member::load`](crate::Member). What is said is spread to every node, so say it when it has changed by a tenth, not by
+    /// a thousandth.
+    pub fn set_load(&self, thousandths: u16) {
+        let bytes = postcard::to_allocvec(&thousandths).expect("a number encodes");
+        self.write_state(LOAD_KEY, bytes).expect("there is room for all keys of the library");
+    }
+
     fn write_state(&self, key: &str, value: Vec<u8>) -> Result<(), StateError> {
         let entry = self.inner.table.lock().unwrap_or_else(PoisonError::into_inner).set(key, value)?;
         if let Some(entry) = entry {
@@ -243,6 +254,19 @@ impl Node {
         let reason = stop.wait_for(Option::is_some).await.map(|reason| *reason);
         // The sender lives in `self`.
         reason.ok().flatten().unwrap_or(StopReason::Stopped)
+    }
+
+    /// What membership has decided since the start, in numbers, and how this node fares.
+    #[must_use]
+    pub fn membership_stats(&self) -> MembershipStats {
+        *self.inner.stats.borrow()
+    }
+
+    /// How this node fares, in one word: for a health check, say.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let away = self.members().snapshot().members.values().filter(|member| member.status == Status::Down).count();
+        Health::of(&self.membership_stats(), *self.inner.joined.borrow(), away, *self.inner.stop.borrow())
     }
 
     /// Gossip datagrams that were dropped since the start, by reason.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use polity_cluster::{DropReason, Error, Node, Preset, Status, StopReason};
+use polity_cluster::{DropReason, Error, Health, Node, Preset, Status, StopReason};
 
 fn builder(name: &str) -> polity_cluster::Builder {
     Node::builder(name).cluster("test").preset(Preset::Local).secret([7; 32]).listen("127.0.0.1:0")
@@ -36,6 +36,27 @@ async fn ten_nodes_know_each_other_and_their_state() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn what_a_node_says_of_itself_is_seen_and_it_says_how_it_fares() {
+    let http = "127.0.0.1:8080".parse().expect("an address");
+    let first = builder("a").address("http", http).start().await.expect("starts");
+    let second = builder("b").seeds([first.addr()]).start().await.expect("starts");
+    assert_eq!(second.members().snapshot().members["a"].addresses.get("http"), Some(&http));
+    second.set_load(650);
+    until(&first, |view| view.members.get("b").is_some_and(|b| b.load == Some(650))).await;
+    assert!(first.health().is_serving() && second.health().is_serving());
+    let stats = first.membership_stats();
+    assert!(stats.up == 2 && stats.received > 0 && stats.sent > 0 && !stats.storm(), "{stats:?}");
+    second.stop().await;
+    assert_eq!(second.health(), Health::Stopped(StopReason::Stopped));
+    until(&first, |view| view.members["b"].status == Status::Down).await;
+    while first.health() != Health::CutOff {
+        tokio::task::yield_now().await;
+    }
+    let stats = first.membership_stats();
+    assert!(stats.suspicions_raised > 0 && stats.declared_down == 1 && stats.failed_probes > 0, "{stats:?}");
 }
 
 #[tokio::test]

@@ -570,6 +570,8 @@ fn describe(table: &Table, known: &member::Member) -> Member {
         status,
         rejoin: known.id().rejoin,
         profile,
+        addresses: table.addresses(id),
+        load: table.load(id),
         state: table.application_entries(id),
     }
 }

@@ -55,6 +55,10 @@ pub struct Member {
     pub rejoin: u32,
     /// What it says of itself; `None` until it has been heard.
     pub profile: Option<Profile>,
+    /// Where else it listens, by the names that it gives ([`Builder::address`](crate::Builder::address)): of HTTP, say.
+    pub addresses: BTreeMap<String, SocketAddr>,
+    /// How much of what it can do it does, in thousandths, if it says so ([`Node::set_load`](crate::Node::set_load)).
+    pub load: Option<u16>,
     /// What the application says of it ([`Node::set_state`](crate::Node::set_state) on that node).
     pub state: BTreeMap<String, Vec<u8>>,
 }
@@ -219,7 +223,19 @@ mod tests {
         let name = NodeName::new(name).expect("valid");
         let id = NodeId { name: name.clone(), boot: Boot { generation: 1, nonce: 1 } };
         let addr = "127.0.0.1:1".parse().expect("an address");
-        (name, Member { id, addr, status, rejoin: 0, profile: None, state: BTreeMap::new() })
+        (
+            name,
+            Member {
+                id,
+                addr,
+                status,
+                rejoin: 0,
+                profile: None,
+                addresses: BTreeMap::new(),
+                load: None,
+                state: BTreeMap::new(),
+            },
+        )
     }
 
     fn some(name: &str, status: Status) -> (NodeName, Option<Member>) {

@@ -4,9 +4,11 @@
 //! right and nothing needs merging. Gossip carries entries as hints; push-pull compares how far each side has read
 //! (in `Reads`) and sends the rest, so a hint that was lost costs time and no truth.
 
+mod facts;
 mod profile;
 mod table;
 
+pub(crate) use facts::{ADDRESSES_KEY, LOAD_KEY, encode_addresses};
 pub(crate) use profile::PROFILE_KEY;
 pub use profile::{Profile, Weight, WeightError, Zone};
 #[cfg(test)]

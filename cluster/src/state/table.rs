@@ -16,8 +16,10 @@ use crate::identity::{Boot, NodeId, NodeName};
 pub const MAX_KEY_BYTES: usize = 64;
 /// The largest value of node state, in bytes: node state is replicated on every node, so it is for facts, not for data.
 pub const MAX_VALUE_BYTES: usize = 1024;
-/// The most keys that one node may have.
+/// The most keys that the application may have on one node.
 pub const MAX_KEYS: usize = 64;
+/// The most keys beside them, which the library has: they begin with a dot.
+const MAX_LIBRARY_KEYS: usize = 16;
 /// How much one answer brings: what is beyond comes with the next exchange. A quarter of the largest frame.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// The most nodes whose state is kept: a bound against a peer gone wrong, far above the clusters this library is for.
@@ -130,6 +132,13 @@ impl Owner {
         self.find(key).ok().map(|at| &self.entries[at])
     }
 
+    /// Whether there is no room for this key, which is not there.
+    fn is_full_for(&self, key: &str) -> bool {
+        let library = |key: &str| key.starts_with('.');
+        let like_it = self.entries.iter().filter(|entry| library(&entry.key) == library(key)).count();
+        like_it >= if library(key) { MAX_LIBRARY_KEYS } else { MAX_KEYS }
+    }
+
     fn put(&mut self, entry: Entry) {
         match self.find(&entry.key) {
             Ok(at) => self.entries[at] = entry,
@@ -165,7 +174,7 @@ impl Table {
         let owner = self.owners.entry(NameKey::of(name.as_str())).or_insert_with(|| Owner::new(name.clone(), boot));
         match owner.get(key) {
             Some(old) if old.value == value => return Ok(None),
-            None if owner.entries.len() >= MAX_KEYS => return Err(StateError::TooManyKeys),
+            None if owner.is_full_for(key) => return Err(StateError::TooManyKeys),
             _ => {}
         }
         owner.read += 1;
@@ -210,7 +219,7 @@ impl Table {
             *owner = Owner::new(entry.name.clone(), entry.boot);
         }
         let known = owner.get(&entry.key).map_or(0, |known| known.version);
-        let news = version > known && (known > 0 || owner.entries.len() < MAX_KEYS);
+        let news = version > known && (known > 0 || !owner.is_full_for(&entry.key));
         if news {
             self.changed.insert(entry.name.clone());
             owner.put(entry);

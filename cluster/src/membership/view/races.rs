@@ -8,7 +8,16 @@ use crate::races::{check, peer};
 fn member(name: &str, status: Status) -> (NodeName, Option<Member>) {
     let peer = peer(name);
     let name = peer.node.name.clone();
-    let member = Member { id: peer.node, addr: peer.addr, status, rejoin: 0, profile: None, state: BTreeMap::new() };
+    let member = Member {
+        id: peer.node,
+        addr: peer.addr,
+        status,
+        rejoin: 0,
+        profile: None,
+        addresses: BTreeMap::new(),
+        load: None,
+        state: BTreeMap::new(),
+    };
     (name, Some(member))
 }
 

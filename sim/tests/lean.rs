@@ -120,6 +120,56 @@ fn halves_that_were_apart_agree_again_and_keep_their_boots() {
     }
 }
 
+/// However many fall silent at once, and although a half of those who could help do.
+#[test]
+fn a_split_is_noticed_by_both_halves_and_by_one_that_is_alone() {
+    for (nodes, within, alone_within) in [(10, secs(5), secs(8)), (100, secs(12), secs(20))] {
+        let mut cluster = formed(nodes, 43);
+        let (left, right): (Vec<Host>, Vec<Host>) = cluster.hosts().into_iter().partition(|host| host % 2 == 0);
+        cluster.part(right.iter().copied(), 1);
+        cluster.run(within);
+        assert!(cluster.agreed_among(&left) && cluster.agreed_among(&right), "each half of {nodes} agrees");
+        assert_eq!(cluster.node(left[0]).up().1, left.len());
+        cluster.heal();
+        assert_converges(&mut cluster);
+        cluster.part([3], 1);
+        cluster.run(alone_within);
+        assert_eq!(cluster.node(3).up().1, 1, "of {nodes}, one sees only itself");
+        cluster.heal();
+        assert_converges(&mut cluster);
+    }
+}
+
+#[test]
+fn halves_that_have_forgotten_each_other_meet_through_seeds() {
+    let mut cluster = Cluster::of(6, 41, Weather::default());
+    cluster.run_until_agreed(CONVERGENCE).expect("they agree");
+    let before = boots(&cluster);
+    // The seeds are the first three: all on one side.
+    cluster.part([3, 4, 5], 1);
+    cluster.run(secs(25 * 3600));
+    assert_eq!(cluster.node(4).agent().expect("runs").members().len(), 3, "the others were forgotten");
+    cluster.heal();
+    assert_converges(&mut cluster);
+    assert_kept(&cluster, &before);
+}
+
+/// A member sends as much in a small cluster as in a large one.
+#[test]
+fn quiet_traffic_does_not_grow_with_the_cluster() {
+    let bytes = |nodes: usize| {
+        let mut cluster = formed(nodes, 42);
+        cluster.run(secs(20));
+        let before = cluster.traffic();
+        cluster.run(secs(60));
+        let sent = cluster.traffic();
+        let bytes = sent.datagram_bytes + sent.call_bytes - before.datagram_bytes - before.call_bytes;
+        bytes as f64 / nodes as f64 / 60.0
+    };
+    let (few, many) = (bytes(10), bytes(200));
+    assert!(many < few * 1.05, "{few:.0} and {many:.0} bytes a second");
+}
+
 /// Promise H1, with zones, weights, a drain and churn: wherever views are equal, placements are.
 #[test]
 fn equal_views_place_alike() {

@@ -99,6 +99,7 @@ struct Probe {
     /// When it has failed.
     end: Duration,
     helpers: Vec<NameKey>,
+    /// How many of the helpers have said that they are there.
     nacks: usize,
 }
 
@@ -614,9 +615,9 @@ impl Core {
         }
         if now >= self.next_probe {
             self.next_probe = now + self.timings.probe_period * self.stretch(now);
-            if let Some(key) = self.lineup.next(&mut self.rng) {
-                self.probe(now, key);
-            }
+            // Who hears nobody finds out about all of them as fast as it may: there is nobody to share the work.
+            let at_once = if self.health.is_deaf(now, self.timings.probe_period) { MAX_PROBES } else { 1 };
+            self.probe_next(now, at_once);
         }
         if now >= self.next_gossip {
             self.next_gossip += self.timings.gossip_interval;
@@ -648,6 +649,15 @@ impl Core {
 
     fn stretch(&self, now: Duration) -> u32 {
         self.health.multiplier(now, self.timings.probe_period)
+    }
+
+    /// Probes so many of those whose turn it is.
+    fn probe_next(&mut self, now: Duration, count: usize) {
+        for _ in 0..count.min(self.lineup.len()) {
+            if let Some(key) = self.lineup.next(&mut self.rng) {
+                self.probe(now, key);
+            }
+        }
     }
 
     /// Pings a member and awaits its answer.
@@ -695,10 +705,13 @@ impl Core {
         self.probes = running;
         for probe in ended {
             self.stats.failed_probes += 1;
-            if probe.nacks < probe.helpers.len() || probe.helpers.is_empty() {
-                self.health.worsen();
-            }
             self.accuse(now, &probe.target);
+            if probe.nacks == 0 {
+                self.health.worsen();
+            } else if self.health.score() == 0 {
+                // Whoever has just failed may not be the only one: half of the cluster may be cut off.
+                self.probe_next(now, 1);
+            }
         }
     }
 

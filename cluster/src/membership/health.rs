@@ -6,6 +6,8 @@
 //! node that cannot keep up accuses less.
 //!
 //! Deviations from the paper:
+//! - A failed probe counts if none of those who were asked to help is heard in time, not if one is missing: whoever hears one
+//!   of them is not slow. At a split, half of them are missing.
 //! - Whoever hears nothing at all is not slow but cut off, and must notice that: while nothing arrives the multiplier is 1.
 //! - A timer that is late is the best evidence of a process that stood still; see `Core::handle_timeout`.
 

@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Tell(Tell, Reply<()>),
     /// Our own node state has a new entry.
     Spread(Entry),
+    /// These are the seeds from now on.
+    Seeds(BTreeSet<SocketAddr>),
     /// Say farewell within this time, and stop.
     Leave(Duration, oneshot::Sender<()>),
 }
@@ -96,6 +98,8 @@ pub(crate) struct Parts {
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
     pub(crate) rng: StdRng,
+    /// What runs beside the driver and ends with it.
+    pub(crate) background: JoinSet<()>,
 }
 
 pub(crate) struct Driver {
@@ -115,6 +119,7 @@ pub(crate) struct Driver {
     errands: JoinSet<Done>,
     /// Who waits for us to have left.
     leaving: Option<oneshot::Sender<()>>,
+    background: JoinSet<()>,
 }
 
 impl Driver {
@@ -136,6 +141,7 @@ impl Driver {
             started: Instant::now(),
             errands: JoinSet::new(),
             leaving: None,
+            background: parts.background,
         };
         driver.carry_out();
         driver
@@ -165,6 +171,7 @@ impl Driver {
             self.agent.handle_timeout(now);
             self.carry_out();
         }
+        self.background.shutdown().await;
         self.errands.shutdown().await;
         // Whoever was superseded must not be served by either.
         self.transport.shutdown().await;
@@ -200,6 +207,7 @@ impl Driver {
                     reply.send(&());
                 }
             }
+            Command::Seeds(seeds) => self.agent.handle_seeds(now, seeds),
             Command::Spread(entry) => self.agent.handle_spread(now, &entry),
             Command::Leave(within, done) => {
                 self.leaving.get_or_insert(done);

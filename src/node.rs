@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use polity_cluster::discovery::Discovery;
 use polity_cluster::{Env, Preset, Timings};
 use polity_kv::{ConfigError, Kv, KvConfig};
 
@@ -118,6 +119,11 @@ impl Builder {
         Self { cluster: self.cluster.seeds(seeds), ..self }
     }
 
+    /// Another way to find members, beside the seeds.
+    pub fn discover(self, discovery: impl Discovery) -> Self {
+        Self { cluster: self.cluster.discover(discovery), ..self }
+    }
+
     /// The cluster's secret: at least 32 random bytes. Required unless all is on loopback with [`Preset::Local`].
     pub fn secret(self, secret: impl Into<Vec<u8>>) -> Self {
         Self { cluster: self.cluster.secret(secret), ..self }
@@ -180,7 +186,7 @@ impl Builder {
     }
 
     /// Starts the node. Returns when it is a member: it has exchanged all state with another, or it is the first, because
-    /// it has no seeds but itself.
+    /// all its discoveries have answered and none has named anybody but itself.
     ///
     /// A node that reaches none of its seeds waits for one, for as long as it takes: it may be one of a cluster that it
     /// is cut off from. Nodes that start at the same time and find each other found the cluster together. Cancel safe.

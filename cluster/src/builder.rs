@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -15,12 +14,14 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::config::{Preset, Timings};
+use crate::discovery::{Asker, Context, Discovery, First, MAX_DISCOVERIES, Memory, StaticList};
 use crate::document::Documents;
 use crate::doorman::Doorman;
 use crate::driver::{COMMAND_QUEUE, Command, DATAGRAM_QUEUE, Driver, Drops, Parts};
 use crate::error::Error;
 use crate::exchange::{PUSH_PULL, TELL};
 use crate::ground::{Env, Executor};
+use crate::hello::Refusal;
 use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::membership::core::Core;
 use crate::membership::view::Members;
@@ -39,8 +40,6 @@ use crate::transport::{Transport, TransportParts};
 const MAX_WORD_BYTES: usize = 64;
 /// The most roles that a node may have.
 const MAX_ROLES: usize = 8;
-/// The most seeds: more are not more certain, and each is greeted for ever.
-const MAX_SEEDS: usize = 64;
 /// How long to wait before a seed that did not answer is greeted again while the node starts.
 const GREET_AGAIN: Duration = Duration::from_millis(50);
 /// How long it waits at most, once it has tried some times.
@@ -57,6 +56,7 @@ pub struct Builder {
     listen: String,
     advertise: Option<String>,
     seeds: Vec<String>,
+    discoveries: Vec<Arc<dyn Discovery>>,
     secret: Option<Vec<u8>>,
     preset: Preset,
     timings: Option<Timings>,
@@ -79,6 +79,14 @@ struct Plan {
     timings: Timings,
     profile: Profile,
     addresses: Option<Vec<u8>>,
+    discoveries: Vec<Arc<dyn Discovery>>,
+}
+
+/// What a node knows of its cluster before it is a member.
+struct Found {
+    seeds: BTreeSet<SocketAddr>,
+    met: Vec<Identity>,
+    generation: u64,
 }
 
 impl Builder {
@@ -89,6 +97,7 @@ impl Builder {
             listen: "127.0.0.1:0".to_owned(),
             advertise: None,
             seeds: Vec::new(),
+            discoveries: Vec::new(),
             secret: None,
             preset: Preset::default(),
             timings: None,
@@ -122,9 +131,24 @@ impl Builder {
     }
 
     /// Members to join through, `HOST:PORT`. One that answers is enough. All are greeted for as long as the node runs
-    /// while nobody is up at their address. A node's own address may be among them.
+    /// while nobody is up at their address. A node's own address may be among them. Names are resolved again for ever,
+    /// and every address of a name counts: see [`StaticList`].
     pub fn seeds<S: ToString>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.seeds = seeds.into_iter().map(|seed| seed.to_string()).collect();
+        self
+    }
+
+    /// Another way to find members, beside the seeds. Up to [`MAX_DISCOVERIES`](crate::discovery::MAX_DISCOVERIES) may be
+    /// given.
+    ///
+    /// ```
+    /// use polity_cluster::discovery::{DnsName, WatchedFile};
+    /// # let builder = polity_cluster::Node::builder("n1");
+    /// let builder = builder.discover(DnsName::new("shop.internal", 7946)?).discover(WatchedFile::new("/etc/shop/seeds"));
+    /// # Ok::<(), polity_cluster::Error>(())
+    /// ```
+    pub fn discover(mut self, discovery: impl Discovery) -> Self {
+        self.discoveries.push(Arc::new(discovery));
         self
     }
 
@@ -178,7 +202,7 @@ impl Builder {
     }
 
     /// A folder of this node's own, where it remembers its generation, so that a restart is newer than the life before
-    /// even while no seed answers.
+    /// even while no seed answers, and where members were, so that it finds them again when no seed does.
     pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(folder.into());
         self
@@ -198,13 +222,13 @@ impl Builder {
     }
 
     /// Starts the node. Returns when it is a member: it has exchanged all state with another, or it is the first, because
-    /// it has no seeds but itself.
+    /// all its discoveries have answered and none has named anybody but itself.
     ///
     /// A node that reaches none of its seeds waits for one, for as long as it takes: it may be one of a cluster that it
     /// is cut off from. Nodes that start at the same time and find each other found the cluster together. Cancel safe.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is left running.
+    /// See [`Error`]; nothing is left running, and the port is free.
     pub async fn start(self) -> Result<Node, Error> {
         Ok(self.start_with(|_| ()).await?.0)
     }
@@ -225,19 +249,26 @@ impl Builder {
         let mut rng = StdRng::from_seed(self.env.ground().seed());
 
         let drops = Arc::new(Drops::default());
-        let (transport, addr, doorman, datagrams) = self.open(&plan, &executor, &mut rng, &drops)?;
-        let rpc = Rpc::new(Arc::clone(transport.shared()));
-        let (seed_addrs, is_first) = self.resolve_seeds(addr).await;
-        let (met, heard) = match self.meet(&rpc, &executor, &seed_addrs, plan.timings.solo_after).await {
-            Ok(answers) => answers,
+        let (transport, addr, doorman, datagrams) = match self.open(&plan, &executor, &mut rng, &drops) {
+            Ok(opened) => opened,
             Err(error) => {
-                transport.shutdown().await;
+                executor.end().await;
                 return Err(error);
             }
         };
-
-        let known = met.iter().map(|(_, generation)| *generation).max();
-        let generation = self.next_generation(known, !heard && !is_first)?;
+        let rpc = Rpc::new(Arc::clone(transport.shared()));
+        let context = Context::new(self.env.clone(), &self.cluster, plan.secret.clone(), addr);
+        let handle = executor.handle().clone();
+        let mut asker = Asker::new(context, &plan.discoveries, None, StdRng::from_rng(&mut rng), handle);
+        let found = self.find_members(&mut asker, (&rpc, &executor), addr, plan.timings.solo_after).await;
+        let Found { seeds: seed_addrs, met, generation } = match found {
+            Ok(found) => found,
+            Err(error) => {
+                transport.shutdown().await;
+                executor.end().await;
+                return Err(error);
+            }
+        };
         let name_alone = mutated(Mutation::BootUsedAgain);
         let nonce = if name_alone { xxhash_rust::xxh3::xxh3_128(self.name.as_bytes()) } else { rng.random() };
         let id = NodeId { name: plan.name.clone(), boot: Boot { generation, nonce } };
@@ -247,9 +278,9 @@ impl Builder {
 
         let mut table = Table::new(id.clone());
         let profile = postcard::to_allocvec(&plan.profile).expect("a profile encodes");
-        table.set(PROFILE_KEY, profile)?;
+        table.set(PROFILE_KEY, profile).expect("a profile is within the limits: its parts were checked");
         if let Some(addresses) = plan.addresses {
-            table.set(ADDRESSES_KEY, addresses)?;
+            table.set(ADDRESSES_KEY, addresses).expect("they are within the limits: they were checked");
         }
         let table = Arc::new(Mutex::new(table));
         let core = Core::new(own, &plan.timings, StdRng::from_rng(&mut rng), table.clone());
@@ -260,6 +291,12 @@ impl Builder {
 
         let (members, stop, joined) = (Members::new(), Arc::new(watch::Sender::new(None)), watch::Sender::new(false));
         let (joined, stats) = (Arc::new(joined), Arc::new(watch::Sender::default()));
+        let mut background = JoinSet::new();
+        let (counts, memory) = (asker.counts(), Memory::of(&self.env, self.data_dir.as_ref()));
+        asker.announce(&mut background);
+        let ask_for_ever =
+            asker.run(plan.timings.announce_interval, seed_addrs.clone(), memory, members.clone(), commands.clone());
+        executor.spawn_in(&mut background, ask_for_ever);
         let parts = Parts {
             core,
             table: table.clone(),
@@ -277,16 +314,16 @@ impl Builder {
             joined: joined.clone(),
             stats: stats.clone(),
             rng,
+            background,
         };
         tracing::info!(node = %id, %addr, cluster = %self.cluster, "node started");
 
         // The driver waits until the services are in place.
         let (begin, begun) = tokio::sync::oneshot::channel::<()>();
-        let greeted = met.into_iter().map(|(identity, _)| identity).collect();
         let span = tracing::info_span!("node", name = %id.name, boot = %id.boot);
         let drive = async move {
             if begun.await.is_ok() {
-                Driver::new(parts, greeted, seed_addrs).run().await;
+                Driver::new(parts, met, seed_addrs).run().await;
             }
         };
         let driver = executor.spawn(drive.instrument(span));
@@ -301,6 +338,7 @@ impl Builder {
             table,
             commands,
             drops,
+            discovery: counts,
             documents,
             stop,
             joined,
@@ -319,6 +357,21 @@ impl Builder {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Finds out where others are, meets one if there is one, and which generation this node is.
+    async fn find_members(
+        &self,
+        asker: &mut Asker,
+        (rpc, executor): (&Rpc, &Executor),
+        own: SocketAddr,
+        patience: Duration,
+    ) -> Result<Found, Error> {
+        let First { seeds, is_first } = asker.first().await?;
+        let (met, heard) = self.meet((rpc, executor), own, &seeds, patience).await?;
+        let known = met.iter().map(|(_, generation)| *generation).max();
+        let generation = self.next_generation(known, !heard && !is_first)?;
+        Ok(Found { seeds, met: met.into_iter().map(|(identity, _)| identity).collect(), generation })
     }
 
     fn validate(&self) -> Result<Plan, Error> {
@@ -341,14 +394,13 @@ impl Builder {
         if self.roles.len() > MAX_ROLES {
             return Err(Error::config("role", format!("at most {MAX_ROLES}, not {}", self.roles.len())));
         }
-        if self.seeds.len() > MAX_SEEDS {
-            return Err(Error::config("seeds", format!("at most {MAX_SEEDS}, not {}", self.seeds.len())));
+        let mut discoveries = self.discoveries.clone();
+        if !self.seeds.is_empty() {
+            discoveries.insert(0, Arc::new(StaticList::new(&self.seeds)?));
         }
-        for seed in &self.seeds {
-            let port = seed.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-            if !port.is_some_and(|(host, port)| !host.is_empty() && port != 0) {
-                return Err(Error::config("seeds", format!("HOST:PORT, not {seed:?}")));
-            }
+        if discoveries.len() > MAX_DISCOVERIES {
+            let problem = format!("at most {MAX_DISCOVERIES} discoveries with the seeds, not {}", discoveries.len());
+            return Err(Error::config("discover", problem));
         }
         let addr = |setting, text: &str| {
             text.parse::<SocketAddr>()
@@ -376,7 +428,7 @@ impl Builder {
             left: false,
         };
         let addresses = (!self.addresses.is_empty()).then(|| encode_addresses(&self.addresses)).transpose()?;
-        Ok(Plan { name, listen, advertise, secret, timings, profile, addresses })
+        Ok(Plan { name, listen, advertise, secret, timings, profile, addresses, discoveries })
     }
 
     /// Opens the socket and starts the transport on it.
@@ -419,35 +471,20 @@ impl Builder {
         Ok((Arc::new(transport), addr, doorman, datagrams_in))
     }
 
-    /// The seeds' addresses without our own, and whether there are none at all: the node is then the first. A name that
-    /// does not resolve now is logged and left out.
-    async fn resolve_seeds(&self, own: SocketAddr) -> (BTreeSet<SocketAddr>, bool) {
-        let mut unresolved = false;
-        let mut addrs = BTreeSet::new();
-        for seed in &self.seeds {
-            match self.env.ground().resolve(seed).await {
-                Ok(found) => addrs.extend(found),
-                Err(error) => {
-                    tracing::warn!(%seed, %error, "a seed does not resolve");
-                    unresolved = true;
-                }
-            }
-        }
-        addrs.remove(&own);
-        let is_first = addrs.is_empty() && !unresolved;
-        (addrs, is_first)
-    }
-
     /// Greets all seeds until one lets us in. Returns who did, and our name's generation as they know it; nobody, if
     /// none was there within `patience`. Returns too whether any was heard of, be it that it was starting itself.
+    ///
+    /// If all of them are there and start too, none of them is a member of anything: the one with the lowest address need
+    /// not wait, and the others join it.
     async fn meet(
         &self,
-        rpc: &Rpc,
-        executor: &Executor,
+        (rpc, executor): (&Rpc, &Executor),
+        own: SocketAddr,
         seeds: &BTreeSet<SocketAddr>,
         patience: Duration,
     ) -> Result<(Vec<(Identity, u64)>, bool), Error> {
-        let heard = Arc::new(AtomicBool::new(false));
+        // Who was heard of, and whether it starts too.
+        let heard = Arc::new(watch::Sender::new(BTreeMap::new()));
         let deadline = Instant::now() + patience;
         let mut greetings = JoinSet::new();
         for seed in seeds.iter().copied() {
@@ -466,8 +503,9 @@ impl Builder {
                                 return Err(Error::Untrusted { seed, cause: cause.clone() });
                             }
                             kind => {
-                                if matches!(kind, RpcErrorKind::Refused(_)) {
-                                    heard.store(true, Ordering::Relaxed);
+                                if let RpcErrorKind::Refused(refusal) = kind {
+                                    let starts = matches!(refusal, Refusal::Starting);
+                                    heard.send_if_modified(|heard| heard.insert(seed, starts) != Some(starts));
                                 }
                                 tokio::time::sleep(again).await;
                                 again = (again * 2).min(GREET_AGAIN_AT_MOST);
@@ -479,21 +517,28 @@ impl Builder {
             greetings.spawn_on(greeting, executor.handle());
         }
         let (mut met, mut refused) = (Vec::new(), None);
-        // The first that answers may be followed at once by others; who is slower is met by gossip.
-        while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, greetings.join_next()).await {
-            match answer {
-                Ok(Ok(greeting)) => met.push(greeting),
-                Ok(Err(error)) => refused = Some(error),
-                Err(_) => {}
-            }
-            if !met.is_empty() {
-                break;
+        let mut news = heard.subscribe();
+        let is_first_of_all = |heard: &BTreeMap<SocketAddr, bool>| {
+            seeds.first() > Some(&own) && seeds.iter().all(|seed| heard.get(seed) == Some(&true))
+        };
+        // Who is slower than the first that answers is met by gossip.
+        while met.is_empty() {
+            tokio::select! {
+                biased;
+                answer = greetings.join_next() => match answer {
+                    Some(Ok(Ok(greeting))) => met.push(greeting),
+                    Some(Ok(Err(error))) => refused = Some(error),
+                    Some(Err(_)) => {}
+                    None => break,
+                },
+                _ = news.wait_for(is_first_of_all) => break,
+                () = tokio::time::sleep_until(deadline) => break,
             }
         }
         match refused {
             Some(error) if met.is_empty() => Err(error),
             _ => {
-                let heard = !met.is_empty() || heard.load(Ordering::Relaxed);
+                let heard = !met.is_empty() || !heard.borrow().is_empty();
                 Ok((met, heard))
             }
         }

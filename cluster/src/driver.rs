@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Tell(NodeName, Tell, Reply<TellAnswer>),
     /// Our own node state has a new entry.
     Spread(Entry),
+    /// These are the seeds from now on.
+    Seeds(BTreeSet<SocketAddr>),
     /// Say farewell within this time, and stop.
     Leave(Duration, oneshot::Sender<()>),
 }
@@ -98,6 +100,8 @@ pub(crate) struct Parts {
     pub(crate) joined: Arc<watch::Sender<bool>>,
     pub(crate) stats: Arc<watch::Sender<MembershipStats>>,
     pub(crate) rng: StdRng,
+    /// What runs beside the driver and ends with it.
+    pub(crate) background: JoinSet<()>,
 }
 
 pub(crate) struct Driver {
@@ -118,6 +122,7 @@ pub(crate) struct Driver {
     errands: JoinSet<Done>,
     /// Who waits for us to have left.
     leaving: Option<oneshot::Sender<()>>,
+    background: JoinSet<()>,
 }
 
 impl Driver {
@@ -140,6 +145,7 @@ impl Driver {
             started: Instant::now(),
             errands: JoinSet::new(),
             leaving: None,
+            background: parts.background,
         };
         driver.carry_out();
         driver
@@ -169,6 +175,7 @@ impl Driver {
             self.agent.handle_timeout(now);
             self.carry_out();
         }
+        self.background.shutdown().await;
         self.errands.shutdown().await;
         // Whoever was superseded must not be served by either.
         self.transport.shutdown().await;
@@ -204,6 +211,7 @@ impl Driver {
                     reply.send(&answer);
                 }
             }
+            Command::Seeds(seeds) => self.agent.handle_seeds(now, seeds),
             Command::Spread(entry) => self.agent.handle_spread(now, &entry),
             Command::Leave(within, done) => {
                 self.leaving.get_or_insert(done);

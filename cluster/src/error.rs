@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::discovery::DiscoveryError;
 use crate::hello::Refusal;
 use crate::identity::{Boot, NameError};
 use crate::secure::SecretError;
@@ -55,6 +56,10 @@ pub enum Error {
     },
 
     // Retry: the machine's state must change.
+    /// No discovery has found another node, and at least one has failed: whether there is a cluster already is unknown.
+    /// Nothing is left running; start again when the name resolves or the file is there.
+    #[error("nobody to join was found: {0}")]
+    Discovery(#[from] DiscoveryError),
     /// The socket could not be opened.
     #[error("cannot listen on {addr}: {source}")]
     Listen {
@@ -97,7 +102,7 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Listen { .. } | Self::Ground { .. } | Self::Outpaced { .. } => true,
+            Self::Listen { .. } | Self::Ground { .. } | Self::Outpaced { .. } | Self::Discovery(_) => true,
             Self::Refused { refusal, .. } => refusal.is_retryable(),
             _ => false,
         }

@@ -11,6 +11,7 @@
 //! | `membership` | SWIM with Lifeguard, and the view that subscribers see |
 //! | `state` | what each node says of itself |
 //! | `driver` | the one task that drives membership and node state |
+//! | [`discovery`] | where others are |
 //! | [`document`] | replicated objects that every node holds |
 //!
 //! # Example
@@ -34,6 +35,7 @@
 mod buckets;
 mod builder;
 mod config;
+pub mod discovery;
 pub mod document;
 mod doorman;
 mod driver;

@@ -10,6 +10,7 @@ use polity_crdt::sync::SyncConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::discovery::{Counts, DiscoveryStats};
 use crate::document::{Document, DocumentError, Documents};
 use crate::driver::{Command, Drops};
 use crate::error::Error;
@@ -43,6 +44,7 @@ pub(crate) struct Inner {
     pub(crate) table: SharedTable,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) drops: Arc<Drops>,
+    pub(crate) discovery: Arc<Counts>,
     pub(crate) documents: Arc<Documents>,
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
@@ -273,6 +275,12 @@ impl Node {
     #[must_use]
     pub fn dropped_datagrams(&self) -> BTreeMap<DropReason, u64> {
         self.inner.drops.snapshot()
+    }
+
+    /// What the node's discoveries have done since the start.
+    #[must_use]
+    pub fn discovery_stats(&self) -> DiscoveryStats {
+        self.inner.discovery.snapshot()
     }
 
     /// What the transport has counted since the start.

@@ -8,7 +8,8 @@ use std::future::Future;
 use std::io;
 
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::Gate;
 
@@ -17,8 +18,8 @@ use super::Gate;
 pub(crate) struct Executor {
     handle: Handle,
     gate: Gate,
-    /// Dropped to let the thread end. `None` if the runtime is the caller's.
-    _stop: Option<tokio::sync::oneshot::Sender<()>>,
+    /// Dropped to let the thread end, and told when it has. `None` if the runtime is the caller's.
+    thread: Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>,
 }
 
 impl Executor {
@@ -28,7 +29,7 @@ impl Executor {
     /// There is none: the caller is not inside a tokio runtime.
     pub(crate) fn of_caller(gate: Gate) -> io::Result<Self> {
         let handle = Handle::try_current().map_err(io::Error::other)?;
-        Ok(Self { handle, gate, _stop: None })
+        Ok(Self { handle, gate, thread: None })
     }
 
     /// A new thread with a runtime of its own, which ends when this value is dropped.
@@ -38,15 +39,17 @@ impl Executor {
     pub(crate) fn own_thread(name: &str, gate: Gate) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let (ending, ended) = oneshot::channel();
         // Linux shows 15 bytes of a thread's name.
         let thread = format!("polity-{name}");
         std::thread::Builder::new().name(thread).spawn(move || {
             // An error is the sender being dropped, which is the signal.
             let _ = runtime.block_on(stopped);
             runtime.shutdown_background();
+            let _ = ending.send(());
         })?;
-        Ok(Self { handle, gate, _stop: Some(stop) })
+        Ok(Self { handle, gate, thread: Some((stop, ended)) })
     }
 
     /// Enters the runtime, for what must be created inside it (sockets, timers).
@@ -54,9 +57,22 @@ impl Executor {
         self.handle.enter()
     }
 
+    /// Ends the thread, if it is the node's own, and what runs on it. Returns when nothing is left of it.
+    pub(crate) async fn end(self) {
+        if let Some((stop, ended)) = self.thread {
+            drop(stop);
+            let _ = ended.await;
+        }
+    }
+
     /// The runtime's handle.
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Starts a task among others that end together.
+    pub(crate) fn spawn_in(&self, tasks: &mut JoinSet<()>, task: impl Future<Output = ()> + Send + 'static) {
+        tasks.spawn_on(self.gate.clone().pass(task), &self.handle);
     }
 
     /// Starts a task. The caller keeps its handle: the node stops what it started.

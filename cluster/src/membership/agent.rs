@@ -299,6 +299,25 @@ impl Agent {
         }
     }
 
+    /// These are the seeds from now on. Those at whose address nobody is up are greeted soon if they are new.
+    pub(crate) fn handle_seeds(&mut self, now: Duration, addrs: BTreeSet<SocketAddr>) {
+        if self.phase != Phase::Here {
+            return;
+        }
+        self.settle(now);
+        let mut seeds: BTreeMap<SocketAddr, u32> = addrs.into_iter().map(|addr| (addr, 0)).collect();
+        let (known, own) = (self.core.known(), self.identity());
+        for member in others_up(&known, own).chain([own]) {
+            if let Some(up) = seeds.get_mut(&member.addr) {
+                *up += 1;
+            }
+        }
+        if seeds.iter().any(|(addr, up)| *up == 0 && !self.seeds.contains_key(addr)) {
+            self.next_announce = now;
+        }
+        self.seeds = seeds;
+    }
+
     /// Tells some members that we go, and when they know it, or `within` has passed, all the others by gossip.
     pub(crate) fn handle_leave(&mut self, now: Duration, within: Duration) {
         if self.phase != Phase::Here {

@@ -33,8 +33,8 @@ mod node;
 
 pub use node::{Builder, Error, Node};
 pub use polity_cluster::{
-    Boot, Document, DocumentError, DocumentEvent, Env, Gate, Ground, Member, MemberEvent, Members, NodeId, NodeName,
-    Preset, Profile, Status, StopReason, Subscription, Timings, View,
+    Boot, ClusterId, Document, DocumentError, DocumentEvent, Env, Gate, Ground, Member, MemberEvent, Members, NodeId,
+    NodeName, Preset, Profile, Status, StopReason, Subscription, Timings, View,
 };
 #[cfg(feature = "turmoil")]
 pub use polity_cluster::{Carriage, DiskFault, Memory, Simulated, Wire, seed_keys};

@@ -29,6 +29,8 @@ struct State {
     newest: BTreeMap<NodeName, Boot>,
     /// Addresses whose refusal was logged, `None` for a certificate that did not verify: one warning each is enough.
     warned: BTreeMap<SocketAddr, Option<Refusal>>,
+    /// The same for those that have refused us.
+    refused_by: BTreeMap<SocketAddr, Option<Refusal>>,
     leaving: bool,
 }
 
@@ -51,7 +53,7 @@ impl Doorman {
 
     /// Logs that a node has refused us, if that is news and nothing that passes.
     pub(crate) fn refused_by(&self, at: SocketAddr, refusal: &Refusal) {
-        if !refusal.is_retryable() && self.is_news(at, Some(refusal)) {
+        if !refusal.is_retryable() && is_news(&mut self.state().refused_by, at, Some(refusal)) {
             tracing::warn!(%at, %refusal, "a node has refused this one");
         }
     }
@@ -80,18 +82,21 @@ impl Doorman {
         };
     }
 
-    /// Whether a refusal should be logged: the first of its kind from an address, as long as there is room to remember.
     fn is_news(&self, from: SocketAddr, refusal: Option<&Refusal>) -> bool {
-        let mut state = self.state();
-        if state.warned.get(&from).is_some_and(|before| before.as_ref() == refusal) {
-            return false;
-        }
-        if state.warned.len() >= MAX_WARNED && !state.warned.contains_key(&from) {
-            return false;
-        }
-        state.warned.insert(from, refusal.cloned());
-        true
+        is_news(&mut self.state().warned, from, refusal)
     }
+}
+
+/// Whether a refusal should be logged: the first of its kind from an address, as long as there is room to remember.
+fn is_news(warned: &mut BTreeMap<SocketAddr, Option<Refusal>>, from: SocketAddr, refusal: Option<&Refusal>) -> bool {
+    if warned.get(&from).is_some_and(|before| before.as_ref() == refusal) {
+        return false;
+    }
+    if warned.len() >= MAX_WARNED && !warned.contains_key(&from) {
+        return false;
+    }
+    warned.insert(from, refusal.cloned());
+    true
 }
 
 /// Whether a caller finds whom it `expects`, and is the newest boot of its name that is known: then the generation that

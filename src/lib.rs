@@ -33,7 +33,7 @@ mod node;
 
 pub use node::{Builder, Error, Node};
 pub use polity_cluster::{
-    Boot, Document, DocumentError, DocumentEvent, Env, Gate, Ground, Health, Member, MemberEvent, Members,
+    Boot, ClusterId, Document, DocumentError, DocumentEvent, Env, Gate, Ground, Health, Member, MemberEvent, Members,
     MembershipStats, NodeId, NodeName, Preset, Profile, Status, StopReason, Subscription, Timings, View,
 };
 #[cfg(feature = "turmoil")]

@@ -124,6 +124,11 @@ impl Builder {
         Self { cluster: self.cluster.discover(discovery), ..self }
     }
 
+    /// Waits until this many nodes have formed the cluster together: more than half of those that start.
+    pub fn expect(self, nodes: usize) -> Self {
+        Self { cluster: self.cluster.expect(nodes), ..self }
+    }
+
     /// The cluster's secret: at least 32 random bytes. Required unless all is on loopback with [`Preset::Local`].
     pub fn secret(self, secret: impl Into<Vec<u8>>) -> Self {
         Self { cluster: self.cluster.secret(secret), ..self }

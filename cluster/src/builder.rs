@@ -20,6 +20,8 @@ use crate::doorman::Doorman;
 use crate::driver::{COMMAND_QUEUE, Command, DATAGRAM_QUEUE, Driver, Drops, Parts};
 use crate::error::Error;
 use crate::exchange::{PUSH_PULL, TELL};
+use crate::formation::driver::{Former, remembered};
+use crate::formation::{Charter, MAX_EXPECTED};
 use crate::ground::{Env, Executor};
 use crate::hello::Refusal;
 use crate::identity::{Boot, Identity, NodeId, NodeName};
@@ -57,6 +59,7 @@ pub struct Builder {
     advertise: Option<String>,
     seeds: Vec<String>,
     discoveries: Vec<Arc<dyn Discovery>>,
+    expected: Option<usize>,
     secret: Option<Vec<u8>>,
     preset: Preset,
     timings: Option<Timings>,
@@ -98,6 +101,7 @@ impl Builder {
             advertise: None,
             seeds: Vec::new(),
             discoveries: Vec::new(),
+            expected: None,
             secret: None,
             preset: Preset::default(),
             timings: None,
@@ -149,6 +153,37 @@ impl Builder {
     /// ```
     pub fn discover(mut self, discovery: impl Discovery) -> Self {
         self.discoveries.push(Arc::new(discovery));
+        self
+    }
+
+    /// Waits until `nodes` nodes, this one included, have formed the cluster together: they choose a [`ClusterId`], and a
+    /// node with another id is refused from then on. So nodes that start while they cannot reach each other never become
+    /// two clusters. Give all of them the same number.
+    ///
+    /// It must be **more than half of those that start** while the cluster forms, each start of a process counted: of
+    /// five nodes expect three, and four or five if some may be started again meanwhile. Nodes that join later need not
+    /// say it. With [`Builder::data_dir`] a node remembers the id, and a cluster that starts again as a whole keeps it;
+    /// without, a restarted node takes the id from others, and counts as one more that starts if it meets only such as
+    /// have none.
+    ///
+    /// Without it a cluster has no id, and clusters of the same name and secret that meet merge. A cluster without an id
+    /// that meets one with an id takes that over.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// # use polity_cluster::{Node, Preset};
+    /// # let base = 32_000 + std::process::id() % 200 * 3;
+    /// # let seeds: Vec<_> = (0..3).map(|at| format!("127.0.0.1:{}", base + at)).collect();
+    /// let node = |at: usize| {
+    ///     let builder = Node::builder(format!("n{at}")).cluster("formed").preset(Preset::Local);
+    ///     builder.listen(&seeds[at]).seeds(&seeds).expect(2)
+    /// };
+    /// let (a, b, c) = tokio::try_join!(node(0).start(), node(1).start(), node(2).start())?;
+    /// assert!(a.cluster_id().is_some() && a.cluster_id() == b.cluster_id() && a.cluster_id() == c.cluster_id());
+    /// # Ok::<(), polity_cluster::Error>(()) }).unwrap();
+    /// ```
+    pub fn expect(mut self, nodes: usize) -> Self {
+        self.expected = Some(nodes);
         self
     }
 
@@ -260,7 +295,8 @@ impl Builder {
         let context = Context::new(self.env.clone(), &self.cluster, plan.secret.clone(), addr);
         let handle = executor.handle().clone();
         let mut asker = Asker::new(context, &plan.discoveries, None, StdRng::from_rng(&mut rng), handle);
-        let found = self.find_members(&mut asker, (&rpc, &executor), addr, plan.timings.solo_after).await;
+        let found =
+            self.find_members(&mut asker, doorman.charter(), (&rpc, &executor), addr, plan.timings.solo_after).await;
         let Found { seeds: seed_addrs, met, generation } = match found {
             Ok(found) => found,
             Err(error) => {
@@ -297,6 +333,21 @@ impl Builder {
         let ask_for_ever =
             asker.run(plan.timings.announce_interval, seed_addrs.clone(), memory, members.clone(), commands.clone());
         executor.spawn_in(&mut background, ask_for_ever);
+        let charter = doorman.charter().clone();
+        let former = Former {
+            own: id.clone(),
+            cluster: self.cluster.clone(),
+            expected: self.expected.map(|nodes| nodes as u32),
+            patience: plan.timings.probe_period * 4,
+            charter: charter.clone(),
+            members: members.clone(),
+            rpc: rpc.clone(),
+            env: self.env.clone(),
+            folder: self.data_dir.clone(),
+            rng: StdRng::from_rng(&mut rng),
+        };
+        let asked = former.serve();
+        executor.spawn_in(&mut background, former.run(asked));
         let parts = Parts {
             core,
             table: table.clone(),
@@ -315,6 +366,7 @@ impl Builder {
             stats: stats.clone(),
             rng,
             background,
+            forms: self.expected.is_some(),
         };
         tracing::info!(node = %id, %addr, cluster = %self.cluster, "node started");
 
@@ -339,6 +391,7 @@ impl Builder {
             commands,
             drops,
             discovery: counts,
+            charter,
             documents,
             stop,
             joined,
@@ -363,10 +416,15 @@ impl Builder {
     async fn find_members(
         &self,
         asker: &mut Asker,
+        charter: &Charter,
         (rpc, executor): (&Rpc, &Executor),
         own: SocketAddr,
         patience: Duration,
     ) -> Result<Found, Error> {
+        let unread = |error| ground("cannot read the id of the cluster", error);
+        if let Some(id) = remembered(&self.env, self.data_dir.as_ref(), &self.cluster).map_err(unread)? {
+            charter.adopt(id);
+        }
         let First { seeds, is_first } = asker.first().await?;
         let (met, heard) = self.meet((rpc, executor), own, &seeds, patience).await?;
         let known = met.iter().map(|(_, generation)| *generation).max();
@@ -393,6 +451,9 @@ impl Builder {
         }
         if self.roles.len() > MAX_ROLES {
             return Err(Error::config("role", format!("at most {MAX_ROLES}, not {}", self.roles.len())));
+        }
+        if self.expected.is_some_and(|nodes| nodes == 0 || nodes > MAX_EXPECTED) {
+            return Err(Error::config("expect", format!("1 to {MAX_EXPECTED} nodes")));
         }
         let mut discoveries = self.discoveries.clone();
         if !self.seeds.is_empty() {

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::PoisonError;
 
-use crate::hello::{Hello, HelloAnswer, HelloPolicy, PROTOCOL, Refusal, Welcome, judge};
+use crate::formation::Charter;
+use crate::hello::{Hello, HelloAnswer, HelloPolicy, PROTOCOL, Refusal, Welcome, judge, same_formation};
 use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -17,6 +18,7 @@ pub(crate) struct Doorman {
     settings: BTreeMap<String, String>,
     name: NodeName,
     addr: SocketAddr,
+    charter: Charter,
     state: Mutex<State>,
 }
 
@@ -27,6 +29,8 @@ struct State {
     newest: BTreeMap<NodeName, Boot>,
     /// Addresses whose refusal was logged, `None` for a certificate that did not verify: one warning each is enough.
     warned: BTreeMap<SocketAddr, Option<Refusal>>,
+    /// The same for those that have refused us.
+    refused_by: BTreeMap<SocketAddr, Option<Refusal>>,
     leaving: bool,
 }
 
@@ -35,11 +39,23 @@ const MAX_WARNED: usize = 256;
 
 impl Doorman {
     pub(crate) fn new(cluster: String, settings: BTreeMap<String, String>, name: NodeName, addr: SocketAddr) -> Self {
-        Self { cluster, settings, name, addr, state: Mutex::default() }
+        Self { cluster, settings, name, addr, charter: Charter::default(), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The id of our cluster, as hellos tell it and learn it.
+    pub(crate) fn charter(&self) -> &Charter {
+        &self.charter
+    }
+
+    /// Logs that a node has refused us, if that is news and nothing that passes.
+    pub(crate) fn refused_by(&self, at: SocketAddr, refusal: &Refusal) {
+        if !refusal.is_retryable() && is_news(&mut self.state().refused_by, at, Some(refusal)) {
+            tracing::warn!(%at, %refusal, "a node has refused this one");
+        }
     }
 
     /// From now on we are this.
@@ -66,18 +82,21 @@ impl Doorman {
         };
     }
 
-    /// Whether a refusal should be logged: the first of its kind from an address, as long as there is room to remember.
     fn is_news(&self, from: SocketAddr, refusal: Option<&Refusal>) -> bool {
-        let mut state = self.state();
-        if state.warned.get(&from).is_some_and(|before| before.as_ref() == refusal) {
-            return false;
-        }
-        if state.warned.len() >= MAX_WARNED && !state.warned.contains_key(&from) {
-            return false;
-        }
-        state.warned.insert(from, refusal.cloned());
-        true
+        is_news(&mut self.state().warned, from, refusal)
     }
+}
+
+/// Whether a refusal should be logged: the first of its kind from an address, as long as there is room to remember.
+fn is_news(warned: &mut BTreeMap<SocketAddr, Option<Refusal>>, from: SocketAddr, refusal: Option<&Refusal>) -> bool {
+    if warned.get(&from).is_some_and(|before| before.as_ref() == refusal) {
+        return false;
+    }
+    if warned.len() >= MAX_WARNED && !warned.contains_key(&from) {
+        return false;
+    }
+    warned.insert(from, refusal.cloned());
+    true
 }
 
 /// Whether a caller finds whom it `expects`, and is the newest boot of its name that is known: then the generation that
@@ -107,6 +126,7 @@ impl HelloPolicy for Doorman {
             boot: self.state().own.as_ref().map(|own| own.node.boot),
             addr: self.addr,
             expects: expects.cloned(),
+            cluster_id: self.charter.get(),
         }
     }
 
@@ -128,10 +148,16 @@ impl HelloPolicy for Doorman {
         let newest = state.newest.get(&hello.name).copied();
         match admit(&own.node, hello.expects.as_ref(), hello.boot, newest) {
             Ok(your_generation) => {
-                HelloAnswer::Welcome(Welcome { protocol, id: own.clone(), your_generation, payload: Vec::new() })
+                let cluster_id = hello.cluster_id.map(|id| self.charter.adopt(id)).or_else(|| self.charter.get());
+                HelloAnswer::Welcome(Welcome { protocol, id: own.clone(), your_generation, cluster_id })
             }
             Err(refusal) => HelloAnswer::Refused(refusal),
         }
+    }
+
+    fn welcomed(&self, welcome: &Welcome) -> Result<(), Refusal> {
+        let ours = welcome.cluster_id.map(|id| self.charter.adopt(id));
+        same_formation(welcome.cluster_id, ours)
     }
 
     fn distrusted(&self, from: SocketAddr, cause: &str) {

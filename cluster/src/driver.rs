@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -17,16 +17,17 @@ use tokio::time::Instant;
 use crate::config::Timings;
 use crate::doorman::Doorman;
 use crate::exchange::{PUSH_PULL, PushPull, PushPullAnswer, TELL, Tell, TellAnswer};
+use crate::formation::{CLUSTER_KEY, ClusterId};
 use crate::hello::Refusal;
 use crate::identity::{Boot, Identity, NodeName};
 use crate::membership::agent::{Agent, Output};
 use crate::membership::core::{Core, SharedTable};
 use crate::membership::handle::Handle;
 use crate::membership::stats::MembershipStats;
-use crate::membership::view::Members;
+use crate::membership::view::{Member, Members};
 use crate::rpc::{Peer, Reply, Rpc, RpcError, RpcErrorKind};
 use crate::secure::envelope::{DropReason, Opener, Sealer};
-use crate::state::Entry;
+use crate::state::{Entry, Table};
 use crate::stop::StopReason;
 use crate::transport::Transport;
 
@@ -102,10 +103,13 @@ pub(crate) struct Parts {
     pub(crate) rng: StdRng,
     /// What runs beside the driver and ends with it.
     pub(crate) background: JoinSet<()>,
+    /// Whether the node is ready only once its cluster has an id.
+    pub(crate) forms: bool,
 }
 
 pub(crate) struct Driver {
     agent: Agent,
+    table: SharedTable,
     members: Members,
     sealer: Sealer,
     opener: Opener,
@@ -123,13 +127,16 @@ pub(crate) struct Driver {
     /// Who waits for us to have left.
     leaving: Option<oneshot::Sender<()>>,
     background: JoinSet<()>,
+    forms: bool,
+    chartered: bool,
 }
 
 impl Driver {
     /// A driver that has met `greeted` already.
     pub(crate) fn new(parts: Parts, greeted: Vec<Identity>, seeds: BTreeSet<SocketAddr>) -> Self {
         let mut driver = Self {
-            agent: Agent::new((parts.core, parts.table, parts.timings, parts.rng), greeted, seeds),
+            agent: Agent::new((parts.core, parts.table.clone(), parts.timings, parts.rng), greeted, seeds),
+            table: parts.table,
             members: parts.members,
             sealer: parts.sealer,
             opener: parts.opener,
@@ -146,20 +153,26 @@ impl Driver {
             errands: JoinSet::new(),
             leaving: None,
             background: parts.background,
+            forms: parts.forms,
+            chartered: false,
         };
+        driver.take_charter();
         driver.carry_out();
         driver
     }
 
     /// Runs until the node stops.
     pub(crate) async fn run(mut self) {
-        let mut stopped = self.stop.subscribe();
+        let (mut stopped, mut chartered) = (self.stop.subscribe(), self.doorman.charter().subscribe());
+        // It may have changed since the driver was made.
+        chartered.mark_changed();
         loop {
             self.publish();
             let due = self.agent.poll_timeout().map(|due| self.started + due);
             tokio::select! {
                 biased;
                 () = until_stopped(&mut stopped) => break,
+                Ok(()) = chartered.changed() => self.take_charter(),
                 Some(mut datagram) = self.datagrams.recv() => self.handle_datagram(&mut datagram),
                 Some(command) = self.commands.recv() => self.handle_command(command),
                 Some(done) = self.errands.join_next(), if !self.errands.is_empty() => {
@@ -179,6 +192,33 @@ impl Driver {
         self.errands.shutdown().await;
         // Whoever was superseded must not be served by either.
         self.transport.shutdown().await;
+    }
+
+    /// From now on we listen only to members of our own cluster, if that has an id, and tell everyone which it is.
+    fn take_charter(&mut self) {
+        let Some(id) = self.doorman.charter().get().filter(|_| !self.chartered) else { return };
+        self.chartered = true;
+        self.sealer.charter(id);
+        self.opener.charter(id);
+        let written = self.table().set(CLUSTER_KEY, id.to_bytes().to_vec());
+        if let Ok(Some(entry)) = written {
+            let now = self.now();
+            self.agent.handle_spread(now, &entry);
+        }
+    }
+
+    /// Takes over the id that these members say their cluster has, if we have none.
+    fn read_charters<'a>(&self, members: impl Iterator<Item = &'a Member>) {
+        for member in members.filter(|member| member.status.is_up()) {
+            let id = self.table().value(&member.id, CLUSTER_KEY).and_then(ClusterId::from_bytes);
+            if let Some(id) = id {
+                self.doorman.charter().adopt(id);
+            }
+        }
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Duration {
@@ -229,6 +269,9 @@ impl Driver {
             Done::Farewell => self.agent.handle_farewell(),
             Done::Exchanged(_, Err(error)) | Done::Greeted(Err(error)) | Done::Told(_, Err(error)) => {
                 tracing::debug!(%error, "an errand failed");
+                if let RpcErrorKind::Refused(refusal @ Refusal::OtherFormation { .. }) = error.kind() {
+                    self.doorman.refused_by(error.addr(), refusal);
+                }
                 let newer = match error.kind() {
                     RpcErrorKind::Refused(Refusal::NameTaken { by }) => Some(*by),
                     _ => None,
@@ -302,11 +345,14 @@ impl Driver {
         for (name, member) in &latest {
             self.doorman.set_known(name, member.as_ref().map(|member| member.id.boot));
         }
+        if !self.chartered {
+            self.read_charters(latest.values().flatten());
+        }
         self.members.apply(latest);
         let stats = self.agent.stats(self.now());
         self.stats.send_if_modified(|before| std::mem::replace(before, stats) != stats);
         // Only now can whoever waits for it see the members.
-        let now = self.agent.joined();
+        let now = self.agent.joined() && (self.chartered || !self.forms);
         self.joined.send_if_modified(|joined| std::mem::replace(joined, now) != now);
     }
 }

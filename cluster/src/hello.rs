@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::formation::ClusterId;
 use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::mutation::{Mutation, mutated};
 
@@ -22,10 +23,7 @@ pub(crate) const MAX_HELLO_BYTES: usize = 64 << 10;
 pub(crate) const MAX_SETTINGS: usize = 32;
 /// The longest key or value of a setting, and the longest name of a cluster.
 pub(crate) const MAX_SETTING_BYTES: usize = 256;
-/// The largest payload of a welcome.
-pub(crate) const MAX_WELCOME_PAYLOAD: usize = 16 << 10;
 const _: () = assert!(MAX_SETTINGS * 2 * MAX_SETTING_BYTES * 2 <= MAX_HELLO_BYTES);
-const _: () = assert!(MAX_WELCOME_PAYLOAD < MAX_HELLO_BYTES);
 
 /// The versions of the wire protocol that this library speaks.
 pub(crate) const PROTOCOL: VersionRange = VersionRange { min: 1, max: 1 };
@@ -71,6 +69,8 @@ pub(crate) struct Hello {
     pub(crate) addr: SocketAddr,
     /// Whom it means to talk to, if it knows.
     pub(crate) expects: Option<NodeId>,
+    /// The id of its cluster, if that has one.
+    pub(crate) cluster_id: Option<ClusterId>,
 }
 
 impl Hello {
@@ -98,8 +98,8 @@ pub(crate) struct Welcome {
     pub(crate) id: Identity,
     /// The greatest generation of the dialler's name that the acceptor knows, 0 if none.
     pub(crate) your_generation: u64,
-    /// For the cluster's own use, at most [`MAX_WELCOME_PAYLOAD`] bytes.
-    pub(crate) payload: Vec<u8>,
+    /// The id of the acceptor's cluster, if that has one.
+    pub(crate) cluster_id: Option<ClusterId>,
 }
 
 /// Why a node refused another. `ours` is the value of the node that was refused, `theirs` of the one that refused it.
@@ -136,6 +136,13 @@ pub enum Refusal {
     ShuttingDown,
     /// The refusing node has not chosen its boot yet.
     Starting,
+    /// The nodes belong to clusters that were formed apart.
+    OtherFormation {
+        /// The id of the refusing node's cluster.
+        theirs: ClusterId,
+        /// The id of the refused node's cluster.
+        ours: ClusterId,
+    },
 }
 
 impl Refusal {
@@ -186,6 +193,12 @@ impl fmt::Display for Refusal {
             }
             Self::ShuttingDown => f.write_str("it is shutting down"),
             Self::Starting => f.write_str("it is still starting"),
+            Self::OtherFormation { theirs, ours } => write!(
+                f,
+                "it belongs to the cluster with the id {theirs} and this node to the one with the id {ours}, which were \
+                 formed apart: stop the nodes of one of the two, remove the file `cluster` from their data folders, and \
+                 start them again; to form one, `expect` more than half of the nodes that start"
+            ),
         }
     }
 }
@@ -196,6 +209,13 @@ pub(crate) trait HelloPolicy: Send + Sync {
     fn hello(&self, expects: Option<&NodeId>) -> Hello;
     /// Judges a node that has dialled this one from `from`.
     fn admit(&self, hello: &Hello, from: SocketAddr) -> HelloAnswer;
+    /// What follows from being welcomed.
+    ///
+    /// # Errors
+    /// This node will not have the one that welcomes it.
+    fn welcomed(&self, _: &Welcome) -> Result<(), Refusal> {
+        Ok(())
+    }
     /// A node that dialled this one from `from` and this one did not trust each other's certificates.
     fn distrusted(&self, from: SocketAddr, cause: &str);
 }
@@ -206,6 +226,7 @@ pub(crate) fn judge(acceptor: &Hello, dialler: &Hello) -> Result<u16, Refusal> {
     if acceptor.cluster != dialler.cluster && !mutated(Mutation::AdmitsOtherClusters) {
         return Err(Refusal::WrongCluster { theirs: acceptor.cluster.clone(), ours: dialler.cluster.clone() });
     }
+    same_formation(acceptor.cluster_id, dialler.cluster_id)?;
     let version = acceptor
         .protocol
         .common(dialler.protocol)
@@ -217,6 +238,14 @@ pub(crate) fn judge(acceptor: &Hello, dialler: &Hello) -> Result<u16, Refusal> {
     match (acceptor.node(), &dialler.expects) {
         (Some(actual), Some(expected)) if actual != *expected => Err(Refusal::NotMe { actual }),
         _ => Ok(version),
+    }
+}
+
+/// Clusters of which one has no id may meet.
+pub(crate) fn same_formation(theirs: Option<ClusterId>, ours: Option<ClusterId>) -> Result<(), Refusal> {
+    match (theirs, ours) {
+        (Some(theirs), Some(ours)) if theirs != ours => Err(Refusal::OtherFormation { theirs, ours }),
+        _ => Ok(()),
     }
 }
 
@@ -285,7 +314,7 @@ impl Bounded for Hello {
 impl Bounded for HelloAnswer {
     fn is_bounded(&self) -> bool {
         match self {
-            Self::Welcome(welcome) => welcome.payload.len() <= MAX_WELCOME_PAYLOAD,
+            Self::Welcome(_) => true,
             Self::Refused(Refusal::Settings(differences)) => differences.len() <= 2 * MAX_SETTINGS,
             Self::Refused(_) => true,
         }
@@ -306,6 +335,7 @@ mod tests {
             boot: Some(Boot { generation: 1, nonce: 7 }),
             addr: "127.0.0.1:1".parse().expect("an address"),
             expects: None,
+            cluster_id: None,
         }
     }
 
@@ -339,6 +369,12 @@ mod tests {
         );
         let other = NodeId { name: ours.name.clone(), boot: Boot { generation: 0, nonce: 0 } };
         assert!(refusal(&|h| h.expects = Some(other.clone())).contains("a#1."));
+        let (mut ours, mut theirs) = (hello("a"), hello("b"));
+        ours.cluster_id = Some(ClusterId::new(1));
+        assert_eq!(judge(&ours, &theirs), Ok(1));
+        theirs.cluster_id = Some(ClusterId::new(2));
+        let apart = judge(&ours, &theirs).expect_err("a refusal");
+        assert!(!apart.is_retryable() && apart.to_string().contains("formed apart"), "{apart}");
     }
 
     #[test]
@@ -366,13 +402,14 @@ mod tests {
             boot: Some(Boot { generation: 2, nonce: 3 }),
             addr: "127.0.0.1:7946".parse().expect("an address"),
             expects: None,
+            cluster_id: Some(ClusterId::new(5)),
         };
         let bytes = encode(&hello).expect("small");
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, GOLDEN, "the format of hellos: docs/WIRE.md");
     }
 
-    const GOLDEN: &str = "0101010473686f7001096b762e73686172647303323536026e31010203007f0000018a3e00";
+    const GOLDEN: &str = "0101010473686f7001096b762e73686172647303323536026e31010203007f0000018a3e000105";
 
     #[test]
     fn too_much_is_refused() {

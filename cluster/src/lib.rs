@@ -12,6 +12,7 @@
 //! | `state` | what each node says of itself |
 //! | `driver` | the one task that drives membership and node state |
 //! | [`discovery`] | where others are |
+//! | `formation` | how nodes that start choose the id of their cluster |
 //! | [`document`] | replicated objects that every node holds |
 //!
 //! # Example
@@ -41,6 +42,7 @@ mod doorman;
 mod driver;
 mod error;
 mod exchange;
+mod formation;
 mod ground;
 mod health;
 mod hello;
@@ -62,6 +64,7 @@ pub use builder::Builder;
 pub use config::{Preset, Timings};
 pub use document::{Document, DocumentError, DocumentEvent};
 pub use error::Error;
+pub use formation::{ClusterId, ClusterIdError, MAX_EXPECTED};
 pub use ground::{BoxFuture, Env, Gate, Ground};
 #[cfg(feature = "turmoil")]
 pub use ground::{Carriage, DiskFault, Memory, Simulated, Wire};

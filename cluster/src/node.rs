@@ -14,6 +14,7 @@ use crate::discovery::{Counts, DiscoveryStats};
 use crate::document::{Document, DocumentError, Documents};
 use crate::driver::{Command, Drops};
 use crate::error::Error;
+use crate::formation::{Charter, ClusterId};
 use crate::ground::{Env, Executor};
 use crate::health::Health;
 use crate::identity::NodeId;
@@ -45,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) drops: Arc<Drops>,
     pub(crate) discovery: Arc<Counts>,
+    pub(crate) charter: Charter,
     pub(crate) documents: Arc<Documents>,
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
@@ -99,6 +101,12 @@ impl Node {
         &self.inner.cluster
     }
 
+    /// The id of its cluster, if that has one: see [`Builder::expect`](crate::Builder::expect). It never changes.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.inner.charter.get()
+    }
+
     /// What it stands on.
     #[must_use]
     pub fn env(&self) -> &Env {
@@ -117,7 +125,8 @@ impl Node {
         &self.inner.rpc
     }
 
-    /// Waits until the node has exchanged all state with a member, or knows that it is the first. Cancel safe.
+    /// Waits until the node has exchanged all state with a member, or knows that it is the first; and, if it
+    /// [expects](crate::Builder::expect) others, until the cluster has formed. Cancel safe.
     ///
     /// # Errors
     /// [`Error::Stopped`] or [`Error::NameTaken`] if the node has stopped.

@@ -34,7 +34,7 @@ pub(crate) use self::asker::{Asker, Counts, First};
 pub use self::closure::{FromAsyncFn, FromFn, from_async_fn, from_fn};
 pub use self::file::WatchedFile;
 pub use self::list::{DnsName, StaticList};
-pub(crate) use self::memory::Memory;
+pub(crate) use self::memory::{Memory, write};
 use crate::ground::{BoxFuture, Env};
 use crate::secure::Secret;
 

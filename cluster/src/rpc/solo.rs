@@ -88,6 +88,7 @@ impl HelloPolicy for Alone {
             boot: Some(self.node.boot),
             addr: self.addr,
             expects: expects.cloned(),
+            cluster_id: None,
         }
     }
 
@@ -97,7 +98,7 @@ impl HelloPolicy for Alone {
                 protocol,
                 id: Identity { node: self.node.clone(), rejoin: 0, addr: self.addr },
                 your_generation: 0,
-                payload: Vec::new(),
+                cluster_id: None,
             }),
             Err(refusal) => HelloAnswer::Refused(refusal),
         }

@@ -18,6 +18,7 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN, Nonce, Unboun
 use super::Secret;
 use super::replay::ReplayWindow;
 use super::secret::GossipRoot;
+use crate::formation::ClusterId;
 use crate::identity::Boot;
 
 /// The version of this format, in the low six bits of the first byte. The top two are zero: QUIC always sets `0x40`.
@@ -80,6 +81,11 @@ fn additional_data(header: &[u8], to: Boot, cluster: &[u8]) -> Vec<u8> {
     [header, &to.to_bytes(), cluster].concat()
 }
 
+/// What tells clusters apart in the additional data, once a cluster has an id: its name, a zero byte and the id.
+fn chartered(cluster: &[u8], id: ClusterId) -> Box<[u8]> {
+    [cluster, &[0], &id.to_bytes()].concat().into()
+}
+
 impl Sealer {
     pub(crate) fn new(secret: &Secret, cluster: &str, boot: Boot) -> Self {
         let epoch = 0;
@@ -90,6 +96,11 @@ impl Sealer {
             key: key(&secret.gossip_root(epoch), boot),
             counter: AtomicU64::new(0),
         }
+    }
+
+    /// From now on only those can open who know the id of the cluster too. Counters go on: no nonce is used twice.
+    pub(crate) fn charter(&mut self, id: ClusterId) {
+        self.cluster = chartered(&self.cluster, id);
     }
 
     /// Seals `payload` for the node whose boot is `to`.
@@ -138,6 +149,11 @@ impl Opener {
             senders: BTreeMap::new(),
             opened: 0,
         }
+    }
+
+    /// From now on only what was sealed with the cluster's id is opened.
+    pub(crate) fn charter(&mut self, id: ClusterId) {
+        self.cluster = chartered(&self.cluster, id);
     }
 
     /// Opens a datagram in place. Returns who sealed it, and its payload.
@@ -208,6 +224,21 @@ mod tests {
 
     fn secret(byte: u8) -> Secret {
         Secret::new([byte; 32]).expect("long enough")
+    }
+
+    #[test]
+    fn whoever_belongs_to_a_cluster_that_was_formed_apart_cannot_open() {
+        let (mut sealer, mut opener) = (Sealer::new(&secret(1), "shop", A), Opener::new(&secret(1), "shop", B));
+        let mut other = Opener::new(&secret(1), "shop", B);
+        sealer.seal(B, b"before");
+        sealer.charter(ClusterId::new(1));
+        let sealed = sealer.seal(B, b"after");
+        assert_eq!(sealed[33], 2, "counters go on");
+        assert_eq!(opener.open(&mut sealed.clone()), Err(DropReason::Unauthentic));
+        other.charter(ClusterId::new(2));
+        assert_eq!(other.open(&mut sealed.clone()), Err(DropReason::Unauthentic));
+        opener.charter(ClusterId::new(1));
+        assert_eq!(opener.open(&mut sealed.clone()), Ok((A, &b"after"[..])));
     }
 
     #[test]

@@ -68,7 +68,11 @@ async fn dial_inner(
         within(config.connect_timeout, "handshake", connect).await.map_err(|kind| (Phase::Connecting, kind))?;
     greeting();
     let greet = within(config.hello_timeout, "hello", greet(&connection, hello));
-    match greet.await {
+    let agreed = greet.await.and_then(|(control, welcome)| {
+        shared.policy.welcomed(&welcome).map_err(RpcErrorKind::Refused)?;
+        Ok((control, welcome))
+    });
+    match agreed {
         Ok((control, welcome)) => Ok(Dialled { connection, control, welcome }),
         Err(kind) => {
             connection.close(CLOSE_REFUSED, b"no agreement");

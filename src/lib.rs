@@ -6,8 +6,10 @@
 //! use polity::{Consistency, Node, Preset};
 //!
 //! // In a real cluster each of these is a process of its own, and `secret` is set.
-//! let first = Node::builder("n1").cluster("shop").preset(Preset::Local).start().await?;
-//! let second = Node::builder("n2").cluster("shop").preset(Preset::Local).seeds([first.addr()]).start().await?;
+//! // On one machine nodes find each other by themselves; this example would rather be alone.
+//! let node = |name| Node::builder(name).cluster("shop").preset(Preset::Local).no_discovery();
+//! let first = node("n1").start().await?;
+//! let second = node("n2").seeds([first.addr()]).start().await?;
 //!
 //! first.kv().put("user-42", "three apples").await?;
 //! let entry = second.kv().get("user-42").await?;

@@ -124,6 +124,11 @@ impl Builder {
         Self { cluster: self.cluster.discover(discovery), ..self }
     }
 
+    /// Leaves out what the preset looks for by itself: with [`Preset::Local`], other nodes on the same machine.
+    pub fn no_discovery(self) -> Self {
+        Self { cluster: self.cluster.no_discovery(), ..self }
+    }
+
     /// Waits until this many nodes have formed the cluster together: more than half of those that start.
     pub fn expect(self, nodes: usize) -> Self {
         Self { cluster: self.cluster.expect(nodes), ..self }

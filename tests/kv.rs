@@ -5,7 +5,7 @@ use std::time::Duration;
 use polity::{Consistency, KvConfig, KvError, Node, Outcome, Preset};
 
 fn builder(name: &str) -> polity::Builder {
-    Node::builder(name).cluster("test").preset(Preset::Local).secret([7; 32])
+    Node::builder(name).cluster("test").preset(Preset::Local).no_discovery().secret([7; 32])
 }
 
 /// Five nodes that know each other and have settled.

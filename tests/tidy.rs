@@ -52,12 +52,14 @@ const FORBIDDEN: [(&str, &str); 14] = [
 ];
 
 /// Cores that must know neither a runtime nor a socket.
-const CORES: [&str; 19] = [
+const CORES: [&str; 21] = [
     "crdt/src",
     "shard/src",
     "cluster/src/identity.rs",
     "cluster/src/config.rs",
     "cluster/src/buckets.rs",
+    "cluster/src/discovery/multicast/message.rs",
+    "cluster/src/formation/core.rs",
     "cluster/src/membership/agent.rs",
     "cluster/src/membership/core.rs",
     "cluster/src/membership/codec.rs",

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::config::{Preset, Timings};
-use crate::discovery::{Asker, Context, Discovery, First, MAX_DISCOVERIES, Memory, StaticList};
+use crate::discovery::{Asker, Context, Discovery, First, MAX_DISCOVERIES, Memory, Multicast, StaticList};
 use crate::document::Documents;
 use crate::doorman::Doorman;
 use crate::driver::{COMMAND_QUEUE, Command, DATAGRAM_QUEUE, Driver, Drops, Parts};
@@ -59,6 +59,7 @@ pub struct Builder {
     advertise: Option<String>,
     seeds: Vec<String>,
     discoveries: Vec<Arc<dyn Discovery>>,
+    default_discovery: bool,
     expected: Option<usize>,
     secret: Option<Vec<u8>>,
     preset: Preset,
@@ -101,6 +102,7 @@ impl Builder {
             advertise: None,
             seeds: Vec::new(),
             discoveries: Vec::new(),
+            default_discovery: true,
             expected: None,
             secret: None,
             preset: Preset::default(),
@@ -156,6 +158,14 @@ impl Builder {
         self
     }
 
+    /// Leaves out what the preset looks for by itself. With [`Preset::Local`] a node finds others of its cluster on the
+    /// same machine by [`Multicast`]; one that nobody answers within 200 ms goes on. Tests that must stay alone, and
+    /// whoever cannot spare that time, turn it off. What was given to [`Builder::discover`] stays.
+    pub fn no_discovery(mut self) -> Self {
+        self.default_discovery = false;
+        self
+    }
+
     /// Waits until `nodes` nodes, this one included, have formed the cluster together: they choose a [`ClusterId`], and a
     /// node with another id is refused from then on. So nodes that start while they cannot reach each other never become
     /// two clusters. Give all of them the same number.
@@ -175,7 +185,7 @@ impl Builder {
     /// # let base = 32_000 + std::process::id() % 200 * 3;
     /// # let seeds: Vec<_> = (0..3).map(|at| format!("127.0.0.1:{}", base + at)).collect();
     /// let node = |at: usize| {
-    ///     let builder = Node::builder(format!("n{at}")).cluster("formed").preset(Preset::Local);
+    ///     let builder = Node::builder(format!("n{at}")).cluster("formed").preset(Preset::Local).no_discovery();
     ///     builder.listen(&seeds[at]).seeds(&seeds).expect(2)
     /// };
     /// let (a, b, c) = tokio::try_join!(node(0).start(), node(1).start(), node(2).start())?;
@@ -294,7 +304,7 @@ impl Builder {
         let rpc = Rpc::new(Arc::clone(transport.shared()));
         let context = Context::new(self.env.clone(), &self.cluster, plan.secret.clone(), addr);
         let handle = executor.handle().clone();
-        let mut asker = Asker::new(context, &plan.discoveries, None, StdRng::from_rng(&mut rng), handle);
+        let mut asker = Asker::new(context, &plan.discoveries, self.lan(), StdRng::from_rng(&mut rng), handle);
         let found =
             self.find_members(&mut asker, doorman.charter(), (&rpc, &executor), addr, plan.timings.solo_after).await;
         let Found { seeds: seed_addrs, met, generation } = match found {
@@ -410,6 +420,11 @@ impl Builder {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What the preset looks for by itself: on one machine nothing has to be told.
+    fn lan(&self) -> Option<Arc<dyn Discovery>> {
+        (self.default_discovery && self.preset == Preset::Local).then(|| Arc::new(Multicast::new()) as _)
     }
 
     /// Finds out where others are, meets one if there is one, and which generation this node is.

@@ -21,14 +21,10 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! use polity_cluster::{Node, Preset};
 //!
-//! let first = Node::builder("n1").cluster("shop").preset(Preset::Local).listen("127.0.0.1:0").start().await?;
-//! let second = Node::builder("n2")
-//!     .cluster("shop")
-//!     .preset(Preset::Local)
-//!     .listen("127.0.0.1:0")
-//!     .seeds([first.addr()])
-//!     .start()
-//!     .await?;
+//! // On one machine nodes find each other by themselves; this example would rather be alone.
+//! let node = |name| Node::builder(name).cluster("shop").preset(Preset::Local).no_discovery();
+//! let first = node("n1").listen("127.0.0.1:0").start().await?;
+//! let second = node("n2").listen("127.0.0.1:0").seeds([first.addr()]).start().await?;
 //! assert_eq!(second.members().snapshot().up().count(), 2);
 //! # Ok::<(), polity_cluster::Error>(()) }).unwrap();
 //! ```

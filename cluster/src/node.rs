@@ -157,7 +157,7 @@ impl Node {
     /// use polity_cluster::{Node, Preset};
     /// use polity_crdt::{OrMap, PnCounter};
     ///
-    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).start().await?;
+    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).no_discovery().start().await?;
     /// let stock = node.document::<OrMap<String, PnCounter>>("stock")?;
     /// stock.update(|stock, w| stock.update(w, "apples".to_owned(), |count, w| count.add(w, 40)))?;
     /// assert_eq!(stock.read(|stock| stock.get("apples").map(PnCounter::value)), Some(40));

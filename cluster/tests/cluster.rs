@@ -5,7 +5,7 @@ use std::time::Duration;
 use polity_cluster::{DropReason, Error, Health, Node, Preset, Status, StopReason};
 
 fn builder(name: &str) -> polity_cluster::Builder {
-    Node::builder(name).cluster("test").preset(Preset::Local).secret([7; 32]).listen("127.0.0.1:0")
+    Node::builder(name).cluster("test").preset(Preset::Local).no_discovery().secret([7; 32]).listen("127.0.0.1:0")
 }
 
 /// Waits until `node` sees what `seen` asks for. Bounded by the test runner alone: nothing here is about time.

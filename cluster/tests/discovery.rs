@@ -12,7 +12,7 @@ use polity_cluster::discovery::DnsName;
 use polity_cluster::{BoxFuture, Builder, Env, Error, Ground, Node, Preset, View};
 
 fn builder(name: &str) -> Builder {
-    Node::builder(name).cluster("found").preset(Preset::Local).secret([7; 32]).listen("127.0.0.1:0")
+    Node::builder(name).cluster("found").preset(Preset::Local).no_discovery().secret([7; 32]).listen("127.0.0.1:0")
 }
 
 async fn until(node: &Node, mut seen: impl FnMut(&View) -> bool) {
@@ -136,7 +136,7 @@ async fn whoever_cannot_start_leaves_nothing_behind() {
         node.leave(std::time::Duration::from_secs(1)).await.expect("leaves");
     }
     let listen = free_port();
-    let long = Node::builder("n".repeat(65)).preset(Preset::Local).listen(listen).start().await;
+    let long = Node::builder("n".repeat(65)).preset(Preset::Local).no_discovery().listen(listen).start().await;
     assert!(matches!(long.expect_err("too long"), Error::Name(_)));
     let node = good(listen).start().await.expect("starts");
     let too_large = node.set_state("load", vec![0; polity_cluster::MAX_VALUE_BYTES + 1]);

@@ -8,7 +8,7 @@ use polity_crdt::{AwSet, Crdt, MvRegister, OrMap};
 type Map = OrMap<String, MvRegister<String>>;
 
 async fn start(name: &str, seed: Option<&Node>) -> Node {
-    let builder = Node::builder(name).cluster("docs").preset(Preset::Local).listen("127.0.0.1:0");
+    let builder = Node::builder(name).cluster("docs").preset(Preset::Local).no_discovery().listen("127.0.0.1:0");
     builder.seeds(seed.map(Node::addr)).start().await.expect("the node starts")
 }
 

@@ -8,7 +8,7 @@ use polity_cluster::rpc::Refusal;
 use polity_cluster::{Builder, Error, Node, Preset, View};
 
 fn builder(name: &str) -> Builder {
-    Node::builder(name).cluster("formed").preset(Preset::Local).secret([7; 32]).listen("127.0.0.1:0")
+    Node::builder(name).cluster("formed").preset(Preset::Local).no_discovery().secret([7; 32]).listen("127.0.0.1:0")
 }
 
 async fn until(node: &Node, mut seen: impl FnMut(&View) -> bool) {

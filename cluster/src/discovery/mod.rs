@@ -10,6 +10,7 @@
 //! | [`DnsName`] | all addresses of one name | it does not resolve |
 //! | [`WatchedFile`] | what stands in a file, one `HOST:PORT` a line | it is missing or bad |
 //! | [`from_fn`], [`from_async_fn`] | what a closure says | it says so |
+//! | [`Multicast`] | nodes of this cluster on the same LAN | there is no multicast |
 //! //!
 //! # Whom to trust
 //! An address is a place to knock, and nothing more: whoever answers there must hold the secret and belong to the same
@@ -21,6 +22,7 @@ pub mod conformance;
 mod file;
 mod list;
 mod memory;
+mod multicast;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
@@ -35,6 +37,7 @@ pub use self::closure::{FromAsyncFn, FromFn, from_async_fn, from_fn};
 pub use self::file::WatchedFile;
 pub use self::list::{DnsName, StaticList};
 pub(crate) use self::memory::{Memory, write};
+pub use self::multicast::Multicast;
 use crate::ground::{BoxFuture, Env};
 use crate::secure::Secret;
 

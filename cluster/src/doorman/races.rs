@@ -27,6 +27,7 @@ fn nobody_is_let_in_after_a_newer_boot_or_the_farewell() {
             boot: Some(caller.node.boot),
             addr: caller.addr,
             expects: Some(own.node.clone()),
+            cluster_id: None,
         };
         assert!(!is_welcome(&doorman, &hello), "it has no boot yet");
         let at_the_door = {

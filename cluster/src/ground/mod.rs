@@ -13,7 +13,7 @@ mod simulated;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -61,6 +61,24 @@ pub trait Ground: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// Those of the file system; the file then holds its old content.
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()>;
+
+    /// Opens a socket on any port of this address, which sends multicast from there to the LAN, one hop far, and to
+    /// this machine. `None` if there is no multicast here, as in a simulator.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    fn multicast_sender(&self, _interface: Ipv4Addr) -> io::Result<Option<UdpSocket>> {
+        Ok(None)
+    }
+
+    /// Opens a socket that hears what is sent to this group at the interface of this address. Several processes may hear
+    /// the same group. `None` if there is no multicast here.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    fn multicast_receiver(&self, _group: SocketAddrV4, _interface: Ipv4Addr) -> io::Result<Option<UdpSocket>> {
+        Ok(None)
+    }
 
     /// Whether a node should run its transport and membership on a thread of its own. The simulator says no.
     fn own_thread(&self) -> bool;

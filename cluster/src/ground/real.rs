@@ -1,13 +1,14 @@
 //! The operating system as a ground. The only module that may read its clocks and its random source.
 
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use quinn::Runtime as _;
 use ring::rand::SecureRandom as _;
+use socket2::{Domain, Socket, Type};
 
 use super::{BoxFuture, Ground};
 
@@ -67,6 +68,30 @@ impl Ground for Real {
         std::fs::rename(&draft, path)?;
         // The new name is durable once its folder is.
         std::fs::File::open(folder)?.sync_all()
+    }
+
+    fn multicast_sender(&self, interface: Ipv4Addr) -> io::Result<Option<UdpSocket>> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        socket.set_multicast_if_v4(&interface)?;
+        socket.set_multicast_ttl_v4(1)?;
+        socket.set_multicast_loop_v4(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SocketAddrV4::new(interface, 0).into())?;
+        Ok(Some(socket.into()))
+    }
+
+    fn multicast_receiver(&self, group: SocketAddrV4, interface: Ipv4Addr) -> io::Result<Option<UdpSocket>> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        // Each process of a machine hears a multicast datagram, however many share the port.
+        socket.set_reuse_address(true)?;
+        #[cfg(unix)]
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        // Bound to the group, it hears nothing else; Windows binds no group.
+        let ip = if cfg!(windows) { Ipv4Addr::UNSPECIFIED } else { *group.ip() };
+        socket.bind(&SocketAddrV4::new(ip, group.port()).into())?;
+        socket.join_multicast_v4(group.ip(), &interface)?;
+        Ok(Some(socket.into()))
     }
 
     fn own_thread(&self) -> bool {

@@ -57,6 +57,11 @@ impl Secret {
         GossipRoot(self.derive(&[b"gossip root", &[epoch]]))
     }
 
+    /// A key for what nodes of the cluster of this name say on a LAN before they know each other.
+    pub(crate) fn lan_key(&self, purpose: &[u8], cluster: &str) -> Zeroizing<[u8; 32]> {
+        self.derive(&[b"lan", purpose, cluster.as_bytes()])
+    }
+
     /// The seed of the cluster's certificate authority.
     pub(crate) fn ca_seed(&self) -> Zeroizing<[u8; 32]> {
         self.derive(&[b"certificate authority"])

@@ -27,7 +27,7 @@ const QUIET: Duration = Duration::from_millis(2);
 const LARGE: usize = 1_000_000;
 
 async fn start(name: &str, seeds: &[&Node]) -> Result<Node> {
-    let builder = Node::builder(name).cluster("bench").preset(Preset::Local).listen("127.0.0.1:0");
+    let builder = Node::builder(name).cluster("bench").preset(Preset::Local).no_discovery().listen("127.0.0.1:0");
     Ok(builder.seeds(seeds.iter().map(|node| node.addr())).start().await?)
 }
 

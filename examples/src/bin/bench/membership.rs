@@ -28,7 +28,7 @@ pub(crate) fn node(mut args: impl Iterator<Item = String>) -> Result<()> {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let builder = Node::builder(name).cluster("bench").preset(preset).secret([7; 32]);
+        let builder = Node::builder(name).cluster("bench").preset(preset).no_discovery().secret([7; 32]);
         let seeds: Vec<&str> = if seed == "-" { Vec::new() } else { vec![&seed] };
         let node = builder.listen("127.0.0.1:0").seeds(seeds).start().await?;
         println!("addr {}", node.addr());

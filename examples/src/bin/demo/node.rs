@@ -60,7 +60,7 @@ async fn serve(mut orders: mpsc::Receiver<Order>, reports: mpsc::Sender<Report>)
     let Some(Order::Start(Start { name, secret, seeds })) = orders.recv().await else {
         bail!("the first order is not how to start");
     };
-    let builder = Node::builder(name).cluster("demo").preset(Preset::Local).secret(secret).seeds(seeds);
+    let builder = Node::builder(name).cluster("demo").preset(Preset::Local).no_discovery().secret(secret).seeds(seeds);
     let node = builder.start().await.context("the node does not start")?;
     let generation = node.id().boot.generation;
     reports.send(Report::Started { addr: node.addr(), generation }).await?;

@@ -35,8 +35,9 @@ mod node;
 
 pub use node::{Builder, Error, Node};
 pub use polity_cluster::{
-    Boot, ClusterId, Document, DocumentError, DocumentEvent, Env, Gate, Ground, Health, Member, MemberEvent, Members,
-    MembershipStats, NodeId, NodeName, Preset, Profile, Status, StopReason, Subscription, Timings, View,
+    Boot, Capabilities, ClusterId, Document, DocumentError, DocumentEvent, Env, Gate, Ground, Health, Member,
+    MemberEvent, Members, MembershipStats, NodeId, NodeName, Preset, Profile, Speaks, Status, StopReason, Subscription,
+    Timings, VersionRange, View,
 };
 #[cfg(feature = "turmoil")]
 pub use polity_cluster::{Carriage, DiskFault, Memory, Simulated, Wire, seed_keys};

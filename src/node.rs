@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use polity_cluster::discovery::Discovery;
-use polity_cluster::{Env, Preset, Timings};
+use polity_cluster::{Env, Preset, Timings, VersionRange};
 use polity_kv::{ConfigError, Kv, KvConfig};
 
 /// Why a node did not start, or what it could not do.
@@ -183,6 +183,12 @@ impl Builder {
     /// Runs transport and membership on the caller's runtime instead of on a thread of their own.
     pub fn on_callers_runtime(self) -> Self {
         Self { cluster: self.cluster.on_callers_runtime(), ..self }
+    }
+
+    /// Runs the node as a build would that speaks these versions only: for tests of upgrades.
+    #[doc(hidden)]
+    pub fn speak_only(self, versions: VersionRange) -> Self {
+        Self { cluster: self.cluster.speak_only(versions), ..self }
     }
 
     /// What the node stands on: the simulator's ground, for example.

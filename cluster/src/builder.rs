@@ -37,6 +37,7 @@ use crate::state::{ADDRESSES_KEY, PROFILE_KEY, Profile, Table, Weight, Zone, enc
 use crate::transport::config::TransportConfig;
 use crate::transport::socket::GossipSink;
 use crate::transport::{Transport, TransportParts};
+use crate::version::{Speaks, VersionRange, WIRE_KEY};
 
 /// The longest name of a cluster and of a role, in bytes.
 const MAX_WORD_BYTES: usize = 64;
@@ -71,6 +72,7 @@ pub struct Builder {
     settings: BTreeMap<String, String>,
     data_dir: Option<PathBuf>,
     callers_runtime: bool,
+    speaks: Speaks,
     env: Env,
 }
 
@@ -114,6 +116,7 @@ impl Builder {
             settings: BTreeMap::new(),
             data_dir: None,
             callers_runtime: false,
+            speaks: Speaks::CURRENT,
             env: Env::real(),
         }
     }
@@ -260,6 +263,13 @@ impl Builder {
         self
     }
 
+    /// Runs the node as a build would that speaks these versions only: for tests of upgrades.
+    #[doc(hidden)]
+    pub fn speak_only(mut self, versions: VersionRange) -> Self {
+        self.speaks = Speaks::only(versions);
+        self
+    }
+
     /// What the node stands on: the simulator's ground, for example.
     pub fn env(mut self, env: Env) -> Self {
         self.env = env;
@@ -325,6 +335,10 @@ impl Builder {
         let mut table = Table::new(id.clone());
         let profile = postcard::to_allocvec(&plan.profile).expect("a profile encodes");
         table.set(PROFILE_KEY, profile).expect("a profile is within the limits: its parts were checked");
+        if self.speaks.says_so() {
+            let speaks = postcard::to_allocvec(&self.speaks).expect("numbers encode");
+            table.set(WIRE_KEY, speaks).expect("they are within the limits");
+        }
         if let Some(addresses) = plan.addresses {
             table.set(ADDRESSES_KEY, addresses).expect("they are within the limits: they were checked");
         }
@@ -524,7 +538,8 @@ impl Builder {
         if addr.port() == 0 {
             addr.set_port(bound.port());
         }
-        let doorman = Arc::new(Doorman::new(self.cluster.clone(), self.settings.clone(), plan.name.clone(), addr));
+        let doorman =
+            Arc::new(Doorman::new(self.cluster.clone(), self.settings.clone(), plan.name.clone(), addr, self.speaks));
         let (datagrams, datagrams_in) = mpsc::channel::<Vec<u8>>(DATAGRAM_QUEUE);
         let gossip = Arc::new(GossipQueue { queue: datagrams, drops: drops.clone() });
         let parts = TransportParts {

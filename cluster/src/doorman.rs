@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::sync::PoisonError;
 
 use crate::formation::Charter;
-use crate::hello::{Hello, HelloAnswer, HelloPolicy, PROTOCOL, Refusal, Welcome, judge, same_formation};
+use crate::hello::{Hello, HelloAnswer, HelloPolicy, Refusal, Welcome, judge, same_formation};
 use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::sync::{Mutex, MutexGuard};
+use crate::version::Speaks;
 
 /// Answers hellos. Knows every name's newest boot, so that a node that starts can be told its generation.
 pub(crate) struct Doorman {
@@ -18,6 +19,7 @@ pub(crate) struct Doorman {
     settings: BTreeMap<String, String>,
     name: NodeName,
     addr: SocketAddr,
+    speaks: Speaks,
     charter: Charter,
     state: Mutex<State>,
 }
@@ -38,8 +40,14 @@ struct State {
 const MAX_WARNED: usize = 256;
 
 impl Doorman {
-    pub(crate) fn new(cluster: String, settings: BTreeMap<String, String>, name: NodeName, addr: SocketAddr) -> Self {
-        Self { cluster, settings, name, addr, charter: Charter::default(), state: Mutex::default() }
+    pub(crate) fn new(
+        cluster: String,
+        settings: BTreeMap<String, String>,
+        name: NodeName,
+        addr: SocketAddr,
+        speaks: Speaks,
+    ) -> Self {
+        Self { cluster, settings, name, addr, speaks, charter: Charter::default(), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -119,7 +127,7 @@ pub(crate) fn admit(
 impl HelloPolicy for Doorman {
     fn hello(&self, expects: Option<&NodeId>) -> Hello {
         Hello {
-            protocol: PROTOCOL,
+            protocol: self.speaks.versions,
             cluster: self.cluster.clone(),
             settings: self.settings.clone(),
             name: self.name.clone(),
@@ -127,6 +135,8 @@ impl HelloPolicy for Doorman {
             addr: self.addr,
             expects: expects.cloned(),
             cluster_id: self.charter.get(),
+            capabilities: self.speaks.capabilities,
+            extensions: BTreeMap::new(),
         }
     }
 

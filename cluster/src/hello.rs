@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::formation::ClusterId;
 use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::mutation::{Mutation, mutated};
+use crate::version::{Capabilities, VersionRange};
 
 /// The encoding of the hello itself: the first byte of each message.
 const ENCODING: u8 = 1;
@@ -25,32 +26,11 @@ pub(crate) const MAX_SETTINGS: usize = 32;
 pub(crate) const MAX_SETTING_BYTES: usize = 256;
 const _: () = assert!(MAX_SETTINGS * 2 * MAX_SETTING_BYTES * 2 <= MAX_HELLO_BYTES);
 
-/// The versions of the wire protocol that this library speaks.
-pub(crate) const PROTOCOL: VersionRange = VersionRange { min: 1, max: 1 };
-
-/// The versions that a node speaks, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VersionRange {
-    /// The oldest.
-    pub min: u16,
-    /// The newest.
-    pub max: u16,
-}
-
-impl VersionRange {
-    /// The newest version that both speak.
-    #[must_use]
-    pub fn common(self, other: Self) -> Option<u16> {
-        let newest = self.max.min(other.max);
-        (newest >= self.min.max(other.min)).then_some(newest)
-    }
-}
-
-impl fmt::Display for VersionRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.min == self.max { write!(f, "{}", self.min) } else { write!(f, "{} to {}", self.min, self.max) }
-    }
-}
+/// What a later version may add to a hello: how many things, and how long each.
+const MAX_EXTENSIONS: usize = 16;
+const MAX_EXTENSION_BYTES: usize = 1 << 10;
+const _: () =
+    assert!(MAX_SETTINGS * 2 * MAX_SETTING_BYTES + MAX_EXTENSIONS * MAX_EXTENSION_BYTES * 2 <= MAX_HELLO_BYTES);
 
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +51,10 @@ pub(crate) struct Hello {
     pub(crate) expects: Option<NodeId>,
     /// The id of its cluster, if that has one.
     pub(crate) cluster_id: Option<ClusterId>,
+    /// What it can do.
+    pub(crate) capabilities: Capabilities,
+    /// What later versions add, by number. This one adds nothing and ignores what it finds.
+    pub(crate) extensions: BTreeMap<u16, Vec<u8>>,
 }
 
 impl Hello {
@@ -308,6 +292,8 @@ impl Bounded for Hello {
             && self.settings.len() <= MAX_SETTINGS
             && self.settings.iter().all(|(key, value)| short(key) && short(value))
             && self.protocol.min <= self.protocol.max
+            && self.extensions.len() <= MAX_EXTENSIONS
+            && self.extensions.values().all(|bytes| bytes.len() <= MAX_EXTENSION_BYTES)
     }
 }
 
@@ -324,11 +310,12 @@ impl Bounded for HelloAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::version::Speaks;
     use proptest::prelude::*;
 
     fn hello(name: &str) -> Hello {
         Hello {
-            protocol: PROTOCOL,
+            protocol: Speaks::CURRENT.versions,
             cluster: "shop".to_owned(),
             settings: BTreeMap::from([("shards".to_owned(), "4096".to_owned())]),
             name: NodeName::new(name).expect("a valid name"),
@@ -336,6 +323,8 @@ mod tests {
             addr: "127.0.0.1:1".parse().expect("an address"),
             expects: None,
             cluster_id: None,
+            capabilities: Capabilities::ALL,
+            extensions: BTreeMap::new(),
         }
     }
 
@@ -358,7 +347,9 @@ mod tests {
             judge(&ours, &theirs).expect_err("a refusal").to_string()
         };
         assert!(refusal(&|h| h.cluster = "test".to_owned()).contains("\"shop\" and this node to \"test\""));
-        assert!(refusal(&|h| h.protocol = VersionRange { min: 2, max: 3 }).contains("version 1 and this node 2 to 3"));
+        assert!(
+            refusal(&|h| h.protocol = VersionRange { min: 3, max: 4 }).contains("version 1 to 2 and this node 3 to 4")
+        );
         let settings = refusal(&|h| {
             h.settings =
                 BTreeMap::from([("shards".to_owned(), "64".to_owned()), ("copies".to_owned(), "3".to_owned())]);
@@ -371,7 +362,7 @@ mod tests {
         assert!(refusal(&|h| h.expects = Some(other.clone())).contains("a#1."));
         let (mut ours, mut theirs) = (hello("a"), hello("b"));
         ours.cluster_id = Some(ClusterId::new(1));
-        assert_eq!(judge(&ours, &theirs), Ok(1));
+        assert_eq!(judge(&ours, &theirs), Ok(2));
         theirs.cluster_id = Some(ClusterId::new(2));
         let apart = judge(&ours, &theirs).expect_err("a refusal");
         assert!(!apart.is_retryable() && apart.to_string().contains("formed apart"), "{apart}");
@@ -403,13 +394,26 @@ mod tests {
             addr: "127.0.0.1:7946".parse().expect("an address"),
             expects: None,
             cluster_id: Some(ClusterId::new(5)),
+            capabilities: Capabilities::TOPICS,
+            extensions: BTreeMap::from([(1, vec![9])]),
         };
         let bytes = encode(&hello).expect("small");
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, GOLDEN, "the format of hellos: docs/WIRE.md");
     }
 
-    const GOLDEN: &str = "0101010473686f7001096b762e73686172647303323536026e31010203007f0000018a3e000105";
+    const GOLDEN: &str = "0101010473686f7001096b762e73686172647303323536026e31010203007f0000018a3e0001050101010109";
+
+    #[test]
+    fn what_a_later_version_adds_is_ignored() {
+        let mut later = hello("b");
+        later.protocol = VersionRange { min: 2, max: 3 };
+        later.extensions = BTreeMap::from([(7, b"news".to_vec())]);
+        let heard = decode::<Hello>(&encode(&later).expect("small")).expect("it decodes");
+        assert_eq!(judge(&hello("a"), &heard), Ok(2));
+        later.extensions.insert(8, vec![0; MAX_EXTENSION_BYTES + 1]);
+        assert_eq!(decode::<Hello>(&encode(&later).expect("small")), Err(HelloError::TooLarge));
+    }
 
     #[test]
     fn too_much_is_refused() {

@@ -55,6 +55,7 @@ mod state;
 mod stop;
 mod sync;
 mod transport;
+mod version;
 
 pub use builder::Builder;
 pub use config::{Preset, Timings};
@@ -78,3 +79,4 @@ pub use secure::simulated::seed_keys;
 pub use secure::{MIN_SECRET_BYTES, Secret, SecretError};
 pub use state::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError, Zone};
 pub use stop::StopReason;
+pub use version::{Capabilities, Speaks, VersionRange};

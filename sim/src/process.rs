@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polity::{
-    Builder, Env, Gate, Member, MemberEvent, Memory, Node, NodeName, Simulated, Status, StopReason, View, Wire,
+    Builder, Env, Gate, Member, MemberEvent, Memory, Node, NodeName, Simulated, Status, StopReason, VersionRange, View,
+    Wire,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -158,6 +159,9 @@ impl Process {
             .env(Env::new(ground));
         if settings.disk {
             builder = builder.data_dir("/var/lib/polity");
+        }
+        if settings.upgrade && *start == 0 {
+            builder = builder.speak_only(VersionRange { min: 1, max: 1 });
         }
         builder
     }

@@ -77,6 +77,9 @@ pub struct Settings {
     pub pace: u16,
     /// Whether a process that is started again listens on another port than the last.
     pub moving: bool,
+    /// Whether the first process of each host is of the build before, and those that follow are of this one.
+    #[serde(default)]
+    pub upgrade: bool,
     /// The stores.
     pub store: Store,
     /// What the clients do, by name: see [`workload::ALL`].
@@ -103,6 +106,7 @@ impl Settings {
             zones: 1,
             pace: 100,
             moving: false,
+            upgrade: false,
             store: Store {
                 shards: 64,
                 replicas: store.replicas.get(),

@@ -1,10 +1,12 @@
 //! Membership of whole nodes in a simulated network, where the lean event loop is not the place: what happens between the
 //! start of a process and the first exchange.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use polity::{Preset, Timings};
+use polity::{Capabilities, Preset, Timings};
+use polity_sim::history::Host;
 use polity_sim::process::Process;
 use polity_sim::settings::Settings;
 use polity_sim::world::World;
@@ -29,4 +31,42 @@ fn nodes_that_start_at_once_found_a_cluster_without_waiting() {
     let mut world = World::new(5, Settings { hosts: 4, ..Settings::quiet() }, program);
     world.run_for(solo_after / 12);
     assert_eq!(*ready.lock().expect("no test panicked"), [1; 4], "all are ready, each in its first life");
+}
+
+/// What a process sees of the versions that the members speak: of each, the newest.
+type Versions = Arc<Mutex<BTreeMap<Host, (BTreeMap<String, u16>, bool)>>>;
+
+/// Two adjacent versions run together, and everybody knows who speaks what.
+#[test]
+fn a_cluster_is_upgraded_node_by_node() {
+    let versions = Versions::default();
+    let shared = versions.clone();
+    let program = move |mut process: Process| {
+        let shared = shared.clone();
+        async move {
+            let (node, host) = (process.start(process.builder()).await?, process.host());
+            let mut changes = node.members().subscribe();
+            loop {
+                changes.next().await;
+                let view = node.members().snapshot();
+                let seen = view.up().map(|member| (member.id.name.to_string(), member.speaks.versions.max)).collect();
+                let can = view.all_can(Capabilities::ALL);
+                shared.lock().expect("no test panicked").insert(host, (seen, can));
+            }
+        }
+    };
+    let mut world = World::new(6, Settings { hosts: 4, upgrade: true, ..Settings::quiet() }, program);
+    world.run_for(Duration::from_secs(5));
+    for upgraded in 0..=4u8 {
+        if let Some(host) = upgraded.checked_sub(1) {
+            world.crash(Host(host), false);
+            world.start(Host(host));
+            world.run_for(Duration::from_secs(10));
+        }
+        let expected: BTreeMap<String, u16> =
+            (0..4u8).map(|host| (Host(host).to_string(), if host < upgraded { 2 } else { 1 })).collect();
+        for (host, seen) in versions.lock().expect("no test panicked").iter() {
+            assert_eq!(seen, &(expected.clone(), upgraded == 4), "{host} after {upgraded} were upgraded");
+        }
+    }
 }

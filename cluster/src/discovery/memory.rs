@@ -128,6 +128,7 @@ mod tests {
                     profile: None,
                     addresses: std::collections::BTreeMap::new(),
                     load: None,
+                    speaks: crate::version::Speaks::CURRENT,
                     state,
                 },
             )

@@ -6,6 +6,7 @@ use shuttle::future::{block_on, spawn};
 
 use super::*;
 use crate::races::{check, peer};
+use crate::version::Speaks;
 
 fn is_welcome(doorman: &Doorman, hello: &Hello) -> bool {
     matches!(doorman.admit(hello, hello.addr), HelloAnswer::Welcome(welcome) if welcome.id.node == peer("me").node)
@@ -18,7 +19,8 @@ fn nobody_is_let_in_after_a_newer_boot_or_the_farewell() {
     check(|| {
         let (own, caller) = (peer("me"), peer("other"));
         let name = |node: &NodeId| node.name.clone();
-        let doorman = Arc::new(Doorman::new("c".to_owned(), BTreeMap::new(), name(&own.node), own.addr));
+        let doorman =
+            Arc::new(Doorman::new("c".to_owned(), BTreeMap::new(), name(&own.node), own.addr, Speaks::CURRENT));
         let hello = Hello {
             protocol: PROTOCOL,
             cluster: "c".to_owned(),

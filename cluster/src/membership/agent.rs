@@ -591,6 +591,7 @@ fn describe(table: &Table, known: &member::Member) -> Member {
         profile,
         addresses: table.addresses(id),
         load: table.load(id),
+        speaks: table.speaks(id),
         state: table.application_entries(id),
     }
 }

@@ -16,6 +16,7 @@ use crate::identity::{NodeId, NodeName};
 use crate::mutation::{Mutation, mutated};
 use crate::state::Profile;
 use crate::sync::Mutex;
+use crate::version::{Capabilities, Speaks};
 
 /// How many changes are kept for subscribers that are behind: every member of a large cluster changing once.
 const LOG: usize = 1024;
@@ -59,6 +60,8 @@ pub struct Member {
     pub addresses: BTreeMap<String, SocketAddr>,
     /// How much of what it can do it does, in thousandths, if it says so ([`Node::set_load`](crate::Node::set_load)).
     pub load: Option<u16>,
+    /// Which versions of the protocol it speaks, and what it can do.
+    pub speaks: Speaks,
     /// What the application says of it ([`Node::set_state`](crate::Node::set_state) on that node).
     pub state: BTreeMap<String, Vec<u8>>,
 }
@@ -76,6 +79,12 @@ impl View {
     /// The members that are up.
     pub fn up(&self) -> impl Iterator<Item = &Member> {
         self.members.values().filter(|member| member.status.is_up())
+    }
+
+    /// Whether every member that is up can do all of this: in the middle of an upgrade some cannot yet.
+    #[must_use]
+    pub fn all_can(&self, capabilities: Capabilities) -> bool {
+        self.up().all(|member| member.speaks.capabilities.has(capabilities))
     }
 }
 
@@ -233,6 +242,7 @@ mod tests {
                 profile: None,
                 addresses: BTreeMap::new(),
                 load: None,
+                speaks: crate::version::Speaks::CURRENT,
                 state: BTreeMap::new(),
             },
         )

@@ -31,7 +31,7 @@ pub use self::blob::Blob;
 pub use self::call::Call;
 pub use self::serve::Reply;
 pub use self::solo::Solo;
-pub use crate::hello::{Refusal, SettingDifference, VersionRange};
+pub use crate::hello::{Refusal, SettingDifference};
 pub use crate::transport::error::{Failure, Outcome, Phase, RpcError, RpcErrorKind};
 pub use crate::transport::frame::Lane;
 pub use crate::transport::stats::{Counter, TransportStats};

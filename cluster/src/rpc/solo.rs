@@ -7,12 +7,13 @@ use std::sync::Arc;
 use quinn::Runtime;
 
 use super::{Peer, Rpc};
-use crate::hello::{Hello, HelloAnswer, HelloPolicy, PROTOCOL, Welcome, judge};
+use crate::hello::{Hello, HelloAnswer, HelloPolicy, Welcome, judge};
 use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::secure::tls::TlsIdentity;
 use crate::transport::config::TransportConfig;
 use crate::transport::socket::GossipSink;
 use crate::transport::{Transport, TransportParts};
+use crate::version::Speaks;
 
 /// An endpoint that calls and serves, and belongs to no cluster.
 #[doc(hidden)]
@@ -81,7 +82,7 @@ pub(crate) struct Alone {
 impl HelloPolicy for Alone {
     fn hello(&self, expects: Option<&NodeId>) -> Hello {
         Hello {
-            protocol: PROTOCOL,
+            protocol: Speaks::CURRENT.versions,
             cluster: String::new(),
             settings: BTreeMap::new(),
             name: self.node.name.clone(),
@@ -89,6 +90,8 @@ impl HelloPolicy for Alone {
             addr: self.addr,
             expects: expects.cloned(),
             cluster_id: None,
+            capabilities: Speaks::CURRENT.capabilities,
+            extensions: BTreeMap::new(),
         }
     }
 

@@ -10,13 +10,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::hello::{Hello, HelloAnswer, HelloPolicy, PROTOCOL, judge};
+use crate::hello::{Hello, HelloAnswer, HelloPolicy, judge};
 use crate::identity::{Boot, Identity, NodeName};
 use crate::secure::tls::TlsIdentity;
 use crate::transport::config::TransportConfig;
 use crate::transport::socket::GossipSink;
 use crate::transport::tasks::lock;
 use crate::transport::{CLOSE_MALFORMED, Transport, TransportParts};
+use crate::version::Speaks;
 
 const ECHO: Method<String, String> = Method::new(1, "echo", Lane::Call);
 const KEEP: Method<String, String> = Method::new(2, "keep", Lane::Call);
@@ -104,7 +105,7 @@ fn start_on(socket: UdpSocket, setup: Setup) -> TestNode {
     let mut seed = [setup.secret; 32];
     seed[0] = setup.nonce as u8;
     let hello = Hello {
-        protocol: PROTOCOL,
+        protocol: Speaks::CURRENT.versions,
         cluster: setup.cluster.to_owned(),
         settings: BTreeMap::from([("shards".to_owned(), setup.shards.to_owned())]),
         name: name.clone(),
@@ -112,6 +113,8 @@ fn start_on(socket: UdpSocket, setup: Setup) -> TestNode {
         addr,
         expects: None,
         cluster_id: None,
+        capabilities: Speaks::CURRENT.capabilities,
+        extensions: BTreeMap::new(),
     };
     let (sink, gossip) = mpsc::unbounded_channel();
     let transport = Transport::start(TransportParts {
@@ -381,7 +384,7 @@ async fn a_certificate_that_only_the_acceptor_rejects_is_reported_as_untrusted()
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let boot = Some(Boot { generation: 1, nonce: 5 });
     let hello = Hello {
-        protocol: PROTOCOL,
+        protocol: Speaks::CURRENT.versions,
         cluster: "test".to_owned(),
         settings: BTreeMap::new(),
         name,
@@ -389,6 +392,8 @@ async fn a_certificate_that_only_the_acceptor_rejects_is_reported_as_untrusted()
         addr: socket.local_addr().expect("bound"),
         expects: None,
         cluster_id: None,
+        capabilities: Speaks::CURRENT.capabilities,
+        extensions: BTreeMap::new(),
     };
     let (sink, _gossip) = mpsc::unbounded_channel();
     let transport = Transport::start(TransportParts {

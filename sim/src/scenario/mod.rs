@@ -10,6 +10,7 @@ pub mod pairs;
 pub mod partition;
 pub mod restart;
 pub mod rolling;
+pub mod upgrade;
 
 use std::time::Duration;
 
@@ -45,12 +46,13 @@ impl Scenario {
 }
 
 /// All scenarios, in the order in which they are listed.
-pub const ALL: [Scenario; 8] = [
+pub const ALL: [Scenario; 9] = [
     formation::SCENARIO,
     kill::SCENARIO,
     partition::SCENARIO,
     restart::SCENARIO,
     rolling::SCENARIO,
+    upgrade::SCENARIO,
     alone::SCENARIO,
     pairs::SCENARIO,
     mix::SCENARIO,

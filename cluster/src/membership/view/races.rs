@@ -16,6 +16,7 @@ fn member(name: &str, status: Status) -> (NodeName, Option<Member>) {
         profile: None,
         addresses: BTreeMap::new(),
         load: None,
+        speaks: crate::version::Speaks::CURRENT,
         state: BTreeMap::new(),
     };
     (name, Some(member))

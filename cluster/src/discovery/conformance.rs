@@ -8,7 +8,7 @@
 //! use std::net::SocketAddr;
 //! use std::sync::{Arc, Mutex};
 //! use polity_cluster::discovery::conformance::{World, check};
-//! use polity_cluster::discovery::{Context, Discovery, from_fn};
+//! use polity_cluster::discovery::{Context, Discovery, MAX_FOUND, from_fn};
 //! use polity_cluster::{BoxFuture, Env, Secret};
 //!
 //! /// A registry in memory. It cannot fail and answers at once.
@@ -18,7 +18,7 @@
 //! impl World for Registry {
 //!     fn discovery(&self) -> Arc<dyn Discovery> {
 //!         let members = self.0.clone();
-//!         Arc::new(from_fn(move || Ok(members.lock().unwrap().clone())))
+//!         Arc::new(from_fn(move || Ok(members.lock().unwrap().iter().copied().take(MAX_FOUND).collect())))
 //!     }
 //!     fn context(&self) -> Context {
 //!         let secret = Secret::new([7; 32]).unwrap();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::list::resolve_all;
+use super::memory::read;
 use super::{Context, Discovery, DiscoveryError, MAX_SEEDS, is_host_and_port};
 use crate::ground::BoxFuture;
 
@@ -25,11 +26,11 @@ impl WatchedFile {
         Self(path.into())
     }
 
-    fn entries(&self, context: &Context) -> Result<Vec<String>, DiscoveryError> {
+    async fn entries(&self, context: &Context) -> Result<Vec<String>, DiscoveryError> {
         let error = |cause: Box<dyn std::error::Error + Send + Sync>| {
             DiscoveryError::new(format!("cannot read seeds from {}", self.0.display()), cause)
         };
-        let content = context.env().ground().read(&self.0).map_err(|cause| error(cause.into()))?;
+        let content = read(context.env(), self.0.clone()).await.map_err(|cause| error(cause.into()))?;
         let content = content.ok_or_else(|| error("there is no such file".into()))?;
         if content.len() > MAX_FILE_BYTES {
             return Err(error(format!("it has more than {MAX_FILE_BYTES} bytes").into()));
@@ -55,6 +56,6 @@ impl WatchedFile {
 
 impl Discovery for WatchedFile {
     fn find<'a>(&'a self, context: &'a Context) -> BoxFuture<'a, Result<BTreeSet<SocketAddr>, DiscoveryError>> {
-        Box::pin(async move { resolve_all(context, &self.entries(context)?).await })
+        Box::pin(async move { resolve_all(context, &self.entries(context).await?).await })
     }
 }

@@ -102,6 +102,15 @@ pub(crate) async fn write(env: &Env, path: PathBuf, content: Vec<u8>) -> io::Res
     writing.await.map_err(io::Error::other)?
 }
 
+/// Reads a file in the same way: a folder may be on a network that does not answer.
+pub(crate) async fn read(env: &Env, path: PathBuf) -> io::Result<Option<Vec<u8>>> {
+    if !env.ground().own_thread() {
+        return env.ground().read(&path);
+    }
+    let env = env.clone();
+    tokio::task::spawn_blocking(move || env.ground().read(&path)).await.map_err(io::Error::other)?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,6 +26,7 @@ use crate::membership::core::Core;
 use crate::membership::view::Members;
 use crate::mutation::{Mutation, mutated};
 use crate::node::{Inner, Node};
+use crate::presence::Presences;
 use crate::rpc::{Rpc, RpcErrorKind};
 use crate::secure::Secret;
 use crate::secure::envelope::{DropReason, MAX_DATAGRAM_BYTES, Opener, Sealer};
@@ -288,6 +289,7 @@ impl Builder {
             commands,
             drops,
             documents,
+            presences: Presences::default(),
             stop,
             joined,
             driver,

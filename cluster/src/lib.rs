@@ -12,6 +12,7 @@
 //! | `state` | what each node says of itself |
 //! | `driver` | the one task that drives membership and node state |
 //! | [`document`] | replicated objects that every node holds |
+//! | [`presence`] | who is here, on which nodes |
 //!
 //! # Example
 //!
@@ -46,6 +47,7 @@ mod membership;
 #[doc(hidden)]
 pub mod mutation;
 mod node;
+pub mod presence;
 #[cfg(all(test, feature = "shuttle"))]
 mod races;
 pub mod rpc;
@@ -68,6 +70,7 @@ pub use identity::{Boot, Identity, MAX_NAME_BYTES, NameError, NodeId, NodeName};
 pub use membership::lean;
 pub use membership::view::{Member, MemberEvent, Members, Status, Subscription, View};
 pub use node::Node;
+pub use presence::{Presence, PresenceEntry, PresenceError, PresenceEvent, PresenceGuard, PresenceSubscription};
 pub use secure::envelope::DropReason;
 #[cfg(feature = "turmoil")]
 pub use secure::simulated::seed_keys;

@@ -10,13 +10,14 @@ use polity_crdt::sync::SyncConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::document::{Document, DocumentError, Documents};
+use crate::document::{Document, DocumentError, Documents, Opening};
 use crate::driver::{Command, Drops};
 use crate::error::Error;
 use crate::ground::{Env, Executor};
 use crate::identity::NodeId;
 use crate::membership::core::SharedTable;
 use crate::membership::view::Members;
+use crate::presence::{Meta, Presence, PresenceError, Presences};
 use crate::rpc::{Rpc, TransportStats};
 use crate::secure::envelope::DropReason;
 use crate::state::{PROFILE_KEY, Profile, StateError};
@@ -42,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) drops: Arc<Drops>,
     pub(crate) documents: Arc<Documents>,
+    pub(crate) presences: Presences,
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
     pub(crate) driver: JoinHandle<()>,
@@ -62,6 +64,7 @@ impl Drop for Inner {
             first
         });
         self.driver.abort();
+        self.presences.stop();
         self.documents.stop();
     }
 }
@@ -161,7 +164,35 @@ impl Node {
     /// # Errors
     /// As there.
     pub fn document_with<T: Crdt>(&self, name: &str, config: SyncConfig) -> Result<Document<T>, DocumentError> {
-        self.inner.documents.open(self, name, config)
+        self.inner.documents.open_named(self, name, config)
+    }
+
+    /// A document of the library's own.
+    pub(crate) fn open_internal<T: Crdt>(&self, name: &str, opening: Opening) -> Result<Document<T>, DocumentError> {
+        self.inner.documents.open(self, name, opening)
+    }
+
+    /// The presence of this name: who is here, on which nodes. `M` is what is said with each entry; all nodes must open it
+    /// with the same type.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use polity_cluster::{Node, Preset};
+    ///
+    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).start().await?;
+    /// let lobby = node.presence::<String>("lobby")?;
+    /// let here = lobby.track("user-42", &"reads".to_owned())?;
+    /// here.update(&"types".to_owned())?;
+    /// assert_eq!(lobby.get("user-42")[0].meta, "types");
+    /// drop(here);
+    /// assert!(lobby.list().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`PresenceError::Name`], [`PresenceError::OtherType`], [`PresenceError::Stopped`].
+    pub fn presence<M: Meta>(&self, name: &str) -> Result<Presence<M>, PresenceError> {
+        self.inner.presences.open(self, name)
     }
 
     /// Says when the node has stopped, and why.

@@ -32,6 +32,7 @@ use crate::secure::Secret;
 use crate::secure::envelope::{DropReason, MAX_DATAGRAM_BYTES, Opener, Sealer};
 use crate::secure::tls::TlsIdentity;
 use crate::state::{PROFILE_KEY, Profile, Table, Weight, Zone};
+use crate::topic::Topics;
 use crate::transport::config::TransportConfig;
 use crate::transport::socket::GossipSink;
 use crate::transport::{Transport, TransportParts};
@@ -245,6 +246,8 @@ impl Builder {
         serve(&rpc, &commands);
         let documents = Arc::new(Documents::default());
         documents.serve(&rpc);
+        let topics = Arc::new(Topics::default());
+        topics.serve(&rpc);
 
         let (members, stop, joined) = (Members::new(), Arc::new(watch::Sender::new(None)), watch::Sender::new(false));
         let joined = Arc::new(joined);
@@ -290,6 +293,7 @@ impl Builder {
             drops,
             documents,
             presences: Presences::default(),
+            topics,
             stop,
             joined,
             driver,

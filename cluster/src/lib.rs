@@ -13,6 +13,7 @@
 //! | `driver` | the one task that drives membership and node state |
 //! | [`document`] | replicated objects that every node holds |
 //! | [`presence`] | who is here, on which nodes |
+//! | [`topic`] | messages from publishers to subscribers |
 //!
 //! # Example
 //!
@@ -55,6 +56,7 @@ mod secure;
 mod state;
 mod stop;
 mod sync;
+pub mod topic;
 mod transport;
 
 pub use builder::Builder;
@@ -77,3 +79,4 @@ pub use secure::simulated::seed_keys;
 pub use secure::{MIN_SECRET_BYTES, Secret, SecretError};
 pub use state::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError, Zone};
 pub use stop::StopReason;
+pub use topic::{GapCause, Topic, TopicError, TopicEvent, TopicSubscription};

@@ -73,6 +73,10 @@ mutations! {
     GhostsStay = "ghosts-stay",
     /// The entries of a node that has come back are not listed again.
     ComesBackUnseen = "comes-back-unseen",
+    /// A subscriber is not told of messages that will not reach it.
+    QuietGaps = "quiet-gaps",
+    /// A message of a topic that is sent again is delivered again.
+    DeliversTwice = "delivers-twice",
     /// A write that too few replicas have confirmed is reported as not applied.
     DeniesWrites = "denies-writes",
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use polity_crdt::Crdt;
 use polity_crdt::sync::SyncConfig;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -22,6 +24,7 @@ use crate::rpc::{Rpc, TransportStats};
 use crate::secure::envelope::DropReason;
 use crate::state::{PROFILE_KEY, Profile, StateError};
 use crate::stop::StopReason;
+use crate::topic::{Topic, TopicError, Topics};
 use crate::transport::Transport;
 
 /// A running node. Cheap to clone; when the last clone is dropped, the node stops without a farewell, as if it had
@@ -44,6 +47,7 @@ pub(crate) struct Inner {
     pub(crate) drops: Arc<Drops>,
     pub(crate) documents: Arc<Documents>,
     pub(crate) presences: Presences,
+    pub(crate) topics: Arc<Topics>,
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
     pub(crate) driver: JoinHandle<()>,
@@ -64,6 +68,7 @@ impl Drop for Inner {
             first
         });
         self.driver.abort();
+        self.topics.stop();
         self.presences.stop();
         self.documents.stop();
     }
@@ -193,6 +198,28 @@ impl Node {
     /// [`PresenceError::Name`], [`PresenceError::OtherType`], [`PresenceError::Stopped`].
     pub fn presence<M: Meta>(&self, name: &str) -> Result<Presence<M>, PresenceError> {
         self.inner.presences.open(self, name)
+    }
+
+    /// The topic of this name, to publish and to subscribe. All nodes must use it for messages of the same type.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use polity_cluster::{Node, Preset, TopicEvent};
+    ///
+    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).start().await?;
+    /// let orders = node.topic::<String>("orders")?;
+    /// let mut events = orders.subscribe()?;
+    /// events.established().await?;
+    /// orders.publish(&"three apples".to_owned()).await?;
+    /// let TopicEvent::Received { publisher, sequence, value } = events.next().await else { panic!("a message") };
+    /// assert_eq!((&publisher, sequence, &value[..]), (node.id(), 1, "three apples"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`TopicError::Name`], [`TopicError::OtherType`], [`TopicError::TooMany`], [`TopicError::Stopped`].
+    pub fn topic<T: Serialize + DeserializeOwned + 'static>(&self, name: &str) -> Result<Topic<T>, TopicError> {
+        self.inner.topics.open(self, name)
     }
 
     /// Says when the node has stopped, and why.

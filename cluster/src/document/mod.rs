@@ -182,6 +182,16 @@ impl<T: Crdt> Document<T> {
         self.shared.owners()
     }
 
+    /// Whether it has been compared with those of the members that appeared, as far as they can be reached and have one.
+    pub(crate) fn has_met(&self) -> bool {
+        self.shared.has_met()
+    }
+
+    /// Tells of the answers of peers.
+    pub(crate) fn answers(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.shared.answers()
+    }
+
     /// The id of this node's replica: another one when it has begun anew.
     pub(crate) fn replica(&self) -> ReplicaId {
         self.shared.replica()

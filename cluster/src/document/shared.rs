@@ -377,6 +377,14 @@ impl<T: Crdt> Shared<T> {
         (state.replicas_version(), addresses)
     }
 
+    pub(super) fn has_met(&self) -> bool {
+        self.lock().engine.has_met()
+    }
+
+    pub(super) fn answers(&self) -> watch::Receiver<u64> {
+        self.answered.subscribe()
+    }
+
     pub(super) fn replica(&self) -> ReplicaId {
         self.lock().engine.replica().id()
     }

@@ -152,6 +152,13 @@ impl<T: Crdt> AntiEntropy<T> {
             && self.to_meet.is_empty()
     }
 
+    /// Whether it has compared itself with all peers that it was to meet as soon as possible, those that appeared, as far as
+    /// they can be reached.
+    #[must_use]
+    pub fn has_met(&self) -> bool {
+        self.to_meet.is_empty() && self.round.is_none()
+    }
+
     /// From now on, keeps the keys that change, until they are taken.
     pub fn watch(&mut self) {
         self.changed.get_or_insert_default();

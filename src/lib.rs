@@ -33,8 +33,9 @@ mod node;
 
 pub use node::{Builder, Error, Node};
 pub use polity_cluster::{
-    Boot, Document, DocumentError, DocumentEvent, Env, Gate, Ground, Member, MemberEvent, Members, NodeId, NodeName,
-    Preset, Profile, Status, StopReason, Subscription, Timings, View,
+    Boot, Document, DocumentError, DocumentEvent, Env, GapCause, Gate, Ground, Member, MemberEvent, Members, NodeId,
+    NodeName, Presence, PresenceEntry, PresenceError, PresenceEvent, PresenceGuard, PresenceSubscription, Preset,
+    Profile, Status, StopReason, Subscription, Timings, Topic, TopicError, TopicEvent, TopicSubscription, View,
 };
 #[cfg(feature = "turmoil")]
 pub use polity_cluster::{Carriage, DiskFault, Memory, Simulated, Wire, seed_keys};

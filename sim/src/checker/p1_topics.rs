@@ -7,6 +7,7 @@
 //! told of the subscription and has published since.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{Facts, Violation, violation};
 use crate::history::{Event, Host, Life, Stage};
@@ -17,7 +18,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     let mut state = State::default();
     let mut violations = Vec::new();
     for (index, entry) in facts.history.entries.iter().enumerate() {
-        if let Err(text) = state.follow(index, &entry.event) {
+        if let Err(text) = state.follow(index, entry.at, &entry.event) {
             violations.push(violation("P1", entry.at, text));
         }
     }
@@ -45,8 +46,8 @@ struct State<'a> {
 struct Subscriber<'a> {
     who: Option<Who>,
     topic: &'a str,
-    /// The index of the entry with which it was established.
-    established: Option<usize>,
+    /// The index and the time of the entry with which it was established.
+    established: Option<(usize, Duration)>,
     /// Those that its node has taken for up from when it began to when it was established.
     told: BTreeMap<Host, Life>,
     /// The publishers that have taken its node for down since it began, or have not taken it for up.
@@ -58,7 +59,7 @@ struct Subscriber<'a> {
 }
 
 impl<'a> State<'a> {
-    fn follow(&mut self, index: usize, event: &'a Event) -> Result<(), String> {
+    fn follow(&mut self, index: usize, at: Duration, event: &'a Event) -> Result<(), String> {
         match event {
             Event::Ready { host, life } => {
                 self.lives.insert(*host, *life);
@@ -71,10 +72,10 @@ impl<'a> State<'a> {
             Event::View { host, members } => {
                 let up = members.iter().filter(|(_, seen)| seen.standing.is_up());
                 self.up.insert(*host, up.map(|(other, seen)| (*other, (seen.life, seen.rejoin))).collect());
-                self.views_changed(*host);
+                self.views_changed(at, *host);
             }
             Event::Subscriber { host, topic, subscriber, stage } => {
-                self.stage(index, *host, topic, *subscriber, *stage)
+                self.stage((index, at), *host, topic, *subscriber, *stage)
             }
             Event::Published { host, topic, sequence } => {
                 if let Some(life) = self.lives.get(host) {
@@ -110,7 +111,7 @@ impl<'a> State<'a> {
         Ok(())
     }
 
-    fn stage(&mut self, index: usize, host: Host, topic: &'a str, number: u64, stage: Stage) {
+    fn stage(&mut self, now: (usize, Duration), host: Host, topic: &'a str, number: u64, stage: Stage) {
         match stage {
             Stage::Begun => {
                 let up = self.up.get(&host).into_iter().flatten();
@@ -120,11 +121,11 @@ impl<'a> State<'a> {
                 let subscriber = Subscriber { who, topic, established: None, told, cut_off, next, unplaced };
                 self.subscribers.insert(number, subscriber);
                 let hosts: Vec<Host> = self.up.keys().copied().collect();
-                hosts.into_iter().for_each(|host| self.views_changed(host));
+                hosts.into_iter().for_each(|host| self.views_changed(now.1, host));
             }
             Stage::Established => {
                 if let Some(subscriber) = self.subscribers.get_mut(&number) {
-                    subscriber.established = Some(index);
+                    subscriber.established = Some(now);
                 }
             }
             Stage::Over => drop(self.subscribers.remove(&number)),
@@ -132,11 +133,12 @@ impl<'a> State<'a> {
     }
 
     /// A host sees others now.
-    fn views_changed(&mut self, host: Host) {
+    fn views_changed(&mut self, now: Duration, host: Host) {
         let Some((life, up)) = self.lives.get(&host).zip(self.up.get(&host)) else { return };
         for subscriber in self.subscribers.values_mut() {
             let Some((at, own)) = subscriber.who else { continue };
-            if at == host && subscriber.established.is_none() {
+            // What a node sees is told a moment after it has acted on it.
+            if at == host && subscriber.established.is_none_or(|(_, at)| at == now) {
                 subscriber.told.retain(|other, life| up.get(other).is_some_and(|(seen, _)| seen == life));
             }
             // A rejoin says that the life was declared down, whether that was seen here or not.
@@ -164,7 +166,7 @@ impl<'a> State<'a> {
                     Some(next) if *next <= *last => lacks("the messages"),
                     Some(_) => {}
                     None if subscriber.unplaced.contains_key(&who) => {}
-                    None if is_told && subscriber.established.is_some_and(|established| *index > established) => {
+                    None if is_told && subscriber.established.is_some_and(|(established, _)| *index > established) => {
                         lacks("all messages");
                     }
                     None => {}

@@ -35,9 +35,10 @@ mod node;
 
 pub use node::{Builder, Error, Node};
 pub use polity_cluster::{
-    Boot, Capabilities, ClusterId, Document, DocumentError, DocumentEvent, Env, Gate, Ground, Health, Member,
-    MemberEvent, Members, MembershipStats, NodeId, NodeName, Preset, Profile, Speaks, Status, StopReason, Subscription,
-    Timings, VersionRange, View,
+    Boot, Capabilities, ClusterId, Document, DocumentError, DocumentEvent, Env, GapCause, Gate, Ground, Health, Member,
+    MemberEvent, Members, MembershipStats, NodeId, NodeName, Presence, PresenceEntry, PresenceError, PresenceEvent,
+    PresenceGuard, PresenceSubscription, Preset, Profile, Speaks, Status, StopReason, Subscription, Timings, Topic,
+    TopicError, TopicEvent, TopicSubscription, VersionRange, View,
 };
 #[cfg(feature = "turmoil")]
 pub use polity_cluster::{Carriage, DiskFault, Memory, Simulated, Wire, seed_keys};

@@ -29,11 +29,13 @@ use crate::membership::core::Core;
 use crate::membership::view::Members;
 use crate::mutation::{Mutation, mutated};
 use crate::node::{Inner, Node};
+use crate::presence::Presences;
 use crate::rpc::{Rpc, RpcErrorKind};
 use crate::secure::Secret;
 use crate::secure::envelope::{DropReason, MAX_DATAGRAM_BYTES, Opener, Sealer};
 use crate::secure::tls::TlsIdentity;
 use crate::state::{ADDRESSES_KEY, PROFILE_KEY, Profile, Table, Weight, Zone, encode_addresses};
+use crate::topic::Topics;
 use crate::transport::config::TransportConfig;
 use crate::transport::socket::GossipSink;
 use crate::transport::{Transport, TransportParts};
@@ -348,6 +350,10 @@ impl Builder {
         serve(&rpc, &commands);
         let documents = Arc::new(Documents::default());
         documents.serve(&rpc);
+        let topics = Arc::new(Topics::default());
+        if self.speaks.says_so() {
+            topics.serve(&rpc);
+        }
 
         let (members, stop, joined) = (Members::new(), Arc::new(watch::Sender::new(None)), watch::Sender::new(false));
         let (joined, stats) = (Arc::new(joined), Arc::new(watch::Sender::default()));
@@ -417,6 +423,8 @@ impl Builder {
             discovery: counts,
             charter,
             documents,
+            presences: Presences::default(),
+            topics,
             stop,
             joined,
             stats,

@@ -14,6 +14,8 @@
 //! | [`discovery`] | where others are |
 //! | `formation` | how nodes that start choose the id of their cluster |
 //! | [`document`] | replicated objects that every node holds |
+//! | [`presence`] | who is here, on which nodes |
+//! | [`topic`] | messages from publishers to subscribers |
 //!
 //! # Example
 //!
@@ -47,6 +49,7 @@ mod membership;
 #[doc(hidden)]
 pub mod mutation;
 mod node;
+pub mod presence;
 #[cfg(all(test, feature = "shuttle"))]
 mod races;
 pub mod rpc;
@@ -54,6 +57,7 @@ mod secure;
 mod state;
 mod stop;
 mod sync;
+pub mod topic;
 mod transport;
 mod version;
 
@@ -73,10 +77,12 @@ pub use membership::lean;
 pub use membership::stats::MembershipStats;
 pub use membership::view::{Member, MemberEvent, Members, Status, Subscription, View};
 pub use node::Node;
+pub use presence::{Presence, PresenceEntry, PresenceError, PresenceEvent, PresenceGuard, PresenceSubscription};
 pub use secure::envelope::DropReason;
 #[cfg(feature = "turmoil")]
 pub use secure::simulated::seed_keys;
 pub use secure::{MIN_SECRET_BYTES, Secret, SecretError};
 pub use state::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError, Zone};
 pub use stop::StopReason;
+pub use topic::{GapCause, Topic, TopicError, TopicEvent, TopicSubscription};
 pub use version::{Capabilities, Speaks, VersionRange};

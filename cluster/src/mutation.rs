@@ -71,6 +71,14 @@ mutations! {
     NeverCompares = "never-compares",
     /// A replica of a document takes what it is sent for news, whatever it has heard of.
     ForgetsContext = "forgets-context",
+    /// A presence lists the entries of nodes that are down.
+    GhostsStay = "ghosts-stay",
+    /// The entries of a node that has come back are not listed again.
+    ComesBackUnseen = "comes-back-unseen",
+    /// A subscriber is not told of messages that will not reach it.
+    QuietGaps = "quiet-gaps",
+    /// A message of a topic that is sent again is delivered again.
+    DeliversTwice = "delivers-twice",
     /// A write that too few replicas have confirmed is reported as not applied.
     DeniesWrites = "denies-writes",
 }

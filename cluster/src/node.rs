@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use polity_crdt::Crdt;
 use polity_crdt::sync::SyncConfig;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::discovery::{Counts, DiscoveryStats};
-use crate::document::{Document, DocumentError, Documents};
+use crate::document::{Document, DocumentError, Documents, Opening};
 use crate::driver::{Command, Drops};
 use crate::error::Error;
 use crate::formation::{Charter, ClusterId};
@@ -21,10 +23,12 @@ use crate::identity::NodeId;
 use crate::membership::core::SharedTable;
 use crate::membership::stats::MembershipStats;
 use crate::membership::view::{Members, Status};
+use crate::presence::{Meta, Presence, PresenceError, Presences};
 use crate::rpc::{Rpc, TransportStats};
 use crate::secure::envelope::DropReason;
 use crate::state::{LOAD_KEY, PROFILE_KEY, Profile, StateError};
 use crate::stop::StopReason;
+use crate::topic::{Topic, TopicError, Topics};
 use crate::transport::Transport;
 
 /// A running node. Cheap to clone; when the last clone is dropped, the node stops without a farewell, as if it had
@@ -48,6 +52,8 @@ pub(crate) struct Inner {
     pub(crate) discovery: Arc<Counts>,
     pub(crate) charter: Charter,
     pub(crate) documents: Arc<Documents>,
+    pub(crate) presences: Presences,
+    pub(crate) topics: Arc<Topics>,
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
     pub(crate) stats: Arc<watch::Sender<MembershipStats>>,
@@ -69,6 +75,8 @@ impl Drop for Inner {
             first
         });
         self.driver.abort();
+        self.topics.stop();
+        self.presences.stop();
         self.documents.stop();
     }
 }
@@ -175,7 +183,57 @@ impl Node {
     /// # Errors
     /// As there.
     pub fn document_with<T: Crdt>(&self, name: &str, config: SyncConfig) -> Result<Document<T>, DocumentError> {
-        self.inner.documents.open(self, name, config)
+        self.inner.documents.open_named(self, name, config)
+    }
+
+    /// A document of the library's own.
+    pub(crate) fn open_internal<T: Crdt>(&self, name: &str, opening: Opening) -> Result<Document<T>, DocumentError> {
+        self.inner.documents.open(self, name, opening)
+    }
+
+    /// The presence of this name: who is here, on which nodes. `M` is what is said with each entry; all nodes must open it
+    /// with the same type.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use polity_cluster::{Node, Preset};
+    ///
+    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).start().await?;
+    /// let lobby = node.presence::<String>("lobby")?;
+    /// let here = lobby.track("user-42", &"reads".to_owned())?;
+    /// here.update(&"types".to_owned())?;
+    /// assert_eq!(lobby.get("user-42")[0].meta, "types");
+    /// drop(here);
+    /// assert!(lobby.list().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`PresenceError::Name`], [`PresenceError::OtherType`], [`PresenceError::Stopped`].
+    pub fn presence<M: Meta>(&self, name: &str) -> Result<Presence<M>, PresenceError> {
+        self.inner.presences.open(self, name)
+    }
+
+    /// The topic of this name, to publish and to subscribe. All nodes must use it for messages of the same type.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use polity_cluster::{Node, Preset, TopicEvent};
+    ///
+    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).start().await?;
+    /// let orders = node.topic::<String>("orders")?;
+    /// let mut events = orders.subscribe()?;
+    /// events.established().await?;
+    /// orders.publish(&"three apples".to_owned()).await?;
+    /// let TopicEvent::Received { publisher, sequence, value } = events.next().await else { panic!("a message") };
+    /// assert_eq!((&publisher, sequence, &value[..]), (node.id(), 1, "three apples"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`TopicError::Name`], [`TopicError::OtherType`], [`TopicError::TooMany`], [`TopicError::Stopped`].
+    pub fn topic<T: Serialize + DeserializeOwned + 'static>(&self, name: &str) -> Result<Topic<T>, TopicError> {
+        self.inner.topics.open(self, name)
     }
 
     /// Says when the node has stopped, and why.

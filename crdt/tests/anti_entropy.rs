@@ -10,7 +10,8 @@ use std::time::Duration;
 use network::{Random, World, Written, history, long_history};
 use polity_crdt::sync::SyncConfig;
 use polity_crdt::{
-    AwSet, Change, Error, GCounter, LwwRegister, MvRegister, OrMap, PnCounter, ReplicaId, RwSet, Timestamp, Writer,
+    AwSet, Change, Error, GCounter, LwwRegister, MvRegister, OrMap, OwnerMap, PnCounter, ReplicaId, RwSet, Timestamp,
+    Writer,
 };
 
 impl Written for AwSet<u8> {
@@ -49,6 +50,13 @@ impl Written for OrMap<u8, MvRegister<u64>> {
     }
 }
 
+impl Written for OwnerMap<u8, u64> {
+    fn write(&self, w: &mut Writer<'_>, random: u64) -> Change<Self> {
+        let key = (random >> 8) as u8 % 6;
+        if random.is_multiple_of(3) { self.remove(w, w.replica(), &key) } else { self.put(w, key, random) }
+    }
+}
+
 type Deep = OrMap<u8, OrMap<u8, PnCounter>>;
 
 impl Written for Deep {
@@ -67,7 +75,7 @@ fn histories<T: Written>(seeds: u64) {
     let first = std::env::var("POLITY_SEED").ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match first {
         Some(seed) => seed..seed + 1,
-        None => 0..wanted.map_or(seeds, |all| all / 6),
+        None => 0..wanted.map_or(seeds, |all| all / 7),
     };
     for seed in seeds {
         let run = AssertUnwindSafe(|| {
@@ -112,6 +120,42 @@ fn maps_lose_nothing_and_resurrect_nothing() {
 #[test]
 fn maps_of_maps_lose_nothing_and_resurrect_nothing() {
     histories::<Deep>(1_000);
+}
+
+#[test]
+fn owned_entries_are_not_lost_and_go_with_their_owners() {
+    histories::<OwnerMap<u8, u64>>(1_000);
+}
+
+#[test]
+fn what_a_departed_owner_has_written_goes_and_its_actor_is_retired() {
+    let config = SyncConfig { retire_grace: seconds(4), ..SyncConfig::default() };
+    let mut world = World::<OwnerMap<u8, u64>>::new(1, 3, config);
+    world.run(seconds(2));
+    let ids = world.ids();
+    for (at, id) in ids.iter().enumerate() {
+        world.write_with(*id, |map, w| map.put(w, 7, at as u64));
+    }
+    world.run(seconds(2));
+    let owners = |world: &World<OwnerMap<u8, u64>>, at: usize| -> Vec<ReplicaId> {
+        world.replicas[&ids[at]].replica().under(&7).map(|(owner, ..)| owner).collect()
+    };
+    assert_eq!(owners(&world, 1), ids);
+    // Nobody hears that it is gone: being away is no reason to lose anything.
+    let last = world.write_with(ids[0], |map, w| map.put(w, 8, 9));
+    assert!(last);
+    world.crash(ids[0]);
+    world.run(seconds(20));
+    assert_eq!(owners(&world, 1), ids);
+    world.tell_who_is_up();
+    assert_eq!(owners(&world, 1), ids[1..], "at once, and without a message");
+    for _ in 0..10 {
+        world.tell_who_is_up();
+        world.run(seconds(10));
+    }
+    assert!(world.are_equal());
+    world.check();
+    assert!(world.replicas.values().all(|replica| replica.replica().context().max(ids[0]) == 0));
 }
 
 fn seconds(count: u64) -> Duration {

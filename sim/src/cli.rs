@@ -15,6 +15,7 @@ use crate::history::History;
 use crate::run::{Report, run};
 use crate::scenario::{self, Scenario};
 use crate::shrink::shrink;
+use crate::soak::soak;
 use crate::swarm::{Plan, swarm};
 use crate::{journal, lean, report};
 
@@ -28,6 +29,7 @@ polity-sim shrink SCENARIO --seed S | CASE [--runs N] [--into FILE]
 polity-sim report SCENARIO --seed S | CASE | HISTORY [--into FILE]
 polity-sim judge HISTORY
 polity-sim lean [--nodes N] [--seconds S] [--seed S]
+polity-sim presence-soak [--hours H] [--seed S]
 
 CASE is a .json file as `run --case` and `shrink` write it, HISTORY a .jsonl file as `run --history` writes it.
 Exit status: 0 if all promises were kept, 1 if one was broken, 2 if the call makes no sense.";
@@ -44,6 +46,8 @@ const COVERED_SEEDS: Range<u64> = 0..1000;
 const SEEDS_OF_A_DAY: u64 = 1_000_000;
 /// How many nodes the lean event loop may have.
 const LEAN_NODES: std::ops::RangeInclusive<usize> = 2..=10_000;
+/// How many hours presence is soaked for.
+const SOAK_HOURS: u32 = 24;
 /// How many runs shrinking may take.
 const SHRINK_RUNS: u32 = 400;
 /// How many violations of a run are shown.
@@ -61,6 +65,7 @@ enum Call {
     Report { of: Source, into: Option<String> },
     Judge(Box<History>),
     Lean { nodes: usize, seconds: u64, seed: u64 },
+    Soak { hours: u32, seed: u64 },
 }
 
 /// What a report is of.
@@ -88,6 +93,10 @@ pub fn main(args: &[String], out: &mut (impl Write + Send)) -> io::Result<u8> {
         Ok(Call::Coverage { scenarios, seeds }) => writeln!(out, "{}", Coverage::of(&scenarios, seeds)).map(|()| 0),
         Ok(Call::Shrink { case, runs, into }) => smaller(&case, runs, into, out),
         Ok(Call::Report { of, into }) => page(of, into, out),
+        Ok(Call::Soak { hours, seed }) => match soak(seed, Duration::from_secs(3600) * hours) {
+            Ok(soaked) => writeln!(out, "presence-soak: hours={hours} seed={seed} {soaked:?}").map(|()| 0),
+            Err(what) => writeln!(out, "presence-soak: hours={hours} seed={seed} FAIL: {what}").map(|()| FAILED),
+        },
         Ok(Call::Lean { nodes, seconds, seed }) => writeln!(out, "{}", lean::measure(nodes, seconds, seed)).map(|()| 0),
         Ok(Call::Judge(history)) => {
             let found = judge(&history);
@@ -303,6 +312,11 @@ fn parse(args: &[String]) -> Result<Call, String> {
             }
             let seconds = options.number("--seconds")?.unwrap_or(60);
             Ok(Call::Lean { nodes, seconds, seed: options.number("--seed")?.unwrap_or(1) })
+        }
+        Some("presence-soak") => {
+            let options = args.options(&["--hours", "--seed"])?;
+            let hours: u32 = options.number("--hours")?.unwrap_or(SOAK_HOURS);
+            Ok(Call::Soak { hours, seed: options.number("--seed")?.unwrap_or(1) })
         }
         Some(other) => Err(format!("{other:?} is no command: see `polity-sim help`")),
     }

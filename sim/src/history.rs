@@ -175,6 +175,18 @@ impl Action {
     }
 }
 
+/// What a subscriber to a topic is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// It has subscribed.
+    Begun,
+    /// All nodes that its node saw when it had subscribed know of it.
+    Established,
+    /// It has ended.
+    Over,
+}
+
 /// What the caller was told.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -239,6 +251,16 @@ pub enum Event {
     Edited { host: Host, document: String, added: Vec<u64>, removed: Vec<u64> },
     /// Before the final reads: the numbers that a node's replica of a document holds, in rising order.
     Shows { host: Host, document: String, holds: Vec<u64> },
+    /// A subscriber to the presence on this node is told that it can be seen here, or not any more, who says this number.
+    Sighted { host: Host, number: u64, here: bool },
+    /// What a subscriber to a topic is about. Its number tells it from all others of the run.
+    Subscriber { host: Host, topic: String, subscriber: u64, stage: Stage },
+    /// A client has published a message.
+    Published { host: Host, topic: String, sequence: u64 },
+    /// A subscriber has got a message.
+    Got { host: Host, subscriber: u64, publisher: Host, life: Life, sequence: u64 },
+    /// A subscriber was told that messages will not come. `slow`: because it was slow itself.
+    Lacks { host: Host, subscriber: u64, publisher: Host, life: Life, missed: u64, slow: bool },
     /// The scenario demanded something within a bound of simulated time, and it did not happen.
     Missed { promise: String, demand: String },
     /// Code of a node or of the world panicked.

@@ -97,8 +97,8 @@ fn parse<'a, T: Deserialize<'a>>(line: usize, text: &'a str) -> Result<T, Journa
 mod tests {
     use super::*;
     use crate::checker::by_hand;
-    use crate::checker::hand::{at, done, op, start, view};
-    use crate::history::{Action, Basis, Event, Host, OpId, Outcome, Standing};
+    use crate::checker::hand::{at, done, life, op, start, view};
+    use crate::history::{Action, Basis, Event, Host, OpId, Outcome, Stage, Standing};
 
     /// One entry of every kind.
     fn all_kinds() -> History {
@@ -130,6 +130,11 @@ mod tests {
             Event::Holds { host, key: "k".into(), replicas: vec![host], copy: Some(u64::MAX) },
             Event::Edited { host, document: "d".into(), added: vec![1, u64::MAX], removed: vec![2] },
             Event::Shows { host, document: "d".into(), holds: vec![u64::MAX] },
+            Event::Sighted { host, number: u64::MAX, here: true },
+            Event::Subscriber { host, topic: "t".into(), subscriber: 1, stage: Stage::Begun },
+            Event::Published { host, topic: "t".into(), sequence: 1 },
+            Event::Got { host, subscriber: 1, publisher: host, life: life(1), sequence: 1 },
+            Event::Lacks { host, subscriber: 1, publisher: host, life: life(1), missed: 1, slow: true },
             Event::Missed { promise: "M3".into(), demand: "all agree".into() },
             Event::Panicked { message: "oh".into() },
             Event::Note { host, text },

@@ -29,6 +29,7 @@
 //! | [`shrink`] | makes a case that fails smaller |
 //! | [`report`] | a run as a page |
 //! | [`lean`] | a thousand memberships without sockets and without turmoil |
+//! | [`soak`] | presence alone, for a simulated day |
 //! | `watchdog` | ends the program when a run hangs |
 //! | [`cli`] | the program |
 
@@ -50,6 +51,7 @@ pub mod run;
 pub mod scenario;
 pub mod settings;
 pub mod shrink;
+pub mod soak;
 pub mod swarm;
 mod text;
 mod watchdog;

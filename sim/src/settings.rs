@@ -165,7 +165,7 @@ impl Settings {
     pub fn bounded(self) -> Self {
         let (timings, slow) = (self.timings(), f64::from(self.pace.max(100)) / 100.0);
         // C1: some rounds, each with a peer that is drawn.
-        let has_documents = self.workloads().any(|workload| workload.name == "documents");
+        let has_documents = self.workloads().any(|workload| ["documents", "presence"].contains(&workload.name));
         let documents = if has_documents { Duration::from_secs(20) } else { Duration::ZERO };
         let bounds = Bounds {
             // Three periods until somebody probes, one to find silence, the suspicion, and the news must spread: with

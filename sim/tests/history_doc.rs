@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use polity_sim::case::Case;
 use polity_sim::fault::{Stage, classes};
-use polity_sim::history::{Action, Basis, Event, Host, Life, MemberList, OpId, Outcome, Seen, Standing};
+use polity_sim::history::{
+    Action, Basis, Event, Host, Life, MemberList, OpId, Outcome, Seen, Stage as Subscribed, Standing,
+};
 use polity_sim::settings::{Settings, Stranger};
 use polity_sim::{journal, scenario};
 use rand::SeedableRng as _;
@@ -80,6 +82,11 @@ fn events() -> Vec<Event> {
         Event::Holds { host, key, replicas: vec![host], copy: None },
         Event::Edited { host, document: text.clone(), added: vec![1], removed: vec![1] },
         Event::Shows { host, document: text.clone(), holds: vec![1] },
+        Event::Sighted { host, number: 1, here: true },
+        Event::Subscriber { host, topic: text.clone(), subscriber: 1, stage: Subscribed::Begun },
+        Event::Published { host, topic: text.clone(), sequence: 1 },
+        Event::Got { host, subscriber: 1, publisher: host, life, sequence: 1 },
+        Event::Lacks { host, subscriber: 1, publisher: host, life, missed: 1, slow: false },
         Event::Missed { promise: text.clone(), demand: text.clone() },
         Event::Panicked { message: text.clone() },
         Event::Note { host, text },
@@ -110,9 +117,14 @@ fn place(event: &Event) -> usize {
         Event::Holds { .. } => 18,
         Event::Edited { .. } => 19,
         Event::Shows { .. } => 20,
-        Event::Missed { .. } => 21,
-        Event::Panicked { .. } => 22,
-        Event::Note { .. } => 23,
+        Event::Sighted { .. } => 21,
+        Event::Subscriber { .. } => 22,
+        Event::Published { .. } => 23,
+        Event::Got { .. } => 24,
+        Event::Lacks { .. } => 25,
+        Event::Missed { .. } => 26,
+        Event::Panicked { .. } => 27,
+        Event::Note { .. } => 28,
     }
 }
 
@@ -141,6 +153,7 @@ fn every_action_and_outcome_is_described() {
     let outcomes =
         [Outcome::Done(vec![op]), Outcome::Total(1), Outcome::Exhausted, Outcome::NotApplied, Outcome::Unknown];
     assert_named(outcomes);
+    assert_named([Subscribed::Begun, Subscribed::Established, Subscribed::Over]);
 }
 
 #[test]

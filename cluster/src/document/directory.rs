@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use polity_crdt::Crdt;
 use polity_crdt::sync::SyncConfig;
@@ -35,6 +36,15 @@ pub(super) trait Served: Send + Sync {
     /// The node has stopped.
     fn stop(&self);
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// How a document is opened.
+pub(crate) struct Opening {
+    /// Its pace and its limits.
+    pub(crate) sync: SyncConfig,
+    /// After how long a boot is taken to be departed that the members do not list any more, not even as down. `None`:
+    /// never. Should it be back after all, its replica begins anew.
+    pub(crate) departs_after: Option<Duration>,
 }
 
 struct Open {
@@ -74,12 +84,25 @@ impl Documents {
         open.get(name).map(|open| open.served.clone())
     }
 
+    /// The application's document of this name, opened if it is not.
+    pub(crate) fn open_named<T: Crdt>(
+        &self,
+        node: &Node,
+        name: &str,
+        sync: SyncConfig,
+    ) -> Result<Document<T>, DocumentError> {
+        if name.starts_with('.') {
+            return Err(DocumentError::Reserved(name.to_owned()));
+        }
+        self.open(node, name, Opening { sync, departs_after: None })
+    }
+
     /// The node's document of this name, opened if it is not.
     pub(crate) fn open<T: Crdt>(
         &self,
         node: &Node,
         name: &str,
-        config: SyncConfig,
+        opening: Opening,
     ) -> Result<Document<T>, DocumentError> {
         if name.is_empty() || name.len() > MAX_DOCUMENT_NAME_BYTES {
             return Err(DocumentError::Name(name.len()));
@@ -92,7 +115,7 @@ impl Documents {
         if node.rpc().is_stopped() {
             return Err(DocumentError::Stopped);
         }
-        let shared = Arc::new(Shared::<T>::new(node, name, config));
+        let shared = Arc::new(Shared::<T>::new(node, name, opening));
         let driver = node.spawn_internal(Driver::new(shared.clone(), node).run());
         open.insert(name.to_owned(), Open { served: shared.clone(), driver });
         Ok(Document { shared })

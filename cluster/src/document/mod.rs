@@ -28,10 +28,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polity_crdt::sync::SyncStats;
-use polity_crdt::{Change, Crdt, Timestamp, Writer};
+use polity_crdt::{Change, Crdt, ReplicaId, Timestamp, Writer};
 
-pub(crate) use self::directory::Documents;
+pub(crate) use self::directory::{Documents, Opening};
 use self::shared::Shared;
+pub(crate) use self::shared::{Owners, OwnersVersion};
+pub(crate) use self::watch::Unseen;
 pub use self::watch::{DocumentEvent, Watch};
 use crate::identity::NodeId;
 
@@ -48,6 +50,9 @@ pub enum DocumentError {
     /// The name is empty or too long.
     #[error("the name of a document has 1 to {MAX_DOCUMENT_NAME_BYTES} bytes; this one has {0}")]
     Name(usize),
+    /// Names that begin with a dot are the library's own.
+    #[error("names of documents that begin with a dot are the library's: {0:?}")]
+    Reserved(String),
     /// The node has a document of this name, of another type.
     #[error("the document {0:?} is open as another type")]
     OtherType(String),
@@ -170,6 +175,31 @@ impl<T: Crdt> Document<T> {
     /// [`DocumentError::Stopped`].
     pub fn import(&self, export: T::Delta) -> Result<bool, DocumentError> {
         self.shared.import(export)
+    }
+
+    /// Who holds which replica, of the members that are up. Of a boot that has begun anew it is the newest.
+    pub(crate) fn owners(&self) -> Owners {
+        self.shared.owners()
+    }
+
+    /// Whether it has been compared with those of the members that appeared, as far as they can be reached and have one.
+    pub(crate) fn has_met(&self) -> bool {
+        self.shared.has_met()
+    }
+
+    /// Tells of the answers of peers.
+    pub(crate) fn answers(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.shared.answers()
+    }
+
+    /// The id of this node's replica: another one when it has begun anew.
+    pub(crate) fn replica(&self) -> ReplicaId {
+        self.shared.replica()
+    }
+
+    /// Differs whenever [`Document::owners`] may.
+    pub(crate) fn owners_version(&self) -> OwnersVersion {
+        self.shared.owners_version()
     }
 
     /// How it is doing.

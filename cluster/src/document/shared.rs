@@ -10,8 +10,9 @@ use polity_crdt::{Change, Crdt, Delta, HybridClock, ReplicaId, Timestamp, Writer
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::directory::Served;
+use super::directory::{Opening, Served};
 use super::replica::Holder;
+use super::watch::Unseen;
 use super::{DocumentError, DocumentStats, MAX_UPDATE_BYTES};
 use crate::ground::Env;
 use crate::identity::NodeId;
@@ -22,11 +23,15 @@ use crate::rpc::Rpc;
 /// How many keys may have changed since a watcher last looked before it is given a snapshot instead.
 const MAX_WATCHED_KEYS: usize = 16_384;
 
+/// How often it is looked whether holders are no members any more.
+const LOOK_FOR_ABSENT_EVERY: Duration = Duration::from_secs(60);
+
 pub(super) struct Shared<T: Crdt> {
     name: String,
     node: NodeId,
     env: Env,
     config: SyncConfig,
+    departs_after: Option<Duration>,
     rpc: Rpc,
     members: Members,
     started: Instant,
@@ -50,12 +55,15 @@ struct State<T: Crdt> {
     clock: HybridClock,
     /// The boots that were seen to be gone for good, while they were known.
     departed: BTreeSet<NodeId>,
+    /// Since when the holders of these are no members at all.
+    absent: BTreeMap<ReplicaId, Duration>,
+    looked_for_absent: Duration,
     malformed: u64,
     stopped: bool,
 }
 
 /// Differs whenever other replicas are known: the engine's number, and what it counts.
-pub(super) type ReplicasVersion = (u64, u64);
+pub(crate) type ReplicasVersion = (u64, u64);
 
 impl<T: Crdt> State<T> {
     fn replicas_version(&self) -> ReplicasVersion {
@@ -63,12 +71,11 @@ impl<T: Crdt> State<T> {
     }
 }
 
-/// What a watcher has not seen yet.
-#[derive(Debug)]
-pub(super) enum Unseen<K> {
-    All,
-    Keys(BTreeSet<K>),
-}
+/// Who holds which replica.
+pub(crate) type Owners = BTreeMap<ReplicaId, NodeId>;
+
+/// The version of the members' view, and of the replicas.
+pub(crate) type OwnersVersion = (u64, ReplicasVersion);
 
 /// A request with the engine that it belongs to.
 pub(super) struct Errand {
@@ -77,12 +84,14 @@ pub(super) struct Errand {
 }
 
 impl<T: Crdt> Shared<T> {
-    pub(super) fn new(node: &Node, name: &str, config: SyncConfig) -> Self {
+    pub(super) fn new(node: &Node, name: &str, opening: Opening) -> Self {
+        let Opening { sync: config, departs_after } = opening;
         let shared = Self {
             name: name.to_owned(),
             node: node.id().clone(),
             env: node.env().clone(),
             config: config.clone(),
+            departs_after,
             rpc: node.rpc().clone(),
             members: node.members().clone(),
             started: Instant::now(),
@@ -95,6 +104,8 @@ impl<T: Crdt> Shared<T> {
                 exports: Vec::new(),
                 clock: HybridClock::new(),
                 departed: BTreeSet::new(),
+                absent: BTreeMap::new(),
+                looked_for_absent: Duration::ZERO,
                 malformed: 0,
                 stopped: false,
             }),
@@ -242,14 +253,18 @@ impl<T: Crdt> Shared<T> {
         self.lock().watchers.remove(&number);
     }
 
-    /// What a watcher has not seen, and the whole state if that is what it has not seen.
-    pub(super) fn take_unseen(&self, number: u64) -> Option<Result<T, BTreeSet<T::Key>>> {
+    /// What a watcher has not seen, and what `look` makes of the whole state if that is what it has not seen.
+    pub(super) fn take_unseen<R>(
+        &self,
+        number: u64,
+        look: impl FnOnce(&T) -> R,
+    ) -> Option<(Unseen<T::Key>, Option<R>)> {
         let mut state = self.lock();
         let State { watchers, engine, .. } = &mut *state;
         let unseen = watchers.get_mut(&number)?;
         match std::mem::replace(unseen, Unseen::Keys(BTreeSet::new())) {
-            Unseen::All => Some(Ok((**engine.replica()).clone())),
-            Unseen::Keys(keys) => (!keys.is_empty()).then_some(Err(keys)),
+            Unseen::All => Some((Unseen::All, Some(look(engine.replica())))),
+            Unseen::Keys(keys) => (!keys.is_empty()).then_some((Unseen::Keys(keys), None)),
         }
     }
 
@@ -318,12 +333,28 @@ impl<T: Crdt> Shared<T> {
         let departed = known
             .iter()
             .filter(|(_, holder)| state.departed.contains(&holder.node) || holder.life < newest_life(&holder.node));
-        let departed = departed.map(|(id, _)| *id).collect();
+        let mut departed: BTreeSet<ReplicaId> = departed.map(|(id, _)| *id).collect();
         let up = view
             .up()
             .map(|member| Holder { node: member.id.clone(), life: newest_life(&member.id) }.replica(&self.name));
-        let up = up.collect();
+        let up: BTreeSet<ReplicaId> = up.collect();
         let now = self.now();
+        if let Some(grace) = self.departs_after {
+            let is_listed = |node: &NodeId| view.members.get(&node.name).is_some_and(|member| member.id == *node);
+            let unlisted = known.iter().filter(|(_, holder)| !is_listed(&holder.node)).map(|(id, _)| *id);
+            let unknown = state.engine.live_actors().filter(|id| !known.contains_key(id) && !up.contains(id));
+            let absent: BTreeMap<ReplicaId, Duration> =
+                unlisted.chain(unknown).map(|id| (id, state.absent.get(&id).copied().unwrap_or(now))).collect();
+            for (id, since) in &absent {
+                if now.saturating_sub(*since) >= grace {
+                    departed.insert(*id);
+                    // It stays departed for as long as it is known, whoever comes.
+                    state.departed.extend(known.get(id).map(|holder| holder.node.clone()));
+                }
+            }
+            state.absent = absent;
+            state.looked_for_absent = now;
+        }
         state.engine.handle_departed(now, departed);
         state.engine.handle_up(now, up);
     }
@@ -346,6 +377,40 @@ impl<T: Crdt> Shared<T> {
         (state.replicas_version(), addresses)
     }
 
+    pub(super) fn has_met(&self) -> bool {
+        self.lock().engine.has_met()
+    }
+
+    pub(super) fn answers(&self) -> watch::Receiver<u64> {
+        self.answered.subscribe()
+    }
+
+    pub(super) fn replica(&self) -> ReplicaId {
+        self.lock().engine.replica().id()
+    }
+
+    /// Who holds which replica, of the members that are up.
+    pub(super) fn owners(&self) -> Owners {
+        let state = self.lock();
+        let view = self.members.snapshot();
+        let mut newest: BTreeMap<NodeId, u32> = BTreeMap::new();
+        for (_, Holder { node, life }) in holders(&state.engine) {
+            let newest = newest.entry(node).or_default();
+            *newest = (*newest).max(life);
+        }
+        let own = std::iter::once((state.engine.replica().id(), self.node.clone()));
+        let others = view.up().map(|member| &member.id).filter(|id| **id != self.node).map(|id| {
+            let holder = Holder { node: id.clone(), life: newest.get(id).copied().unwrap_or(0) };
+            (holder.replica(&self.name), id.clone())
+        });
+        others.chain(own).collect()
+    }
+
+    pub(super) fn owners_version(&self) -> OwnersVersion {
+        let replicas = self.lock().replicas_version();
+        (self.members.snapshot().version, replicas)
+    }
+
     pub(super) fn replicas_version(&self) -> ReplicasVersion {
         self.lock().replicas_version()
     }
@@ -354,6 +419,9 @@ impl<T: Crdt> Shared<T> {
     pub(super) fn advance(&self, requests: &mut Vec<Errand>) -> Option<Instant> {
         let now = self.now();
         let mut state = self.lock();
+        if self.departs_after.is_some() && now.saturating_sub(state.looked_for_absent) >= LOOK_FOR_ABSENT_EVERY {
+            self.tell_members(&mut state);
+        }
         state.engine.handle_timeout(now);
         let engine = state.engine_number;
         while let Some(out) = state.engine.poll_request(now) {

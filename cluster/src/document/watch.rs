@@ -22,6 +22,15 @@ pub enum DocumentEvent<T: Crdt> {
     Changed(BTreeSet<T::Key>),
 }
 
+/// What a watcher has not seen yet.
+#[derive(Debug)]
+pub(crate) enum Unseen<K> {
+    /// Everything.
+    All,
+    /// These keys.
+    Keys(BTreeSet<K>),
+}
+
 /// A stream of [`DocumentEvent`]s.
 pub struct Watch<T: Crdt> {
     shared: Arc<Shared<T>>,
@@ -50,11 +59,22 @@ impl<T: Crdt> Watch<T> {
 
     /// The next event if there is one now.
     pub fn try_next(&mut self) -> Option<DocumentEvent<T>> {
-        let unseen = self.shared.take_unseen(self.number)?;
-        Some(match unseen {
-            Ok(state) => DocumentEvent::Snapshot(state),
-            Err(keys) => DocumentEvent::Changed(keys),
+        let (unseen, state) = self.shared.take_unseen(self.number, |state| state.clone())?;
+        Some(match (unseen, state) {
+            (Unseen::Keys(keys), _) => DocumentEvent::Changed(keys),
+            (Unseen::All, state) => DocumentEvent::Snapshot(state?),
         })
+    }
+
+    /// What has not been seen, if anything, without a copy of the state.
+    pub(crate) fn try_unseen(&mut self) -> Option<Unseen<T::Key>> {
+        self.changed.borrow_and_update();
+        self.shared.take_unseen(self.number, |_| ()).map(|(unseen, _)| unseen)
+    }
+
+    /// Tells of changes, for whoever waits for them elsewhere.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.clone()
     }
 }
 

@@ -70,6 +70,9 @@ pub trait Crdt: Clone + Default + PartialEq + fmt::Debug + Send + sealed::Sealed
     /// Whether removes leave marks that are to be dropped once every replica has seen them.
     const LEAVES_MARKS: bool = false;
 
+    /// Whether what an actor has written is to go when the actor has departed.
+    const GOES_WITH_ITS_WRITER: bool = false;
+
     /// Whether there is such a mark. Looks at everything.
     fn has_marks(&self) -> bool {
         false

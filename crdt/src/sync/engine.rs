@@ -117,6 +117,11 @@ impl<T: Crdt> AntiEntropy<T> {
         self.roster.tags()
     }
 
+    /// The actors of whom something is live here, whether their replicas have been heard of or not.
+    pub fn live_actors(&self) -> impl Iterator<Item = ReplicaId> {
+        self.live.keys().copied()
+    }
+
     /// The departed actors that are not retired yet, and the replicas whose acknowledgement is missing (C4).
     #[must_use]
     pub fn blocked(&self) -> BTreeMap<ReplicaId, Vec<ReplicaId>> {
@@ -145,6 +150,13 @@ impl<T: Crdt> AntiEntropy<T> {
             && self.under_way.is_empty()
             && self.pending.is_empty()
             && self.to_meet.is_empty()
+    }
+
+    /// Whether it has compared itself with all peers that it was to meet as soon as possible, those that appeared, as far as
+    /// they can be reached.
+    #[must_use]
+    pub fn has_met(&self) -> bool {
+        self.to_meet.is_empty() && self.round.is_none()
     }
 
     /// From now on, keeps the keys that change, until they are taken.
@@ -399,7 +411,21 @@ impl<T: Crdt> AntiEntropy<T> {
         let mut moves = Vec::new();
         let changed = self.replica.merge_with(delta, &mut |key, dot, fate| moves.push((key.clone(), dot, fate)));
         self.note(now, moves, origin);
+        self.drop_departed(now);
         changed
+    }
+
+    /// Lets go of what departed actors have written, if the type says so. Nobody is told: everyone who is up hears of the
+    /// departure too, and a round finds who has missed it.
+    fn drop_departed(&mut self, now: Duration) {
+        if !T::GOES_WITH_ITS_WRITER {
+            return;
+        }
+        let mut dots = VersionVector::new();
+        for actor in self.live.keys().filter(|actor| self.roster.is_departed(**actor)) {
+            dots.merge(&self.replica.context().of(*actor));
+        }
+        self.bury(now, dots);
     }
 
     /// These dots are dead, wherever they were.
@@ -483,6 +509,7 @@ impl<T: Crdt> AntiEntropy<T> {
     // Those that are gone.
 
     pub(super) fn retire(&mut self, now: Duration) {
+        self.drop_departed(now);
         let (replica, live) = (&self.replica, &self.live);
         let heard = |actor: ReplicaId| replica.context().of(actor);
         let before = self.roster.hash();

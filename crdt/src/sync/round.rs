@@ -18,6 +18,9 @@ use crate::{ReplicaId, VersionVector};
 /// How soon the next round follows one that has brought something: others may lack it too.
 pub(super) const SOON: Duration = Duration::from_millis(200);
 
+/// How soon a peer is asked again whose own round does what was asked for.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// How many rounds in a row follow so soon: enough for news to reach 1,000 replicas by halves.
 pub(super) const EAGER_ROUNDS: u32 = 10;
 
@@ -296,9 +299,10 @@ impl<T: Crdt> AntiEntropy<T> {
                 self.end_round(now);
             }
             (Stage::Probing(..), Some(Answer::Busy)) => {
-                // The peer's own round does it; whether that has come to its end is looked at soon.
-                self.eager = self.eager.max(1);
+                // The peer's own round does it; whether that has come to its end is looked at soon, and it is not met before.
                 self.end_round(now);
+                self.to_meet.insert(peer);
+                self.next_round = now + AGAIN;
             }
             _ => self.end_round(now),
         }

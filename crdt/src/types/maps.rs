@@ -117,12 +117,16 @@ fn removal<V: Crdt>(value: &V) -> V::Delta {
 }
 
 /// A map in which each entry belongs to the replica that put it there, and no other writes it: for presence and
-/// registries. An entry's version is the counter of its dot.
+/// registries. Under one key there is at most one entry for each replica; an entry's version is the counter of its dot.
 ///
-/// Anybody may drop all entries of a replica that is gone.
+/// Whose an entry is follows from its dot, so an owner costs nothing beside it. An entry does not outlive its owner: in
+/// [`AntiEntropy`](crate::sync::AntiEntropy), those of a departed actor go, and everyone concludes that by himself. Without
+/// it, anybody may drop them ([`OwnerMap::drop_owner`]).
 #[derive(Clone, PartialEq, Debug)]
-pub struct OwnerMap<K, V>(DotMap<(ReplicaId, K), DotFun<V>>);
-is_store!([K: Key, V: Value] OwnerMap<K, V> = DotMap<(ReplicaId, K), DotFun<V>>);
+pub struct OwnerMap<K, V>(DotMap<K, DotFun<V>>);
+is_store!([K: Key, V: Value] OwnerMap<K, V> = DotMap<K, DotFun<V>>;
+    const GOES_WITH_ITS_WRITER: bool = true;
+);
 
 impl<K, V> Default for OwnerMap<K, V> {
     fn default() -> Self {
@@ -130,31 +134,57 @@ impl<K, V> Default for OwnerMap<K, V> {
     }
 }
 
-type OwnerDelta<K, V> = DotMapDelta<(ReplicaId, K), DotFunDelta<V>>;
+type OwnerDelta<K, V> = DotMapDelta<K, DotFunDelta<V>>;
+
+/// An owner, the version of its entry, and its value.
+type Owned<'a, V> = (ReplicaId, u64, &'a V);
+
+/// The entries under one key: of each owner the latest, if it should ever have two.
+fn owned<V>(store: &DotFun<V>) -> impl Iterator<Item = Owned<'_, V>> {
+    let mut entries = store.iter().peekable();
+    std::iter::from_fn(move || {
+        let (mut dot, mut value) = entries.next()?;
+        while let Some((later, newer)) = entries.next_if(|(later, _)| later.replica == dot.replica) {
+            (dot, value) = (later, newer);
+        }
+        Some((dot.replica, dot.counter, value))
+    })
+}
 
 impl<K: Key, V: Value> OwnerMap<K, V> {
     /// What a replica says under a key.
-    pub fn get(&self, owner: ReplicaId, key: &K) -> Option<&V> {
-        let entry = self.0.get(&(owner, key.clone()))?;
-        entry.iter().last().map(|(_, value)| value)
+    pub fn get<Q: Ord + ?Sized>(&self, owner: ReplicaId, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.under(key).find(|(other, ..)| *other == owner).map(|(.., value)| value)
     }
 
-    /// All entries `(owner, key, value)`, by owner.
+    /// What all replicas say under a key: `(owner, version, value)`, by owner.
+    pub fn under<Q: Ord + ?Sized>(&self, key: &Q) -> impl Iterator<Item = (ReplicaId, u64, &V)>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key).into_iter().flat_map(owned)
+    }
+
+    /// All entries `(owner, key, value)`, by key.
     pub fn iter(&self) -> impl Iterator<Item = (ReplicaId, &K, &V)> {
-        let entries = self.0.iter().filter_map(|((owner, key), entry)| Some((*owner, key, entry.iter().last()?)));
-        entries.map(|(owner, key, (_, value))| (owner, key, value))
+        self.0.iter().flat_map(|(key, store)| owned(store).map(move |(owner, _, value)| (owner, key, value)))
     }
 
     /// The entry's version: grows whenever it is written.
-    pub fn version(&self, owner: ReplicaId, key: &K) -> Option<u64> {
-        let entry = self.0.get(&(owner, key.clone()))?;
-        entry.iter().last().map(|(dot, _)| dot.counter)
+    pub fn version<Q: Ord + ?Sized>(&self, owner: ReplicaId, key: &Q) -> Option<u64>
+    where
+        K: Borrow<Q>,
+    {
+        self.under(key).find(|(other, ..)| *other == owner).map(|(_, version, _)| version)
     }
 
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.iter().count()
     }
 
     /// Whether there is none.
@@ -168,12 +198,10 @@ impl<K: Key, V: Value> OwnerMap<K, V> {
     /// # Errors
     /// [`Error::Exhausted`].
     pub fn put(&self, w: &mut Writer<'_>, key: K, value: V) -> Result<Option<OwnerDelta<K, V>>, Error> {
-        let key = (w.replica(), key);
-        let entry = self.0.get(&key);
-        if entry.is_some_and(|entry| entry.iter().last().is_some_and(|(_, old)| *old == value)) {
+        if self.get(w.replica(), &key).is_some_and(|old| *old == value) {
             return Ok(None);
         }
-        let seen = entry.map(DotFun::dots).unwrap_or_default();
+        let seen = self.dots_of(w.replica(), &key);
         Ok(Some(DotMapDelta::at(key, DotFunDelta::write(w.dot()?, value, seen))))
     }
 
@@ -185,21 +213,36 @@ impl<K: Key, V: Value> OwnerMap<K, V> {
         if owner != w.replica() {
             return Err(Error::NotOwner { owner, writer: w.replica() });
         }
-        let key = (owner, key.clone());
-        Ok(self.0.get(&key).map(removal).map(|part| DotMapDelta::at(key, part)))
+        let dots = self.dots_of(owner, key);
+        Ok((!dots.is_empty()).then(|| removal_of(key.clone(), &dots)))
     }
 
     /// Drops all entries of a replica that will never write again; nothing, if there is none. Should it write after all,
     /// what it writes is kept.
     #[must_use]
     pub fn drop_owner(&self, owner: ReplicaId) -> Option<OwnerDelta<K, V>> {
-        let entries = self.0.iter().filter(|((whose, _), _)| *whose == owner);
-        let parts = entries.map(|(key, entry)| DotMapDelta::at(key.clone(), removal(entry)));
+        let parts = self.0.iter().filter_map(|(key, _)| {
+            let dots = self.dots_of(owner, key);
+            (!dots.is_empty()).then(|| removal_of::<K, V>(key.clone(), &dots))
+        });
         parts.reduce(|mut all, part| {
             all.unite(part);
             all
         })
     }
+
+    /// The dots of one owner under a key.
+    fn dots_of(&self, owner: ReplicaId, key: &K) -> VersionVector {
+        let dots = self.0.get(key).into_iter().flat_map(DotFun::iter).map(|(dot, _)| dot);
+        dots.filter(|dot| dot.replica == owner).collect()
+    }
+}
+
+/// The delta that removes these dots under a key.
+fn removal_of<K: Key, V: Value>(key: K, dots: &VersionVector) -> OwnerDelta<K, V> {
+    let mut part = DotFunDelta::default();
+    part.kill(dots);
+    DotMapDelta::at(key, part)
 }
 
 impl Nestable for crate::EwFlag {}

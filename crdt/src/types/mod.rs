@@ -10,7 +10,7 @@
 //! | [`GSet`] | all stay | dots under elements |
 //! | [`AwSet`], [`RwSet`] | add wins; remove wins | dots under elements |
 //! | [`OrMap`] | an update wins over a remove that has not seen it; values join | stores under keys |
-//! | [`OwnerMap`] | there are none: each entry has one writer | values under owner and key |
+//! | [`OwnerMap`] | there are none: each entry has one writer, and goes with it | values under keys |
 //!
 //! # How a mutator works
 //! It looks at the state, changes nothing, and returns a delta, or `None` if there is nothing to change. The replica joins

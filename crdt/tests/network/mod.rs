@@ -138,7 +138,8 @@ impl<T: Crdt> World<T> {
         for id in listeners {
             let up = ids.iter().copied().filter(|other| !self.cut.contains(&(*id, *other))).collect();
             let replica = self.replicas.get_mut(id).expect("it is there");
-            let known: BTreeSet<ReplicaId> = replica.replicas().map(|(id, _)| id).collect();
+            let known: BTreeSet<ReplicaId> =
+                replica.replicas().map(|(id, _)| id).chain(replica.live_actors()).collect();
             let departed = self.departed.intersection(&known).copied().collect();
             replica.handle_departed(self.now, departed);
             replica.handle_up(self.now, up);
@@ -327,6 +328,7 @@ impl<T: Crdt> World<T> {
             assert!(self.added.contains(dot), "{dot} was never written");
             let removers = self.removed.get(dot);
             assert!(!removers.is_some_and(|ids| ids.iter().any(survivor)), "{dot} was removed and is back");
+            assert!(!T::GOES_WITH_ITS_WRITER || !self.departed.contains(&dot.replica), "{dot} has outlived its writer");
         }
         for dot in self.added.iter().filter(|dot| survivor(&dot.replica)) {
             // A mark goes with the removes that it beats or is beaten by, once all have seen them.

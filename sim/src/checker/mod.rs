@@ -26,6 +26,8 @@ pub mod m4_identity;
 pub mod m5_admission;
 pub mod m6_views;
 mod numbers;
+pub mod p1_topics;
+pub mod p2_presence;
 pub mod set_full;
 
 use std::fmt;
@@ -62,7 +64,7 @@ pub struct Checker {
 }
 
 /// All of them.
-pub const ALL: [Checker; 19] = [
+pub const ALL: [Checker; 21] = [
     Checker { name: "bounds", check: bounds::check },
     Checker { name: "m1_complete", check: m1_complete::check },
     Checker { name: "m3_convergent", check: m3_convergent::check },
@@ -78,6 +80,8 @@ pub const ALL: [Checker; 19] = [
     Checker { name: "k4_repair", check: k4_repair::check },
     Checker { name: "k5_deletes_stay", check: k5_deletes_stay::check },
     Checker { name: "k6_honest_outcomes", check: k6_honest_outcomes::check },
+    Checker { name: "p1_topics", check: p1_topics::check },
+    Checker { name: "p2_presence", check: p2_presence::check },
     Checker { name: "set_full", check: set_full::check },
     Checker { name: "counter", check: counter::check },
     Checker { name: "commands", check: commands::check },

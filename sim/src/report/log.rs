@@ -29,7 +29,12 @@ pub(super) fn log(story: &Story<'_>, scale: Scale) -> String {
             | Event::Returned { .. }
             | Event::Holds { .. }
             | Event::Edited { .. }
-            | Event::Shows { .. } => continue,
+            | Event::Shows { .. }
+            | Event::Sighted { .. }
+            | Event::Subscriber { .. }
+            | Event::Published { .. }
+            | Event::Got { .. }
+            | Event::Lacks { .. } => continue,
             Event::View { host, members } => ("view", difference(seen.insert(*host, members), members)),
             event => words::event(event),
         };

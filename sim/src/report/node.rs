@@ -255,7 +255,13 @@ fn events(story: &Story<'_>, host: Host) -> Vec<Labelled> {
             Event::Gap { .. } => ("bad", "late", format!("gap: {text}")),
             Event::Garbage { .. } => ("bad", "burst", format!("garbage: {text}")),
             Event::Note { .. } => ("plain", "note", text.clone()),
-            Event::Edited { .. } | Event::Shows { .. } => continue,
+            Event::Edited { .. }
+            | Event::Shows { .. }
+            | Event::Sighted { .. }
+            | Event::Subscriber { .. }
+            | Event::Published { .. }
+            | Event::Got { .. }
+            | Event::Lacks { .. } => continue,
             Event::Holds { .. } => {
                 let (since, keys) = held.get_or_insert((at, 0));
                 // A node tells of all its keys at once.

@@ -183,6 +183,11 @@ pub(super) fn host_of(event: &Event) -> Option<Host> {
         | Event::Holds { host, .. }
         | Event::Edited { host, .. }
         | Event::Shows { host, .. }
+        | Event::Sighted { host, .. }
+        | Event::Subscriber { host, .. }
+        | Event::Published { host, .. }
+        | Event::Got { host, .. }
+        | Event::Lacks { host, .. }
         | Event::Note { host, .. } => Some(*host),
         Event::Began { .. }
         | Event::Ended { .. }

@@ -142,6 +142,18 @@ pub(super) fn event(event: &Event) -> (&'static str, String) {
             ("edited", format!("adds {} to {document} and removes {}", added.len(), removed.len()))
         }
         Event::Shows { document, holds, .. } => ("shows", format!("holds {} in {document}", holds.len())),
+        Event::Sighted { number, here: true, .. } => ("sighted", format!("sees {number:x} come")),
+        Event::Sighted { number, .. } => ("sighted", format!("sees {number:x} go")),
+        Event::Subscriber { topic, subscriber, stage, .. } => {
+            ("subscriber", format!("subscriber {subscriber:x} of {topic}: {stage:?}"))
+        }
+        Event::Published { topic, sequence, .. } => ("published", format!("publishes message {sequence} of {topic}")),
+        Event::Got { subscriber, publisher, sequence, .. } => {
+            ("got", format!("subscriber {subscriber:x} gets message {sequence} of {publisher}"))
+        }
+        Event::Lacks { subscriber, publisher, missed, .. } => {
+            ("lacks", format!("subscriber {subscriber:x} is told that it has missed {missed} of {publisher}"))
+        }
         Event::Holds { key, .. } => ("holds", format!("tells where {key} is")),
         Event::Missed { promise, demand } => ("missed", format!("{promise} demands that {demand}: it was not so")),
         Event::Panicked { message } => ("panicked", message.clone()),

@@ -13,9 +13,11 @@ mod documents;
 mod edits;
 mod map;
 mod orders;
+mod presence;
 mod races;
 mod registers;
 mod sets;
+mod topics;
 
 use std::time::Duration;
 
@@ -53,7 +55,7 @@ pub struct Workload {
 }
 
 /// All workloads.
-pub const ALL: [Workload; 8] = [
+pub const ALL: [Workload; 10] = [
     registers::WORKLOAD,
     edits::WORKLOAD,
     races::WORKLOAD,
@@ -62,6 +64,8 @@ pub const ALL: [Workload; 8] = [
     orders::WORKLOAD,
     budgets::WORKLOAD,
     documents::WORKLOAD,
+    presence::WORKLOAD,
+    topics::WORKLOAD,
 ];
 
 /// Keys that the clients of all hosts share: `s0`, `s1` and so on.
@@ -255,8 +259,12 @@ pub(crate) fn tell_holdings(client: &Client, keys: &[String]) {
 
 /// Before the last reads: says what this node's replicas of documents hold, if the world has any.
 pub(crate) fn tell_documents(client: &Client, workloads: &[&'static Workload]) {
-    if workloads.iter().any(|workload| workload.name == documents::WORKLOAD.name) {
+    let has = |wanted: &Workload| workloads.iter().any(|workload| workload.name == wanted.name);
+    if has(&documents::WORKLOAD) {
         documents::tell(client);
+    }
+    if has(&presence::WORKLOAD) {
+        presence::tell(client);
     }
 }
 

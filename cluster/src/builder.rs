@@ -1,6 +1,7 @@
 //! From a description to a running node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -8,10 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument as _;
+use zeroize::Zeroizing;
 
 use crate::config::{Preset, Timings};
 use crate::discovery::{Asker, Context, Discovery, First, MAX_DISCOVERIES, Memory, Multicast, StaticList};
@@ -25,15 +27,17 @@ use crate::formation::{Charter, MAX_EXPECTED};
 use crate::ground::{Env, Executor};
 use crate::hello::Refusal;
 use crate::identity::{Boot, Identity, NodeId, NodeName};
+use crate::keyring::{Keeper, Keyring, ORDERS};
 use crate::membership::core::Core;
 use crate::membership::view::Members;
 use crate::mutation::{Mutation, mutated};
 use crate::node::{Inner, Node};
 use crate::presence::Presences;
 use crate::rpc::{Rpc, RpcErrorKind};
-use crate::secure::Secret;
 use crate::secure::envelope::{DropReason, MAX_DATAGRAM_BYTES, Opener, Sealer};
+use crate::secure::ring::{KEYS_KEY, Ring};
 use crate::secure::tls::TlsIdentity;
+use crate::secure::{Secret, SecretError};
 use crate::state::{ADDRESSES_KEY, PROFILE_KEY, Profile, Table, Weight, Zone, encode_addresses};
 use crate::topic::Topics;
 use crate::transport::config::TransportConfig;
@@ -64,7 +68,8 @@ pub struct Builder {
     discoveries: Vec<Arc<dyn Discovery>>,
     default_discovery: bool,
     expected: Option<usize>,
-    secret: Option<Vec<u8>>,
+    secret: Option<Given>,
+    trusted: Vec<Given>,
     preset: Preset,
     timings: Option<Timings>,
     weight: u16,
@@ -78,12 +83,32 @@ pub struct Builder {
     env: Env,
 }
 
+/// A secret as it was given, which may be too short. Never printed, and wiped when dropped.
+#[derive(Clone)]
+struct Given(Zeroizing<Vec<u8>>);
+
+impl Given {
+    fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(Zeroizing::new(bytes.into()))
+    }
+
+    fn check(&self) -> Result<Secret, SecretError> {
+        Secret::new(self.0.as_slice())
+    }
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("redacted")
+    }
+}
+
 /// A description that was found to be in order.
 struct Plan {
     name: NodeName,
     listen: SocketAddr,
     advertise: Option<SocketAddr>,
-    secret: Secret,
+    ring: Ring,
     timings: Timings,
     profile: Profile,
     addresses: Option<Vec<u8>>,
@@ -109,6 +134,7 @@ impl Builder {
             default_discovery: true,
             expected: None,
             secret: None,
+            trusted: Vec::new(),
             preset: Preset::default(),
             timings: None,
             weight: Weight::default().get(),
@@ -204,7 +230,14 @@ impl Builder {
 
     /// The cluster's secret: at least 32 random bytes. Required unless all is on loopback with [`Preset::Local`].
     pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Self {
-        self.secret = Some(secret.into());
+        self.secret = Some(Given::new(secret));
+        self
+    }
+
+    /// A further secret that this node accepts, for a node that starts in the middle of a rotation: the new one while
+    /// members may not hold it yet, or the old one while they may still seal with it. See [`keyring`](crate::keyring).
+    pub fn also_trust(mut self, secret: impl Into<Vec<u8>>) -> Self {
+        self.trusted.push(Given::new(secret));
         self
     }
 
@@ -306,7 +339,8 @@ impl Builder {
         let mut rng = StdRng::from_seed(self.env.ground().seed());
 
         let drops = Arc::new(Drops::default());
-        let (transport, addr, doorman, datagrams) = match self.open(&plan, &executor, &mut rng, &drops) {
+        let leaf_seed = Zeroizing::new(rng.random());
+        let (transport, addr, doorman, datagrams) = match self.open(&plan, &executor, &mut rng, &leaf_seed, &drops) {
             Ok(opened) => opened,
             Err(error) => {
                 executor.end().await;
@@ -314,7 +348,7 @@ impl Builder {
             }
         };
         let rpc = Rpc::new(Arc::clone(transport.shared()));
-        let context = Context::new(self.env.clone(), &self.cluster, plan.secret.clone(), addr);
+        let context = Context::new(self.env.clone(), &self.cluster, plan.ring.primary().1.clone(), addr);
         let handle = executor.handle().clone();
         let mut asker = Asker::new(context, &plan.discoveries, self.lan(), StdRng::from_rng(&mut rng), handle);
         let found =
@@ -344,6 +378,7 @@ impl Builder {
         if let Some(addresses) = plan.addresses {
             table.set(ADDRESSES_KEY, addresses).expect("they are within the limits: they were checked");
         }
+        table.set(KEYS_KEY, plan.ring.shown().to_bytes()).expect("a ring is within the limits");
         let table = Arc::new(Mutex::new(table));
         let core = Core::new(own, &plan.timings, StdRng::from_rng(&mut rng), table.clone());
         let (commands, commands_in) = mpsc::channel(COMMAND_QUEUE);
@@ -378,12 +413,30 @@ impl Builder {
         };
         let asked = former.serve();
         executor.spawn_in(&mut background, former.run(asked));
+        let (ring, rings) = watch::channel(Arc::new(plan.ring.clone()));
+        let (news, (orders, ordered)) = (Arc::new(Notify::new()), mpsc::channel(ORDERS));
+        let keyring = Keyring::new(id.clone(), members.clone(), table.clone(), orders);
+        let keeper = Keeper {
+            own: id.clone(),
+            env: self.env.clone(),
+            members: members.clone(),
+            table: table.clone(),
+            rpc: rpc.clone(),
+            transport: transport.clone(),
+            ring,
+            news: news.clone(),
+            leaf_seed: Some(leaf_seed),
+        };
+        let brought = keeper.serve();
+        executor.spawn_in(&mut background, keeper.run(ordered, brought));
         let parts = Parts {
             core,
             table: table.clone(),
             members: members.clone(),
-            sealer: Sealer::new(&plan.secret, &self.cluster, id.boot),
-            opener: Opener::new(&plan.secret, &self.cluster, id.boot),
+            sealer: Sealer::new(&plan.ring, &self.cluster, id.boot),
+            opener: Opener::new(&plan.ring, &self.cluster, id.boot),
+            ring: rings,
+            news,
             rpc: rpc.clone(),
             transport: transport.clone(),
             doorman,
@@ -425,6 +478,7 @@ impl Builder {
             documents,
             presences: Presences::default(),
             topics,
+            keyring,
             stop,
             joined,
             stats,
@@ -510,12 +564,14 @@ impl Builder {
             return Err(Error::config("advertise", "others cannot reach an unspecified address: name one"));
         }
         let secret = match &self.secret {
-            Some(secret) => Secret::new(secret.clone())?,
+            Some(secret) => secret.check()?,
             None if self.preset == Preset::Local && listen.ip().is_loopback() => Secret::open(&self.cluster),
             None => {
                 return Err(Error::config("secret", "required, unless all is on loopback with the preset `Local`"));
             }
         };
+        let trusted: Vec<_> = self.trusted.iter().map(Given::check).collect::<Result<_, _>>()?;
+        let ring = Ring::new(secret, trusted)?;
         let timings = self.timings.clone().unwrap_or_else(|| Timings::preset(self.preset));
         timings.validate().map_err(|problem| Error::config("timings", problem))?;
         let profile = Profile {
@@ -526,7 +582,7 @@ impl Builder {
             left: false,
         };
         let addresses = (!self.addresses.is_empty()).then(|| encode_addresses(&self.addresses)).transpose()?;
-        Ok(Plan { name, listen, advertise, secret, timings, profile, addresses, discoveries })
+        Ok(Plan { name, listen, advertise, ring, timings, profile, addresses, discoveries })
     }
 
     /// Opens the socket and starts the transport on it.
@@ -536,6 +592,7 @@ impl Builder {
         plan: &Plan,
         executor: &Executor,
         rng: &mut StdRng,
+        leaf_seed: &[u8; 32],
         drops: &Arc<Drops>,
     ) -> Result<(Arc<Transport>, SocketAddr, Arc<Doorman>, mpsc::Receiver<Vec<u8>>), Error> {
         let _entered = executor.enter();
@@ -553,14 +610,9 @@ impl Builder {
         let parts = TransportParts {
             socket,
             rng_seed: rng.random(),
-            tls: TlsIdentity::with_provider(
-                self.env.ground().crypto(),
-                &plan.secret.ca_seed(),
-                &plan.name,
-                &rng.random(),
-            )
-            .map_err(|e| Error::config("secret", e.to_string()))?,
-            reset_key: *plan.secret.reset_key(&plan.name),
+            tls: TlsIdentity::of_ring(self.env.ground().crypto(), &plan.ring, &plan.name, leaf_seed)
+                .map_err(|e| Error::config("secret", e.to_string()))?,
+            reset_key: *plan.ring.primary().1.reset_key(&plan.name),
             config: TransportConfig::default(),
             policy: doorman.clone(),
             gossip,

@@ -36,6 +36,10 @@ struct State {
     leaving: bool,
 }
 
+/// What whoever was away during a rotation must be told.
+pub(crate) const NOT_TRUSTED: &str = "the cluster does not trust this node's key: it is another cluster's, or it was \
+    rotated while this node was away; restart this node with the cluster's present secret";
+
 /// How many refused addresses are remembered for the log's sake. Beyond that, strangers are only counted.
 const MAX_WARNED: usize = 256;
 
@@ -63,6 +67,19 @@ impl Doorman {
     pub(crate) fn refused_by(&self, at: SocketAddr, refusal: &Refusal) {
         if !refusal.is_retryable() && is_news(&mut self.state().refused_by, at, Some(refusal)) {
             tracing::warn!(%at, %refusal, "a node has refused this one");
+        }
+    }
+
+    /// Logs, once for each address, that this node and the one there do not trust each other's certificates. A node that
+    /// is `cut_off` from most of its cluster is the one that must change.
+    pub(crate) fn untrusted_by(&self, at: SocketAddr, cause: &str, cut_off: bool) {
+        if !is_news(&mut self.state().refused_by, at, None) {
+            return;
+        }
+        if cut_off {
+            tracing::error!(%at, %cause, "{NOT_TRUSTED}");
+        } else {
+            tracing::warn!(%at, %cause, "no key in common with the node there: it may have missed a rotation");
         }
     }
 
@@ -144,9 +161,7 @@ impl HelloPolicy for Doorman {
         let protocol = match judge(&self.hello(None), hello) {
             Ok(protocol) => protocol,
             Err(refusal) => {
-                if self.is_news(from, Some(&refusal)) {
-                    tracing::warn!(%from, node = %hello.name, %refusal, "a node was refused");
-                }
+                self.refused(hello, from, &refusal);
                 return HelloAnswer::Refused(refusal);
             }
         };
@@ -170,9 +185,15 @@ impl HelloPolicy for Doorman {
         same_formation(welcome.cluster_id, ours)
     }
 
+    fn refused(&self, hello: &Hello, from: SocketAddr, refusal: &Refusal) {
+        if self.is_news(from, Some(refusal)) {
+            tracing::warn!(%from, node = %hello.name, %refusal, "a node was refused");
+        }
+    }
+
     fn distrusted(&self, from: SocketAddr, cause: &str) {
         if self.is_news(from, None) {
-            tracing::warn!(%from, %cause, "a stranger's certificate, or ours to it, did not verify: another secret?");
+            tracing::warn!(%from, %cause, "a stranger's certificate, or ours to it, did not verify: another secret, or one that was removed?");
         }
     }
 }

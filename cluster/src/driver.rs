@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -27,6 +27,7 @@ use crate::membership::stats::MembershipStats;
 use crate::membership::view::{Member, Members};
 use crate::rpc::{Peer, Reply, Rpc, RpcError, RpcErrorKind};
 use crate::secure::envelope::{DropReason, Opener, Sealer};
+use crate::secure::ring::{KEYS_KEY, Ring};
 use crate::state::{Entry, Table};
 use crate::stop::StopReason;
 use crate::transport::Transport;
@@ -44,7 +45,7 @@ const REASONS: [DropReason; 8] = [
     DropReason::Truncated,
     DropReason::Oversized,
     DropReason::Version,
-    DropReason::KeyEpoch,
+    DropReason::UnknownKey,
     DropReason::Unauthentic,
     DropReason::Replayed,
     DropReason::Malformed,
@@ -90,6 +91,10 @@ pub(crate) struct Parts {
     pub(crate) members: Members,
     pub(crate) sealer: Sealer,
     pub(crate) opener: Opener,
+    /// The node's secrets, as the keyring's task changes them.
+    pub(crate) ring: watch::Receiver<Arc<Ring>>,
+    /// Tells that task that members or their node state have changed.
+    pub(crate) news: Arc<Notify>,
     pub(crate) rpc: Rpc,
     pub(crate) transport: Arc<Transport>,
     pub(crate) doorman: Arc<Doorman>,
@@ -113,6 +118,8 @@ pub(crate) struct Driver {
     members: Members,
     sealer: Sealer,
     opener: Opener,
+    ring: watch::Receiver<Arc<Ring>>,
+    news: Arc<Notify>,
     rpc: Rpc,
     transport: Arc<Transport>,
     doorman: Arc<Doorman>,
@@ -140,6 +147,8 @@ impl Driver {
             members: parts.members,
             sealer: parts.sealer,
             opener: parts.opener,
+            ring: parts.ring,
+            news: parts.news,
             rpc: parts.rpc,
             transport: parts.transport,
             doorman: parts.doorman,
@@ -173,6 +182,7 @@ impl Driver {
                 biased;
                 () = until_stopped(&mut stopped) => break,
                 Ok(()) = chartered.changed() => self.take_charter(),
+                Ok(()) = self.ring.changed() => self.take_ring(),
                 Some(mut datagram) = self.datagrams.recv() => self.handle_datagram(&mut datagram),
                 Some(command) = self.commands.recv() => self.handle_command(command),
                 Some(done) = self.errands.join_next(), if !self.errands.is_empty() => {
@@ -200,7 +210,20 @@ impl Driver {
         self.chartered = true;
         self.sealer.charter(id);
         self.opener.charter(id);
-        let written = self.table().set(CLUSTER_KEY, id.to_bytes().to_vec());
+        self.say(CLUSTER_KEY, id.to_bytes().to_vec());
+    }
+
+    /// Seals and opens with other keys from now on. Only then are they shown, so that others may rely on it.
+    fn take_ring(&mut self) {
+        let ring = Arc::clone(&self.ring.borrow_and_update());
+        self.sealer.set_ring(&ring);
+        self.opener.set_ring(&ring);
+        self.say(KEYS_KEY, ring.shown().to_bytes());
+    }
+
+    /// Writes an entry of our own node state.
+    fn say(&mut self, key: &str, value: Vec<u8>) {
+        let written = self.table().set(key, value);
         if let Ok(Some(entry)) = written {
             let now = self.now();
             self.agent.handle_spread(now, &entry);
@@ -269,8 +292,16 @@ impl Driver {
             Done::Farewell => self.agent.handle_farewell(),
             Done::Exchanged(_, Err(error)) | Done::Greeted(Err(error)) | Done::Told(_, Err(error)) => {
                 tracing::debug!(%error, "an errand failed");
-                if let RpcErrorKind::Refused(refusal @ Refusal::OtherFormation { .. }) = error.kind() {
-                    self.doorman.refused_by(error.addr(), refusal);
+                match error.kind() {
+                    RpcErrorKind::Refused(
+                        refusal @ (Refusal::OtherFormation { .. } | Refusal::NotCertified { .. }),
+                    ) => {
+                        self.doorman.refused_by(error.addr(), refusal);
+                    }
+                    RpcErrorKind::Untrusted(cause) => {
+                        self.doorman.untrusted_by(error.addr(), cause, self.is_cut_off());
+                    }
+                    _ => {}
                 }
                 let newer = match error.kind() {
                     RpcErrorKind::Refused(Refusal::NameTaken { by }) => Some(*by),
@@ -279,6 +310,13 @@ impl Driver {
                 self.agent.handle_failed(newer);
             }
         }
+    }
+
+    /// Whether at most half of the members that this node knows are there, or it is alone.
+    fn is_cut_off(&self) -> bool {
+        let view = self.members.snapshot();
+        let up = view.up().count();
+        up <= 1 || up * 2 <= view.members.len()
     }
 
     fn carry_out(&mut self) {
@@ -342,6 +380,7 @@ impl Driver {
     fn publish(&mut self) {
         let changed = self.agent.take_changed().into_iter();
         let latest: BTreeMap<_, _> = changed.map(|name| (name.clone(), self.agent.member(&name))).collect();
+        let is_news = !latest.is_empty();
         for (name, member) in &latest {
             self.doorman.set_known(name, member.as_ref().map(|member| member.id.boot));
         }
@@ -349,6 +388,9 @@ impl Driver {
             self.read_charters(latest.values().flatten());
         }
         self.members.apply(latest);
+        if is_news {
+            self.news.notify_one();
+        }
         let stats = self.agent.stats(self.now());
         self.stats.send_if_modified(|before| std::mem::replace(before, stats) != stats);
         // Only now can whoever waits for it see the members.

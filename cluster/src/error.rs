@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::discovery::DiscoveryError;
+use crate::doorman::NOT_TRUSTED;
 use crate::hello::Refusal;
 use crate::identity::{Boot, NameError};
+use crate::keyring::KeyringError;
 use crate::secure::SecretError;
 use crate::state::{StateError, WeightError};
 
@@ -22,6 +24,9 @@ pub enum Error {
     /// The cluster's secret.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The ring of keys that the node was to start with.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
     /// The node's weight.
     #[error(transparent)]
     Weight(#[from] WeightError),
@@ -44,10 +49,9 @@ pub enum Error {
         /// Why.
         refusal: Refusal,
     },
-    /// A certificate did not verify.
-    #[error(
-        "the certificate of this node or of the seed {seed} did not verify: do both use the same cluster secret? ({cause})"
-    )]
+    /// A certificate did not verify: the cluster has another secret, or other certificates, than this node. Start it with
+    /// the present one.
+    #[error("{NOT_TRUSTED} (the certificate of this node or of the seed {seed} did not verify: {cause})")]
     Untrusted {
         /// Where the seed listens.
         seed: SocketAddr,

@@ -127,6 +127,11 @@ pub enum Refusal {
         /// The id of the refused node's cluster.
         ours: ClusterId,
     },
+    /// A node's certificate does not carry the name that it says it has.
+    NotCertified {
+        /// The name.
+        name: NodeName,
+    },
 }
 
 impl Refusal {
@@ -183,6 +188,11 @@ impl fmt::Display for Refusal {
                  formed apart: stop the nodes of one of the two, remove the file `cluster` from their data folders, and \
                  start them again; to form one, `expect` more than half of the nodes that start"
             ),
+            Self::NotCertified { name } => write!(
+                f,
+                "the certificate of the node that calls itself {name} does not carry this name: give it one with the URI \
+                 `polity:` and the name in hexadecimal, or with the name as a DNS name"
+            ),
         }
     }
 }
@@ -200,6 +210,8 @@ pub(crate) trait HelloPolicy: Send + Sync {
     fn welcomed(&self, _: &Welcome) -> Result<(), Refusal> {
         Ok(())
     }
+    /// A node that dialled this one from `from` was refused before it could be judged.
+    fn refused(&self, _: &Hello, _from: SocketAddr, _: &Refusal) {}
     /// A node that dialled this one from `from` and this one did not trust each other's certificates.
     fn distrusted(&self, from: SocketAddr, cause: &str);
 }

@@ -5,7 +5,8 @@
 //! | module | idea |
 //! |---|---|
 //! | `ground` | what a node stands on: socket, clocks, randomness, files, executor ([`Env`]) |
-//! | `secure` | the secret, the keys that follow from it, sealed datagrams, certificates |
+//! | `secure` | the secrets, the keys that follow from them, sealed datagrams, certificates |
+//! | [`keyring`] | changing the secret while the cluster runs |
 //! | `transport` | one UDP port for gossip and QUIC, one connection per peer and direction |
 //! | [`rpc`] | typed calls over the transport |
 //! | `membership` | SWIM with Lifeguard, and the view that subscribers see |
@@ -45,6 +46,7 @@ mod ground;
 mod health;
 mod hello;
 mod identity;
+pub mod keyring;
 mod membership;
 #[doc(hidden)]
 pub mod mutation;
@@ -71,6 +73,7 @@ pub use ground::{BoxFuture, Env, Gate, Ground};
 pub use ground::{Carriage, DiskFault, Memory, Simulated, Wire};
 pub use health::Health;
 pub use identity::{Boot, Identity, MAX_NAME_BYTES, NameError, NodeId, NodeName};
+pub use keyring::{Keyring, KeyringError};
 #[cfg(feature = "lean")]
 #[doc(hidden)]
 pub use membership::lean;
@@ -81,7 +84,7 @@ pub use presence::{Presence, PresenceEntry, PresenceError, PresenceEvent, Presen
 pub use secure::envelope::DropReason;
 #[cfg(feature = "turmoil")]
 pub use secure::simulated::seed_keys;
-pub use secure::{MIN_SECRET_BYTES, Secret, SecretError};
+pub use secure::{KeyId, MAX_KEYS_OF_RING, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Secret, SecretError};
 pub use state::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError, Zone};
 pub use stop::StopReason;
 pub use topic::{GapCause, Topic, TopicError, TopicEvent, TopicSubscription};

@@ -43,6 +43,10 @@ mutations! {
     AdmitsOtherClusters = "admits-other-clusters",
     /// A node takes an id for its cluster to be chosen as soon as it has accepted it itself.
     MintsAlone = "mints-alone",
+    /// A key is made the primary while members lack it.
+    UsesKeysUnheld = "uses-keys-unheld",
+    /// A node drops a removed key while members seal with it.
+    DropsKeysAtOnce = "drops-keys-at-once",
     /// A subscriber that is behind is told the newest change, and not those before it.
     SkipsChanges = "skips-changes",
     /// A node places shards without regard to zones once it has seen many changes.

@@ -20,6 +20,7 @@ use crate::formation::{Charter, ClusterId};
 use crate::ground::{Env, Executor};
 use crate::health::Health;
 use crate::identity::NodeId;
+use crate::keyring::Keyring;
 use crate::membership::core::SharedTable;
 use crate::membership::stats::MembershipStats;
 use crate::membership::view::{Members, Status};
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) documents: Arc<Documents>,
     pub(crate) presences: Presences,
     pub(crate) topics: Arc<Topics>,
+    pub(crate) keyring: Keyring,
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
     pub(crate) stats: Arc<watch::Sender<MembershipStats>>,
@@ -131,6 +133,12 @@ impl Node {
     #[must_use]
     pub fn rpc(&self) -> &Rpc {
         &self.inner.rpc
+    }
+
+    /// The cluster's secrets, and how to change them while it runs.
+    #[must_use]
+    pub fn keyring(&self) -> &Keyring {
+        &self.inner.keyring
     }
 
     /// Waits until the node has exchanged all state with a member, or knows that it is the first; and, if it

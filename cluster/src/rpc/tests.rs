@@ -573,7 +573,7 @@ async fn nothing_is_served_before_the_hello() {
     bounded(async {
         let shared = &a.rpc.shared;
         let connecting =
-            shared.endpoint.connect_with(shared.client_config.clone(), b.peer.addr, crate::secure::tls::SERVER_NAME);
+            shared.endpoint.connect_with(shared.client_config(), b.peer.addr, crate::secure::tls::SERVER_NAME);
         let connection = connecting.expect("an attempt").await.expect("a connection");
         let (mut send, _recv) = connection.open_bi().await.expect("a stream");
         send.write_all(&[Lane::Call.to_byte()]).await.expect("the connection stands");

@@ -1,29 +1,34 @@
 //! The sealed datagram that gossip travels in.
 //!
 //! ```text
-//! 0       1          2               26             34
-//! | 00vvvvvv | key epoch | sender's boot | counter (BE) | ChaCha20-Poly1305: payload, tag of 16 bytes |
+//! 0          1        5               29             37
+//! | 00vvvvvv | key id | sender's boot | counter (BE) | ChaCha20-Poly1305: payload, tag of 16 bytes |
 //! ```
 //!
-//! The key belongs to the sender's boot and the counter is its nonce, so no pair of them repeats. The additional data
+//! A node seals under the primary key of its [`Ring`] and opens under any key of it. What is sealed with belongs to the
+//! sender's boot and the counter is its nonce, which goes on when the primary changes, so no pair of them repeats. The additional data
 //! is the header, the boot that the datagram is meant for, and the cluster's name: what was sealed for one node opens
 //! at no other, in no other cluster, and in no later life of the same node. A window of 1,024 counters per sender stops
 //! replays. What does not open is dropped without an answer.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN, Nonce, UnboundKey};
 
-use super::Secret;
 use super::replay::ReplayWindow;
+use super::ring::{KeyId, Ring};
 use super::secret::GossipRoot;
 use crate::formation::ClusterId;
 use crate::identity::Boot;
 
 /// The version of this format, in the low six bits of the first byte. The top two are zero: QUIC always sets `0x40`.
 const VERSION: u8 = 1;
-const HEADER_BYTES: usize = 34;
+const HEADER_BYTES: usize = 37;
+const KEY_AT: Range<usize> = 1..5;
+const BOOT_AT: Range<usize> = 5..29;
+const COUNTER_AT: Range<usize> = 29..HEADER_BYTES;
 
 /// What sealing adds to a payload.
 pub(crate) const OVERHEAD_BYTES: usize = HEADER_BYTES + MAX_TAG_LEN;
@@ -45,8 +50,8 @@ pub enum DropReason {
     Oversized,
     /// Of a version that this build does not speak.
     Version,
-    /// Under a key epoch that this node does not hold.
-    KeyEpoch,
+    /// Under a key that this node does not hold.
+    UnknownKey,
     /// It did not open: not from a holder of the secret, changed on the way, or meant for another node or cluster.
     Unauthentic,
     /// It was taken before, or is older than the replay window.
@@ -61,7 +66,7 @@ pub enum DropReason {
 pub(crate) struct Sealer {
     boot: Boot,
     cluster: Box<[u8]>,
-    epoch: u8,
+    key_id: KeyId,
     key: LessSafeKey,
     counter: AtomicU64,
 }
@@ -69,6 +74,10 @@ pub(crate) struct Sealer {
 fn key(root: &GossipRoot, boot: Boot) -> LessSafeKey {
     let bytes = root.sender_key(boot);
     LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &*bytes).expect("a key of 32 bytes"))
+}
+
+fn roots(ring: &Ring) -> BTreeMap<KeyId, GossipRoot> {
+    ring.secrets().map(|(id, secret)| (id, secret.gossip_root())).collect()
 }
 
 fn nonce(counter: u64) -> Nonce {
@@ -87,14 +96,22 @@ fn chartered(cluster: &[u8], id: ClusterId) -> Box<[u8]> {
 }
 
 impl Sealer {
-    pub(crate) fn new(secret: &Secret, cluster: &str, boot: Boot) -> Self {
-        let epoch = 0;
+    pub(crate) fn new(ring: &Ring, cluster: &str, boot: Boot) -> Self {
+        let (key_id, secret) = ring.primary();
         Self {
             boot,
             cluster: cluster.as_bytes().into(),
-            epoch,
-            key: key(&secret.gossip_root(epoch), boot),
+            key_id,
+            key: key(&secret.gossip_root(), boot),
             counter: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on the primary of this ring is sealed under. Counters go on.
+    pub(crate) fn set_ring(&mut self, ring: &Ring) {
+        let (key_id, secret) = ring.primary();
+        if key_id != self.key_id {
+            (self.key_id, self.key) = (key_id, key(&secret.gossip_root(), self.boot));
         }
     }
 
@@ -107,7 +124,8 @@ impl Sealer {
     pub(crate) fn seal(&self, to: Boot, payload: &[u8]) -> Vec<u8> {
         let counter = self.counter.fetch_add(1, Ordering::Relaxed) + 1;
         let mut datagram = Vec::with_capacity(payload.len() + OVERHEAD_BYTES);
-        datagram.extend_from_slice(&[VERSION, self.epoch]);
+        datagram.push(VERSION);
+        datagram.extend_from_slice(&self.key_id.to_bytes());
         datagram.extend_from_slice(&self.boot.to_bytes());
         datagram.extend_from_slice(&counter.to_be_bytes());
         let aad = additional_data(&datagram, to, &self.cluster);
@@ -122,6 +140,8 @@ impl Sealer {
 }
 
 struct Sender {
+    /// Of the key that it has used last.
+    key_id: KeyId,
     key: LessSafeKey,
     window: ReplayWindow,
     /// The opener's count of datagrams when this sender was heard last: finds who was silent longest.
@@ -132,23 +152,21 @@ struct Sender {
 pub(crate) struct Opener {
     own: Boot,
     cluster: Box<[u8]>,
-    epoch: u8,
-    root: GossipRoot,
+    /// Of every key of the ring.
+    roots: BTreeMap<KeyId, GossipRoot>,
     senders: BTreeMap<Boot, Sender>,
     opened: u64,
 }
 
 impl Opener {
-    pub(crate) fn new(secret: &Secret, cluster: &str, own: Boot) -> Self {
-        let epoch = 0;
-        Self {
-            own,
-            cluster: cluster.as_bytes().into(),
-            epoch,
-            root: secret.gossip_root(epoch),
-            senders: BTreeMap::new(),
-            opened: 0,
-        }
+    pub(crate) fn new(ring: &Ring, cluster: &str, own: Boot) -> Self {
+        Self { own, cluster: cluster.as_bytes().into(), roots: roots(ring), senders: BTreeMap::new(), opened: 0 }
+    }
+
+    /// From now on what is sealed under a key of this ring is opened, and nothing else. Replay windows go on: they count
+    /// what a boot has sent, under whichever key.
+    pub(crate) fn set_ring(&mut self, ring: &Ring) {
+        self.roots = roots(ring);
     }
 
     /// From now on only what was sealed with the cluster's id is opened.
@@ -171,11 +189,10 @@ impl Opener {
         if header[0] != VERSION {
             return Err(DropReason::Version);
         }
-        if header[1] != self.epoch {
-            return Err(DropReason::KeyEpoch);
-        }
-        let boot = Boot::from_bytes(header[2..26].try_into().expect("24 bytes"));
-        let counter = u64::from_be_bytes(header[26..34].try_into().expect("8 bytes"));
+        let key_id = KeyId::from_bytes(header[KEY_AT].try_into().expect("4 bytes"));
+        let root = self.roots.get(&key_id).ok_or(DropReason::UnknownKey)?;
+        let boot = Boot::from_bytes(header[BOOT_AT].try_into().expect("24 bytes"));
+        let counter = u64::from_be_bytes(header[COUNTER_AT].try_into().expect("8 bytes"));
         let aad = Aad::from(additional_data(header, self.own, &self.cluster));
 
         let known = self.senders.get(&boot);
@@ -183,19 +200,19 @@ impl Opener {
             return Err(DropReason::Replayed);
         }
         let fresh;
-        let sender_key = if let Some(sender) = known {
+        let sender_key = if let Some(sender) = known.filter(|sender| sender.key_id == key_id) {
             &sender.key
         } else {
-            fresh = key(&self.root, boot);
+            fresh = key(root, boot);
             &fresh
         };
         let payload_bytes =
             sender_key.open_in_place(nonce(counter), aad, sealed).map_err(|_| DropReason::Unauthentic)?.len();
-        self.heard(boot, counter);
+        self.heard(boot, key_id, counter);
         Ok((boot, &sealed[..payload_bytes]))
     }
 
-    fn heard(&mut self, boot: Boot, counter: u64) {
+    fn heard(&mut self, boot: Boot, key_id: KeyId, counter: u64) {
         self.opened += 1;
         if self.senders.len() >= MAX_SENDERS
             && !self.senders.contains_key(&boot)
@@ -203,12 +220,16 @@ impl Opener {
         {
             self.senders.remove(&silent);
         }
-        let root = &self.root;
+        let root = &self.roots[&key_id];
         let sender = self.senders.entry(boot).or_insert_with(|| Sender {
+            key_id,
             key: key(root, boot),
             window: ReplayWindow::new(),
             heard: 0,
         });
+        if sender.key_id != key_id {
+            (sender.key_id, sender.key) = (key_id, key(root, boot));
+        }
         sender.heard = self.opened;
         sender.window.record(counter);
     }
@@ -217,6 +238,7 @@ impl Opener {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secure::Secret;
     use proptest::prelude::*;
 
     const A: Boot = Boot { generation: 1, nonce: 10 };
@@ -226,14 +248,18 @@ mod tests {
         Secret::new([byte; 32]).expect("long enough")
     }
 
+    fn ring(byte: u8) -> Ring {
+        Ring::new(secret(byte), []).expect("one key")
+    }
+
     #[test]
     fn whoever_belongs_to_a_cluster_that_was_formed_apart_cannot_open() {
-        let (mut sealer, mut opener) = (Sealer::new(&secret(1), "shop", A), Opener::new(&secret(1), "shop", B));
-        let mut other = Opener::new(&secret(1), "shop", B);
+        let (mut sealer, mut opener) = (Sealer::new(&ring(1), "shop", A), Opener::new(&ring(1), "shop", B));
+        let mut other = Opener::new(&ring(1), "shop", B);
         sealer.seal(B, b"before");
         sealer.charter(ClusterId::new(1));
         let sealed = sealer.seal(B, b"after");
-        assert_eq!(sealed[33], 2, "counters go on");
+        assert_eq!(sealed[COUNTER_AT.end - 1], 2, "counters go on");
         assert_eq!(opener.open(&mut sealed.clone()), Err(DropReason::Unauthentic));
         other.charter(ClusterId::new(2));
         assert_eq!(other.open(&mut sealed.clone()), Err(DropReason::Unauthentic));
@@ -243,8 +269,8 @@ mod tests {
 
     #[test]
     fn opens_once_at_the_node_that_it_was_sealed_for() {
-        let sealer = Sealer::new(&secret(1), "shop", A);
-        let mut opener = Opener::new(&secret(1), "shop", B);
+        let sealer = Sealer::new(&ring(1), "shop", A);
+        let mut opener = Opener::new(&ring(1), "shop", B);
         let datagram = sealer.seal(B, b"ping");
         assert_eq!(datagram[0] & 0xc0, 0, "gossip is told from QUIC by its top bits");
         assert_eq!(datagram.len(), 4 + OVERHEAD_BYTES);
@@ -256,22 +282,25 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let (from, to) = (Boot { generation: 1, nonce: 1 }, Boot { generation: 1, nonce: 2 });
-        let datagram = Sealer::new(&secret(7), "shop", from).seal(to, b"ping");
+        let datagram = Sealer::new(&ring(7), "shop", from).seal(to, b"ping");
         let hex: String = datagram.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, GOLDEN, "the format of datagrams: docs/WIRE.md");
     }
 
-    const GOLDEN: &str = "01000000000000000001000000000000000000000000000000010000000000000001f58035ccc4f8f1960bba1af3acfa5b5e\
-                          4afb7166";
+    const GOLDEN: &str = "0192e86b3800000000000000010000000000000000000000000000000100000000000000011b44d998715d2ccaa0d7a3224f06a132\
+                          58ff2977";
 
     #[test]
     fn a_wrong_secret_cluster_or_destination_does_not_open() {
-        let datagram = Sealer::new(&secret(1), "shop", A).seal(B, b"ping");
+        let datagram = Sealer::new(&ring(1), "shop", A).seal(B, b"ping");
+        assert_eq!(Opener::new(&ring(2), "shop", B).open(&mut datagram.clone()), Err(DropReason::UnknownKey));
+        let mut disguised = datagram.clone();
+        disguised[KEY_AT].copy_from_slice(&secret(2).id().to_bytes());
+        assert_eq!(Opener::new(&ring(2), "shop", B).open(&mut disguised), Err(DropReason::Unauthentic));
         for mut opener in [
-            Opener::new(&secret(2), "shop", B),
-            Opener::new(&secret(1), "shoq", B),
-            Opener::new(&secret(1), "shop", A),
-            Opener::new(&secret(1), "shop", Boot { generation: 2, ..B }),
+            Opener::new(&ring(1), "shoq", B),
+            Opener::new(&ring(1), "shop", A),
+            Opener::new(&ring(1), "shop", Boot { generation: 2, ..B }),
         ] {
             assert_eq!(opener.open(&mut datagram.clone()), Err(DropReason::Unauthentic));
             assert!(opener.senders.is_empty(), "strangers get no memory");
@@ -280,8 +309,8 @@ mod tests {
 
     #[test]
     fn every_malformation_has_its_reason() {
-        let sealer = Sealer::new(&secret(1), "shop", A);
-        let mut opener = Opener::new(&secret(1), "shop", B);
+        let sealer = Sealer::new(&ring(1), "shop", A);
+        let mut opener = Opener::new(&ring(1), "shop", B);
         assert_eq!(opener.open(&mut []), Err(DropReason::Truncated));
         assert_eq!(opener.open(&mut sealer.seal(B, b"")[..OVERHEAD_BYTES - 1].to_vec()), Err(DropReason::Truncated));
         assert_eq!(opener.open(&mut sealer.seal(B, &[0; 1200])), Err(DropReason::Oversized));
@@ -289,25 +318,43 @@ mod tests {
         other[0] = 2;
         assert_eq!(opener.open(&mut other), Err(DropReason::Version));
         let mut other = sealer.seal(B, b"x");
-        other[1] = 9;
-        assert_eq!(opener.open(&mut other), Err(DropReason::KeyEpoch));
+        other[1] ^= 9;
+        assert_eq!(opener.open(&mut other), Err(DropReason::UnknownKey));
     }
 
     #[test]
     fn a_forged_counter_does_not_move_the_window() {
-        let sealer = Sealer::new(&secret(1), "shop", A);
-        let mut opener = Opener::new(&secret(1), "shop", B);
+        let sealer = Sealer::new(&ring(1), "shop", A);
+        let mut opener = Opener::new(&ring(1), "shop", B);
         let (first, mut forged) = (sealer.seal(B, b"1"), sealer.seal(B, b"2"));
-        forged[26] = 0xff;
+        forged[COUNTER_AT.start] = 0xff;
         assert_eq!(opener.open(&mut forged), Err(DropReason::Unauthentic));
         assert!(opener.open(&mut first.clone()).is_ok());
     }
 
     #[test]
+    fn counters_and_windows_go_on_when_the_primary_changes() {
+        let both = Ring::new(secret(2), [secret(1)]).expect("two keys");
+        let mut sealer = Sealer::new(&ring(1), "shop", A);
+        let mut opener = Opener::new(&both, "shop", B);
+        let first = sealer.seal(B, b"1");
+        sealer.set_ring(&both);
+        let second = sealer.seal(B, b"2");
+        assert_eq!(second[COUNTER_AT.end - 1], 2, "no nonce is used twice");
+        assert_eq!(opener.open(&mut second.clone()), Ok((A, &b"2"[..])));
+        assert_eq!(opener.open(&mut first.clone()), Ok((A, &b"1"[..])), "what was on its way still opens");
+        assert_eq!(opener.open(&mut first.clone()), Err(DropReason::Replayed));
+        opener.set_ring(&ring(2));
+        assert_eq!(opener.open(&mut first.clone()), Err(DropReason::UnknownKey));
+        assert_eq!(opener.open(&mut second.clone()), Err(DropReason::Replayed), "the window outlives the key");
+        assert_eq!(opener.open(&mut sealer.seal(B, b"3")), Ok((A, &b"3"[..])));
+    }
+
+    #[test]
     fn senders_are_bounded() {
-        let mut opener = Opener::new(&secret(1), "shop", B);
+        let mut opener = Opener::new(&ring(1), "shop", B);
         for nonce in 0..MAX_SENDERS as u128 + 5 {
-            let sealer = Sealer::new(&secret(1), "shop", Boot { generation: 3, nonce });
+            let sealer = Sealer::new(&ring(1), "shop", Boot { generation: 3, nonce });
             assert!(opener.open(&mut sealer.seal(B, b"x")).is_ok());
         }
         assert_eq!(opener.senders.len(), MAX_SENDERS);
@@ -315,16 +362,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_byte_can_be_changed(at in 0usize..54, flip in 1u8..=255) {
-            let mut opener = Opener::new(&secret(1), "shop", B);
-            let mut datagram = Sealer::new(&secret(1), "shop", A).seal(B, b"ping");
+        fn no_byte_can_be_changed(at in 0usize..57, flip in 1u8..=255) {
+            let mut opener = Opener::new(&ring(1), "shop", B);
+            let mut datagram = Sealer::new(&ring(1), "shop", A).seal(B, b"ping");
             datagram[at] ^= flip;
             prop_assert!(opener.open(&mut datagram).is_err());
         }
 
         #[test]
         fn garbage_is_dropped(mut bytes in prop::collection::vec(any::<u8>(), 0..1500)) {
-            prop_assert!(Opener::new(&secret(1), "shop", B).open(&mut bytes).is_err());
+            prop_assert!(Opener::new(&ring(1), "shop", B).open(&mut bytes).is_err());
         }
     }
 }

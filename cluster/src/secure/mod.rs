@@ -1,10 +1,14 @@
-//! What keeps strangers out: one secret, and all keys derived from it.
+//! What keeps strangers out: a ring of secrets, and all keys derived from them.
 
 pub(crate) mod envelope;
+pub(crate) mod names;
 mod replay;
+pub(crate) mod ring;
 mod secret;
 #[cfg(feature = "turmoil")]
 pub(crate) mod simulated;
 pub(crate) mod tls;
+mod verify;
 
-pub use secret::{MIN_SECRET_BYTES, Secret, SecretError};
+pub use ring::{KeyId, MAX_KEYS_OF_RING};
+pub use secret::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, Secret, SecretError};

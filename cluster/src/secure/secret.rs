@@ -1,9 +1,10 @@
 //! The cluster's secret and the keys that follow from it, by HKDF-SHA256 (RFC 5869).
 //!
 //! ```text
-//! secret ── root(key epoch) ── gossip key (one per sender's boot, ChaCha20-Poly1305)
-//!        ├─ CA seed            (Ed25519: every node mints its own certificate from it)
-//!        └─ reset key          (one per name: lets peers see a restart at once)
+//! secret ── gossip root ── gossip key (one per sender's boot, ChaCha20-Poly1305)
+//!        ├─ key id         (public: says which secret of a ring is meant)
+//!        ├─ CA seed        (Ed25519: every node mints its own certificate from it)
+//!        └─ reset key      (one per name: lets peers see a restart at once)
 //! ```
 
 use std::fmt;
@@ -11,10 +12,14 @@ use std::fmt;
 use ring::hkdf;
 use zeroize::Zeroizing;
 
+use super::ring::KeyId;
 use crate::identity::{Boot, NodeName};
 
 /// The shortest secret, in bytes: what an attacker would have to guess is then no smaller than the keys made from it.
 pub const MIN_SECRET_BYTES: usize = 32;
+
+/// The longest secret, in bytes: one that is installed at run time fits into a small message, and more adds nothing.
+pub const MAX_SECRET_BYTES: usize = 1024;
 
 const SALT: &[u8] = b"polity/1 cluster secret";
 
@@ -29,16 +34,36 @@ pub enum SecretError {
     /// Fewer bytes than [`MIN_SECRET_BYTES`].
     #[error("a cluster secret has at least {MIN_SECRET_BYTES} bytes; this one has {0}")]
     TooShort(usize),
+    /// More bytes than [`MAX_SECRET_BYTES`].
+    #[error("a cluster secret has at most {MAX_SECRET_BYTES} bytes; this one has {0}")]
+    TooLong(usize),
 }
 
 impl Secret {
     /// Takes the secret's bytes: at least 32, and random ones (`head -c 32 /dev/urandom`).
     ///
     /// # Errors
-    /// [`SecretError::TooShort`].
+    /// [`SecretError::TooShort`], [`SecretError::TooLong`].
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, SecretError> {
         let bytes = Zeroizing::new(bytes.into());
-        if bytes.len() < MIN_SECRET_BYTES { Err(SecretError::TooShort(bytes.len())) } else { Ok(Self(bytes)) }
+        match bytes.len() {
+            short @ ..MIN_SECRET_BYTES => Err(SecretError::TooShort(short)),
+            MIN_SECRET_BYTES..=MAX_SECRET_BYTES => Ok(Self(bytes)),
+            long => Err(SecretError::TooLong(long)),
+        }
+    }
+
+    /// What the secret is called where it must not be said itself. Whoever knows only the id has learned nothing of the
+    /// secret.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        let bytes = self.derive(&[b"key id"]);
+        KeyId::from_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+
+    /// The secret itself, for a member that is to hold it too.
+    pub(crate) fn expose(&self) -> &[u8] {
+        &self.0
     }
 
     /// The keys of a cluster on loopback that was given no secret: they keep nobody out, and the builder refuses them
@@ -52,9 +77,9 @@ impl Secret {
         expand(&key, labels)
     }
 
-    /// The root of the datagram keys of one key epoch.
-    pub(crate) fn gossip_root(&self, epoch: u8) -> GossipRoot {
-        GossipRoot(self.derive(&[b"gossip root", &[epoch]]))
+    /// The root of the datagram keys.
+    pub(crate) fn gossip_root(&self) -> GossipRoot {
+        GossipRoot(self.derive(&[b"gossip root"]))
     }
 
     /// A key for what nodes of the cluster of this name say on a LAN before they know each other.
@@ -80,7 +105,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the datagram keys of a key epoch follow from.
+/// What the datagram keys of a secret follow from.
 pub(crate) struct GossipRoot(Zeroizing<[u8; 32]>);
 
 impl GossipRoot {
@@ -110,13 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_is_refused_and_none_is_printed() {
+    fn a_secret_of_a_wrong_length_is_refused_and_none_is_printed() {
         assert_eq!(Secret::new([1; 31]).map(|_| ()), Err(SecretError::TooShort(31)));
+        assert_eq!(Secret::new([1; 1025]).map(|_| ()), Err(SecretError::TooLong(1025)));
         assert_eq!(format!("{:?}", secret(7)), "Secret(redacted)");
     }
 
     #[test]
-    fn keys_differ_by_secret_purpose_epoch_boot_and_name() {
+    fn keys_differ_by_secret_purpose_boot_and_name() {
         let boot = |generation| Boot { generation, nonce: 1 };
         let name = |n| NodeName::new(n).expect("valid");
         let mut keys = vec![
@@ -124,14 +150,14 @@ mod tests {
             *secret(2).ca_seed(),
             *secret(1).reset_key(&name("a")),
             *secret(1).reset_key(&name("b")),
-            *secret(1).gossip_root(0).sender_key(boot(1)),
-            *secret(1).gossip_root(0).sender_key(boot(2)),
-            *secret(1).gossip_root(1).sender_key(boot(1)),
-            *secret(2).gossip_root(0).sender_key(boot(1)),
+            *secret(1).gossip_root().sender_key(boot(1)),
+            *secret(1).gossip_root().sender_key(boot(2)),
+            *secret(2).gossip_root().sender_key(boot(1)),
         ];
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 8);
+        assert_eq!(keys.len(), 7);
+        assert_ne!(secret(1).id(), secret(2).id());
         assert_eq!(*secret(1).ca_seed(), *secret(1).ca_seed());
     }
 }

@@ -1,9 +1,14 @@
-//! The certificates of a node: QUIC is mutual TLS 1.3 under a certificate authority that the cluster's secret makes.
+//! The certificates of a node: QUIC is mutual TLS 1.3 under certificate authorities that the cluster's secrets make, or
+//! under authorities of the operator's.
 //!
-//! Every node that has the secret derives the same Ed25519 authority, byte for byte, and mints a leaf of its own with
+//! Every node that has a secret derives the same Ed25519 authority, byte for byte, and mints a leaf of its own with
 //! it. A peer without the secret cannot mint a leaf that verifies, so it cannot connect, in either direction. Nothing
 //! here reads a clock: the certificates are valid from 1975 to 4096, and verification happens at one fixed instant.
 //! There are no session tickets and no early data, so nothing that was sent to one connection is valid in another.
+//!
+//! A node trusts the authorities of all keys of its ring, and tells a peer so; it shows a leaf of the primary's, or, to a
+//! peer that does not trust that one, a leaf of another that both hold. So two nodes can connect if their rings have one
+//! key in common, whatever is primary where.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +18,20 @@ use rcgen::{
     SanType,
 };
 use rustls::RootCertStore;
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use zeroize::Zeroizing;
 
+use super::names::uri_of;
+use super::ring::Ring;
+use super::verify::{Leaf, Leaves, Verifier};
 use crate::identity::NodeName;
 
-/// The name that every leaf carries and every client asks for: a node is found by its address, never by DNS.
+/// The name that every client asks for: a node is found by its address, never by DNS, and proves its name in the hello.
 pub(crate) const SERVER_NAME: &str = "polity";
 
 /// The application protocol of the connections, version included.
@@ -63,79 +72,92 @@ impl TlsIdentity {
     /// # Errors
     /// [`TlsError`] if the libraries refuse their input, which no seed and no name makes them do.
     pub(crate) fn from_ca_seed(seed: &[u8; 32], name: &NodeName, leaf_key_seed: &[u8; 32]) -> Result<Self, TlsError> {
-        Self::with_provider(rustls::crypto::ring::default_provider(), seed, name, leaf_key_seed)
+        let provider = rustls::crypto::ring::default_provider();
+        let authority = ("alone".to_owned(), Zeroizing::new(*seed));
+        Self::of_authorities(provider, [authority], name, leaf_key_seed)
     }
 
-    /// The same with algorithms and randomness of the caller's.
-    pub(crate) fn with_provider(
+    /// The authorities of all keys of a ring, and a leaf of each for the node `name`, with algorithms and randomness of
+    /// the caller's.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn of_ring(
         provider: CryptoProvider,
-        seed: &[u8; 32],
+        ring: &Ring,
         name: &NodeName,
         leaf_key_seed: &[u8; 32],
     ) -> Result<Self, TlsError> {
-        let provider = Arc::new(provider);
-        let authority_params = authority_params();
-        let authority_key = key_pair(seed)?;
-        let authority = authority_of(&authority_key)?;
-        let leaf_key = key_pair(leaf_key_seed)?;
-        let issuer = Issuer::from_params(&authority_params, &authority_key);
-        let leaf = leaf_params(name)?.signed_by(&leaf_key, &issuer)?.der().clone();
+        let (primary, _) = ring.primary();
+        let mut keys: Vec<_> = ring.secrets().collect();
+        keys.sort_by_key(|(id, _)| *id != primary);
+        let authorities = keys.into_iter().map(|(id, secret)| (id.to_string(), secret.ca_seed()));
+        Self::of_authorities(provider, authorities, name, leaf_key_seed)
+    }
 
-        let mut roots = RootCertStore::empty();
-        roots.add(authority)?;
-        let roots = Arc::new(roots);
-        let key = || PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialized_der().to_vec()));
-        Ok(Self {
-            client: Arc::new(client_config(&provider, &roots, leaf.clone(), key())?),
-            server: Arc::new(server_config(&provider, &roots, leaf, key())?),
-        })
+    /// The first authority is the one that is shown unless the peer does not trust it.
+    fn of_authorities(
+        provider: CryptoProvider,
+        authorities: impl IntoIterator<Item = (String, Zeroizing<[u8; 32]>)>,
+        name: &NodeName,
+        leaf_key_seed: &[u8; 32],
+    ) -> Result<Self, TlsError> {
+        let leaf_key = key_pair(leaf_key_seed)?;
+        let (mut roots, mut leaves) = (RootCertStore::empty(), Vec::new());
+        for (label, seed) in authorities {
+            let authority_key = key_pair(&seed)?;
+            roots.add(authority_of(&label, &authority_key)?)?;
+            let params = authority_params(&label);
+            let issuer = Issuer::from_params(&params, &authority_key);
+            let leaf = leaf_params(name)?.signed_by(&leaf_key, &issuer)?.der().clone();
+            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialized_der().to_vec()));
+            let certified = Arc::new(CertifiedKey::from_der(vec![leaf], key, &provider)?);
+            leaves.push(Leaf { authority: roots.subjects().pop(), certified });
+        }
+        Self::new(provider, roots, leaves, Arc::new(FixedTime))
+    }
+
+    /// The configurations that trust these roots at this time, and show one of these leaves.
+    pub(super) fn new(
+        provider: CryptoProvider,
+        roots: RootCertStore,
+        leaves: Vec<Leaf>,
+        time: Arc<dyn TimeProvider>,
+    ) -> Result<Self, TlsError> {
+        let (provider, roots, leaves) = (Arc::new(provider), Arc::new(roots), Arc::new(Leaves(leaves)));
+        let verifier = Verifier::new(roots.clone(), &provider);
+        let mut client = rustls::ClientConfig::builder_with_details(provider.clone(), time.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(leaves.clone());
+        client.resumption = Resumption::disabled();
+        client.enable_early_data = false;
+        client.alpn_protocols = vec![ALPN.to_vec()];
+
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build()?;
+        let mut server = rustls::ServerConfig::builder_with_details(provider, time)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(leaves);
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.max_early_data_size = 0;
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Self { client: Arc::new(client), server: Arc::new(server) })
     }
 }
 
-fn client_config(
-    provider: &Arc<CryptoProvider>,
-    roots: &Arc<RootCertStore>,
-    leaf: CertificateDer<'static>,
-    key: PrivateKeyDer<'static>,
-) -> Result<rustls::ClientConfig, TlsError> {
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider)).build()?;
-    let mut config = rustls::ClientConfig::builder_with_details(Arc::clone(provider), Arc::new(FixedTime))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_webpki_verifier(verifier)
-        .with_client_auth_cert(vec![leaf], key)?;
-    config.resumption = Resumption::disabled();
-    config.enable_early_data = false;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(config)
-}
-
-fn server_config(
-    provider: &Arc<CryptoProvider>,
-    roots: &Arc<RootCertStore>,
-    leaf: CertificateDer<'static>,
-    key: PrivateKeyDer<'static>,
-) -> Result<rustls::ServerConfig, TlsError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider)).build()?;
-    let mut config = rustls::ServerConfig::builder_with_details(Arc::clone(provider), Arc::new(FixedTime))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![leaf], key)?;
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.max_early_data_size = 0;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(config)
-}
-
 /// The certificate of the authority: the same bytes on every node of one secret.
-fn authority_of(key: &KeyPair) -> Result<CertificateDer<'static>, rcgen::Error> {
-    Ok(authority_params().self_signed(key)?.der().clone())
+fn authority_of(label: &str, key: &KeyPair) -> Result<CertificateDer<'static>, rcgen::Error> {
+    Ok(authority_params(label).self_signed(key)?.der().clone())
 }
 
-fn authority_params() -> CertificateParams {
+/// The name of an authority says of which key it is, so that peers can tell which they trust.
+fn authority_params(label: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "polity authority");
+    params.distinguished_name.push(DnType::CommonName, format!("polity authority {label}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params
@@ -143,14 +165,10 @@ fn authority_params() -> CertificateParams {
 
 /// A leaf for a node. Its name stands in a URI, in hexadecimal, because a name may hold any letter and a DNS name not.
 fn leaf_params(name: &NodeName) -> Result<CertificateParams, TlsError> {
-    let mut params = CertificateParams::new([SERVER_NAME.to_owned()])?;
+    let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "polity node");
-    let hex = name.as_str().bytes().fold(String::from("polity:"), |mut hex, byte| {
-        hex.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).expect("less than 16")));
-        hex
-    });
-    params.subject_alt_names.push(SanType::URI(hex.try_into()?));
+    params.subject_alt_names.push(SanType::URI(uri_of(name).try_into()?));
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     Ok(params)
@@ -180,7 +198,7 @@ mod tests {
     fn one_secret_makes_one_authority() {
         let authority = |seed: u8| {
             let key = key_pair(&[seed; 32]).expect("any seed is a key");
-            authority_of(&key).expect("a certificate")
+            authority_of("x", &key).expect("a certificate")
         };
         assert_eq!(authority(1), authority(1));
         assert_ne!(authority(1), authority(2));

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
 use super::error::{Phase, RpcErrorKind};
 use super::frame::Lane;
 use super::{CLOSE_REFUSED, CLOSE_SHED, CLOSE_SHUTDOWN, Shared};
 use crate::hello::{self, Hello, HelloAnswer, MAX_HELLO_BYTES, Refusal, Welcome};
-use crate::identity::NodeId;
+use crate::identity::{NodeId, NodeName};
+use crate::secure::names::carries;
 use crate::secure::tls::SERVER_NAME;
 
 /// QUIC's codes of failures inside TLS (RFC 9001, section 4.8).
@@ -60,7 +62,7 @@ async fn dial_inner(
     let connect = async {
         let connecting = shared
             .endpoint
-            .connect_with(shared.client_config.clone(), addr, SERVER_NAME)
+            .connect_with(shared.client_config(), addr, SERVER_NAME)
             .map_err(|error| unreachable_because(error.to_string()))?;
         connecting.await.map_err(|error| classify(&error))
     };
@@ -69,6 +71,7 @@ async fn dial_inner(
     greeting();
     let greet = within(config.hello_timeout, "hello", greet(&connection, hello));
     let agreed = greet.await.and_then(|(control, welcome)| {
+        proves(&connection, &welcome.id.node.name).map_err(RpcErrorKind::Refused)?;
         shared.policy.welcomed(&welcome).map_err(RpcErrorKind::Refused)?;
         Ok((control, welcome))
     });
@@ -107,6 +110,18 @@ async fn greet(connection: &Connection, hello: &Hello) -> Result<(LaneStreams, W
             _ => Ok(((send, recv), welcome)),
         },
     }
+}
+
+/// Whether the peer's certificate carries the name that its hello says: holding the secret of the cluster, or a certificate
+/// of its authority, makes nobody another node.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn proves(connection: &Connection, name: &NodeName) -> Result<(), Refusal> {
+    let identity =
+        connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let carried = identity.is_some_and(|chain| chain.first().is_some_and(|leaf| carries(leaf, name)));
+    if carried { Ok(()) } else { Err(Refusal::NotCertified { name: name.clone() }) }
 }
 
 /// Opens the lanes that the hello did not need and returns all, in the order of [`Lane::ALL`].

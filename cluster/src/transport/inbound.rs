@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::frame::{self, Frame, FrameBuffer, Lane, Malformed, Status};
-use super::greeting::{LaneStreams, read_message, write_message};
+use super::greeting::{LaneStreams, proves, read_message, write_message};
 use super::lane::{self, LaneEnd, Side};
 use super::pending::index_of;
 use super::queue::Queue;
@@ -389,7 +389,13 @@ async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {
         connection.close(CLOSE_REFUSED, b"no hello");
         return None;
     };
-    let answer = shared.policy.admit(&hello, connection.remote_address());
+    let answer = match proves(&connection, &hello.name) {
+        Ok(()) => shared.policy.admit(&hello, from),
+        Err(refusal) => {
+            shared.policy.refused(&hello, from, &refusal);
+            HelloAnswer::Refused(refusal)
+        }
+    };
     let encoded = hello::encode(&answer).ok()?;
     timeout_at(deadline, write_message(&mut send, &encoded)).await.ok()?.ok()?;
     match (answer, hello.node()) {

@@ -156,7 +156,10 @@ pub(crate) struct Transport {
 /// What the parts of a transport share.
 pub(crate) struct Shared {
     pub(crate) endpoint: Endpoint,
-    pub(crate) client_config: ClientConfig,
+    dialling: Dialling,
+    client_config: RwLock<ClientConfig>,
+    /// What the endpoint was started with: all but the certificates stays.
+    server_config: ServerConfig,
     pub(crate) config: TransportConfig,
     pub(crate) policy: Arc<dyn HelloPolicy>,
     pub(crate) stats: Arc<TransportStats>,
@@ -183,10 +186,9 @@ impl Transport {
         let socket = Arc::new(DemuxSocket::new(socket, gossip, Arc::clone(&stats))?);
         let transport = Arc::new(quic_config(&config)?);
 
-        let mut client_config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls.client)?));
-        client_config.transport_config(Arc::clone(&transport)).token_store(Arc::new(NoneTokenStore));
-        let initial_ids = Mutex::new(SeededIds::new(&mut rng));
-        client_config.initial_dst_cid_provider(Arc::new(move || lock(&initial_ids).generate_cid()));
+        let dialling =
+            Dialling { quic: Arc::clone(&transport), initial_ids: Arc::new(Mutex::new(SeededIds::new(&mut rng))) };
+        let client_config = dialling.client_config(tls.client)?;
 
         let mut token_key = [0; 32];
         rng.fill_bytes(&mut token_key);
@@ -213,12 +215,14 @@ impl Transport {
         let runtime = Arc::new(TrackedRuntime(Arc::clone(&tasks)));
         let abstract_socket: Arc<dyn AsyncUdpSocket> = Arc::clone(&socket) as _;
         let endpoint =
-            Endpoint::new_with_abstract_socket(endpoint_config, Some(server_config), abstract_socket, runtime)?;
+            Endpoint::new_with_abstract_socket(endpoint_config, Some(server_config.clone()), abstract_socket, runtime)?;
 
         let handshakes = Arc::new(Semaphore::new(config.max_handshakes));
         let shared = Arc::new(Shared {
             endpoint,
-            client_config,
+            dialling,
+            client_config: RwLock::new(client_config),
+            server_config,
             config,
             policy,
             stats,
@@ -251,6 +255,16 @@ impl Transport {
     /// Sends a gossip datagram, or drops and counts it. Says whether it was sent.
     pub(crate) fn send_gossip(&self, to: SocketAddr, bytes: &[u8]) -> bool {
         self.shared.socket.send_gossip(to, bytes)
+    }
+
+    /// Shows and trusts other certificates from now on. Connections that stand are not touched.
+    pub(crate) fn set_tls(&self, tls: TlsIdentity) -> Result<(), NoInitialCipherSuite> {
+        let client_config = self.shared.dialling.client_config(tls.client)?;
+        let mut server_config = self.shared.server_config.clone();
+        server_config.crypto = Arc::new(QuicServerConfig::try_from(tls.server)?);
+        self.shared.endpoint.set_server_config(Some(server_config));
+        *self.shared.client_config.write().unwrap_or_else(PoisonError::into_inner) = client_config;
+        Ok(())
     }
 
     /// What has happened so far.
@@ -290,6 +304,11 @@ impl fmt::Debug for Transport {
 }
 
 impl Shared {
+    /// How peers are dialled now.
+    pub(crate) fn client_config(&self) -> ClientConfig {
+        self.client_config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether this node is meant.
     pub(crate) fn is_local(&self, node: &NodeId) -> bool {
         self.local.get() == Some(node)
@@ -420,6 +439,22 @@ impl Shared {
         let doublings = failures.saturating_sub(1).min(16);
         let longest = self.config.backoff_min.saturating_mul(1 << doublings).min(self.config.backoff_max);
         longest.mul_f64(lock(&self.rng).random_range(0.5..=1.0))
+    }
+}
+
+/// What stays the same in all connections that this node opens.
+struct Dialling {
+    quic: Arc<quinn::TransportConfig>,
+    initial_ids: Arc<Mutex<SeededIds>>,
+}
+
+impl Dialling {
+    fn client_config(&self, tls: Arc<rustls::ClientConfig>) -> Result<ClientConfig, NoInitialCipherSuite> {
+        let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+        config.transport_config(Arc::clone(&self.quic)).token_store(Arc::new(NoneTokenStore));
+        let initial_ids = Arc::clone(&self.initial_ids);
+        config.initial_dst_cid_provider(Arc::new(move || lock(&initial_ids).generate_cid()));
+        Ok(config)
     }
 }
 

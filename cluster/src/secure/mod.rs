@@ -1,5 +1,6 @@
 //! What keeps strangers out: one secret, and all keys derived from it.
 
+pub(crate) mod cookie;
 pub(crate) mod envelope;
 mod replay;
 mod secret;

@@ -594,7 +594,7 @@ impl Builder {
         rng: &mut StdRng,
         leaf_seed: &[u8; 32],
         drops: &Arc<Drops>,
-    ) -> Result<(Arc<Transport>, SocketAddr, Arc<Doorman>, mpsc::Receiver<Vec<u8>>), Error> {
+    ) -> Result<(Arc<Transport>, SocketAddr, Arc<Doorman>, mpsc::Receiver<(SocketAddr, Vec<u8>)>), Error> {
         let _entered = executor.enter();
         let listen_error = |source| Error::Listen { addr: plan.listen, source: Arc::new(source) };
         let socket = self.env.ground().bind(plan.listen).map_err(listen_error)?;
@@ -605,7 +605,7 @@ impl Builder {
         }
         let doorman =
             Arc::new(Doorman::new(self.cluster.clone(), self.settings.clone(), plan.name.clone(), addr, self.speaks));
-        let (datagrams, datagrams_in) = mpsc::channel::<Vec<u8>>(DATAGRAM_QUEUE);
+        let (datagrams, datagrams_in) = mpsc::channel(DATAGRAM_QUEUE);
         let gossip = Arc::new(GossipQueue { queue: datagrams, drops: drops.clone() });
         let parts = TransportParts {
             socket,
@@ -735,15 +735,15 @@ fn ground(action: &str, source: std::io::Error) -> Error {
 
 /// Hands gossip from the socket to the driver.
 struct GossipQueue {
-    queue: mpsc::Sender<Vec<u8>>,
+    queue: mpsc::Sender<(SocketAddr, Vec<u8>)>,
     drops: Arc<Drops>,
 }
 
 impl GossipSink for GossipQueue {
-    fn datagram(&self, _: SocketAddr, bytes: &[u8]) {
+    fn datagram(&self, from: SocketAddr, bytes: &[u8]) {
         if bytes.len() > MAX_DATAGRAM_BYTES {
             self.drops.count(DropReason::Oversized);
-        } else if self.queue.try_send(bytes.to_vec()).is_err() {
+        } else if self.queue.try_send((from, bytes.to_vec())).is_err() {
             self.drops.count(DropReason::Overload);
         }
     }

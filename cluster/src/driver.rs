@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -26,6 +27,7 @@ use crate::membership::handle::Handle;
 use crate::membership::stats::MembershipStats;
 use crate::membership::view::{Member, Members};
 use crate::rpc::{Peer, Reply, Rpc, RpcError, RpcErrorKind};
+use crate::secure::cookie::{Reception, Taken};
 use crate::secure::envelope::{DropReason, Opener, Sealer};
 use crate::secure::ring::{KEYS_KEY, Ring};
 use crate::state::{Entry, Table};
@@ -39,9 +41,9 @@ pub(crate) const COMMAND_QUEUE: usize = 256;
 
 /// Datagrams of gossip that were dropped, by reason.
 #[derive(Debug, Default)]
-pub(crate) struct Drops([AtomicU64; 8]);
+pub(crate) struct Drops([AtomicU64; REASONS.len()]);
 
-const REASONS: [DropReason; 8] = [
+const REASONS: [DropReason; 9] = [
     DropReason::Truncated,
     DropReason::Oversized,
     DropReason::Version,
@@ -50,6 +52,7 @@ const REASONS: [DropReason; 8] = [
     DropReason::Replayed,
     DropReason::Malformed,
     DropReason::Overload,
+    DropReason::Unproven,
 ];
 
 impl Drops {
@@ -100,7 +103,8 @@ pub(crate) struct Parts {
     pub(crate) doorman: Arc<Doorman>,
     pub(crate) drops: Arc<Drops>,
     pub(crate) timings: Timings,
-    pub(crate) datagrams: mpsc::Receiver<Vec<u8>>,
+    /// With the addresses that they came from.
+    pub(crate) datagrams: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) stop: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) joined: Arc<watch::Sender<bool>>,
@@ -117,14 +121,14 @@ pub(crate) struct Driver {
     table: SharedTable,
     members: Members,
     sealer: Sealer,
-    opener: Opener,
+    reception: Reception,
     ring: watch::Receiver<Arc<Ring>>,
     news: Arc<Notify>,
     rpc: Rpc,
     transport: Arc<Transport>,
     doorman: Arc<Doorman>,
     drops: Arc<Drops>,
-    datagrams: mpsc::Receiver<Vec<u8>>,
+    datagrams: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
     commands: mpsc::Receiver<Command>,
     stop: Arc<watch::Sender<Option<StopReason>>>,
     joined: Arc<watch::Sender<bool>>,
@@ -140,13 +144,14 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// A driver that has met `greeted` already.
-    pub(crate) fn new(parts: Parts, greeted: Vec<Identity>, seeds: BTreeSet<SocketAddr>) -> Self {
+    pub(crate) fn new(mut parts: Parts, greeted: Vec<Identity>, seeds: BTreeSet<SocketAddr>) -> Self {
+        let reception = Reception::new(parts.opener, StdRng::from_rng(&mut parts.rng));
         let mut driver = Self {
             agent: Agent::new((parts.core, parts.table.clone(), parts.timings, parts.rng), greeted, seeds),
             table: parts.table,
             members: parts.members,
             sealer: parts.sealer,
-            opener: parts.opener,
+            reception,
             ring: parts.ring,
             news: parts.news,
             rpc: parts.rpc,
@@ -183,7 +188,7 @@ impl Driver {
                 () = until_stopped(&mut stopped) => break,
                 Ok(()) = chartered.changed() => self.take_charter(),
                 Ok(()) = self.ring.changed() => self.take_ring(),
-                Some(mut datagram) = self.datagrams.recv() => self.handle_datagram(&mut datagram),
+                Some((from, mut datagram)) = self.datagrams.recv() => self.handle_datagram(from, &mut datagram),
                 Some(command) = self.commands.recv() => self.handle_command(command),
                 Some(done) = self.errands.join_next(), if !self.errands.is_empty() => {
                     match done {
@@ -209,7 +214,7 @@ impl Driver {
         let Some(id) = self.doorman.charter().get().filter(|_| !self.chartered) else { return };
         self.chartered = true;
         self.sealer.charter(id);
-        self.opener.charter(id);
+        self.reception.charter(id);
         self.say(CLUSTER_KEY, id.to_bytes().to_vec());
     }
 
@@ -217,7 +222,7 @@ impl Driver {
     fn take_ring(&mut self) {
         let ring = Arc::clone(&self.ring.borrow_and_update());
         self.sealer.set_ring(&ring);
-        self.opener.set_ring(&ring);
+        self.reception.set_ring(&ring);
         self.say(KEYS_KEY, ring.shown().to_bytes());
     }
 
@@ -248,15 +253,23 @@ impl Driver {
         self.started.elapsed()
     }
 
-    fn handle_datagram(&mut self, datagram: &mut [u8]) {
-        let now = self.now();
-        match self.opener.open(datagram) {
-            Ok((boot, payload)) => {
-                if !self.agent.handle_payload(now, boot, payload) {
-                    self.drops.count(DropReason::Malformed);
+    fn handle_datagram(&mut self, from: SocketAddr, datagram: &mut [u8]) {
+        match self.reception.take(self.now(), from, datagram, &self.sealer) {
+            Ok(Taken::Gossip(boot, message)) => self.handle_message(boot, message),
+            Ok(Taken::Met(met)) => {
+                if let Some(reply) = met.reply {
+                    self.transport.send_gossip(from, &reply);
                 }
+                (0..met.lost).for_each(|_| self.drops.count(DropReason::Unproven));
+                met.released.iter().for_each(|message| self.handle_message(met.from, message));
             }
             Err(reason) => self.drops.count(reason),
+        }
+    }
+
+    fn handle_message(&mut self, from: Boot, message: &[u8]) {
+        if !self.agent.handle_payload(self.now(), from, message) {
+            self.drops.count(DropReason::Malformed);
         }
     }
 
@@ -323,7 +336,7 @@ impl Driver {
         while let Some(output) = self.agent.poll_output() {
             match output {
                 Output::Send(to, payload) => {
-                    let datagram = self.sealer.seal(to.node.boot, &payload);
+                    let datagram = self.sealer.seal_gossip(to.node.boot, &payload);
                     self.transport.send_gossip(to.addr, &datagram);
                 }
                 Output::PushPull { with, request, within } => {

@@ -41,6 +41,8 @@ mutations! {
     BootUsedAgain = "boot-used-again",
     /// Whoever knows the secret is let in, whatever its cluster is called.
     AdmitsOtherClusters = "admits-other-clusters",
+    /// A datagram is taken as often as it arrives.
+    TakesReplays = "takes-replays",
     /// A node takes an id for its cluster to be chosen as soon as it has accepted it itself.
     MintsAlone = "mints-alone",
     /// A key is made the primary while members lack it.

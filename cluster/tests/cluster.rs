@@ -127,7 +127,7 @@ async fn garbage_is_dropped_and_counted() {
     for datagram in [&[1u8; 10][..], &sealed, &[1; 1300], &[9; 100]] {
         socket.send_to(datagram, node.addr()).await.expect("sent");
     }
-    let wanted = [DropReason::Truncated, DropReason::Unauthentic, DropReason::Oversized, DropReason::Version];
+    let wanted = [DropReason::Truncated, DropReason::UnknownKey, DropReason::Oversized, DropReason::Version];
     while wanted.iter().any(|reason| node.dropped_datagrams()[reason] == 0) {
         tokio::task::yield_now().await;
     }

@@ -63,8 +63,10 @@ const ROWS: &[Row] = &[
 ];
 
 /// Faults that no scenario shows, and the test of the system that catches them.
-const ELSEWHERE: &[(Mutation, &str)] =
-    &[(Mutation::MintsAlone, "cluster/src/formation/tests.rs: the_model_catches_a_node_that_mints_alone")];
+const ELSEWHERE: &[(Mutation, &str)] = &[
+    (Mutation::MintsAlone, "cluster/src/formation/tests.rs: the_model_catches_a_node_that_mints_alone"),
+    (Mutation::TakesReplays, "cluster/src/secure/cookie/tests.rs: the_property_catches_a_node_that_takes_replays"),
+];
 
 fn case((scenario, seed): (&str, u64)) -> Case {
     scenario::find(scenario).expect("a scenario").case(seed)

@@ -16,13 +16,11 @@ use super::handle::{Brief, Handle, Known};
 use super::member::{Member, State};
 use crate::buckets::NameKey;
 use crate::identity::{Boot, NameError};
-use crate::secure::envelope::{MAX_DATAGRAM_BYTES, OVERHEAD_BYTES};
+use crate::secure::envelope::{KIND_BYTES, MAX_DATAGRAM_BYTES, OVERHEAD_BYTES};
 use crate::state::Entry;
 
 /// What a payload of gossip may hold.
 pub(super) const MAX_PAYLOAD_BYTES: usize = MAX_DATAGRAM_BYTES - OVERHEAD_BYTES - KIND_BYTES;
-/// What the sealing layer puts in front of a payload to tell what it is.
-const KIND_BYTES: usize = 1;
 /// The largest item: two of them and a header with the longest name fit into a datagram.
 pub(super) const MAX_ITEM_BYTES: usize = MAX_PAYLOAD_BYTES / 2;
 

@@ -1,5 +1,6 @@
 //! What keeps strangers out: a ring of secrets, and all keys derived from them.
 
+pub(crate) mod cookie;
 pub(crate) mod envelope;
 pub(crate) mod names;
 mod replay;

@@ -5,11 +5,14 @@ mod races;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::formation::Charter;
 use crate::hello::{Hello, HelloAnswer, HelloPolicy, PROTOCOL, Refusal, Welcome, judge, same_formation};
 use crate::identity::{Boot, Identity, NodeId, NodeName};
+use crate::secure::ring::Ring;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Answers hellos. Knows every name's newest boot, so that a node that starts can be told its generation.
@@ -19,6 +22,7 @@ pub(crate) struct Doorman {
     name: NodeName,
     addr: SocketAddr,
     charter: Charter,
+    ring: watch::Receiver<Arc<Ring>>,
     state: Mutex<State>,
 }
 
@@ -42,8 +46,13 @@ pub(crate) const NOT_TRUSTED: &str = "the cluster does not trust this node's key
 const MAX_WARNED: usize = 256;
 
 impl Doorman {
-    pub(crate) fn new(cluster: String, settings: BTreeMap<String, String>, name: NodeName, addr: SocketAddr) -> Self {
-        Self { cluster, settings, name, addr, charter: Charter::default(), state: Mutex::default() }
+    pub(crate) fn new(
+        (cluster, settings): (String, BTreeMap<String, String>),
+        name: NodeName,
+        addr: SocketAddr,
+        ring: watch::Receiver<Arc<Ring>>,
+    ) -> Self {
+        Self { cluster, settings, name, addr, charter: Charter::default(), ring, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,6 +81,13 @@ impl Doorman {
             tracing::error!(%at, %cause, "{NOT_TRUSTED}");
         } else {
             tracing::warn!(%at, %cause, "no key in common with the node there: it may have missed a rotation");
+        }
+    }
+
+    /// Logs, once for each address, that a certificate is not valid now.
+    pub(crate) fn outdated(&self, at: SocketAddr, cause: &str) {
+        if is_news(&mut self.state().refused_by, at, None) {
+            tracing::error!(%at, %cause, "a certificate, of this node or of the one there, is expired or not valid yet");
         }
     }
 
@@ -144,6 +160,7 @@ impl HelloPolicy for Doorman {
             addr: self.addr,
             expects: expects.cloned(),
             cluster_id: self.charter.get(),
+            keys: self.ring.borrow().secrets().map(|(id, _)| id).collect(),
         }
     }
 

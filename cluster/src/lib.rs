@@ -78,6 +78,8 @@ pub use node::Node;
 pub use secure::envelope::DropReason;
 #[cfg(feature = "turmoil")]
 pub use secure::simulated::seed_keys;
-pub use secure::{KeyId, MAX_KEYS_OF_RING, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Secret, SecretError};
+pub use secure::{
+    Certificates, CertificatesError, KeyId, MAX_KEYS_OF_RING, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Secret, SecretError,
+};
 pub use state::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError, Zone};
 pub use stop::StopReason;

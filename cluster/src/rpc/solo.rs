@@ -89,6 +89,7 @@ impl HelloPolicy for Alone {
             addr: self.addr,
             expects: expects.cloned(),
             cluster_id: None,
+            keys: Vec::new(),
         }
     }
 

@@ -112,6 +112,7 @@ fn start_on(socket: UdpSocket, setup: Setup) -> TestNode {
         addr,
         expects: None,
         cluster_id: None,
+        keys: Vec::new(),
     };
     let (sink, gossip) = mpsc::unbounded_channel();
     let transport = Transport::start(TransportParts {
@@ -389,6 +390,7 @@ async fn a_certificate_that_only_the_acceptor_rejects_is_reported_as_untrusted()
         addr: socket.local_addr().expect("bound"),
         expects: None,
         cluster_id: None,
+        keys: Vec::new(),
     };
     let (sink, _gossip) = mpsc::unbounded_channel();
     let transport = Transport::start(TransportParts {

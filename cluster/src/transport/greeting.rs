@@ -25,6 +25,8 @@ use crate::secure::tls::SERVER_NAME;
 const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
 /// Among them the alert of a peer that speaks another application protocol.
 const NO_APPLICATION_PROTOCOL: u64 = 0x178;
+/// And the alert of a peer for which a certificate is expired, or not valid yet.
+const CERTIFICATE_EXPIRED: u64 = 0x12d;
 /// QUIC's code of an endpoint that turns a connection away.
 const CONNECTION_REFUSED: u64 = 0x2;
 
@@ -185,6 +187,7 @@ pub(crate) fn classify(error: &ConnectionError) -> RpcErrorKind {
         Some(NO_APPLICATION_PROTOCOL) => unreachable_because(
             "what listens there speaks another protocol than this version of the library".to_owned(),
         ),
+        Some(CERTIFICATE_EXPIRED) => RpcErrorKind::Outdated(error.to_string()),
         Some(code) if CRYPTO_ERRORS.contains(&code) => RpcErrorKind::Untrusted(error.to_string()),
         _ => unreachable_because(describe(error)),
     }

@@ -59,8 +59,18 @@ const ROWS: &[Row] = &[
 ];
 
 /// Faults that no scenario shows, and the test of the system that catches them.
-const ELSEWHERE: &[(Mutation, &str)] =
-    &[(Mutation::MintsAlone, "cluster/src/formation/tests.rs: the_model_catches_a_node_that_mints_alone")];
+const ELSEWHERE: &[(Mutation, &str)] = &[
+    (Mutation::MintsAlone, "cluster/src/formation/tests.rs: the_model_catches_a_node_that_mints_alone"),
+    (Mutation::BelievesNames, "cluster/src/rpc/tests.rs: the_test_of_names_catches_a_node_that_believes_them"),
+    (
+        Mutation::UsesKeysUnheld,
+        "cluster/src/secure/ring/tests.rs: the_model_catches_keys_that_are_used_unheld_or_dropped_at_once",
+    ),
+    (
+        Mutation::DropsKeysAtOnce,
+        "cluster/src/secure/ring/tests.rs: the_model_catches_keys_that_are_used_unheld_or_dropped_at_once",
+    ),
+];
 
 fn case((scenario, seed): (&str, u64)) -> Case {
     scenario::find(scenario).expect("a scenario").case(seed)

@@ -37,7 +37,7 @@ use crate::rpc::{Rpc, RpcErrorKind};
 use crate::secure::envelope::{DropReason, MAX_DATAGRAM_BYTES, Opener, Sealer};
 use crate::secure::ring::{KEYS_KEY, Ring};
 use crate::secure::tls::TlsIdentity;
-use crate::secure::{Secret, SecretError};
+use crate::secure::{Certificates, Secret, SecretError};
 use crate::state::{ADDRESSES_KEY, PROFILE_KEY, Profile, Table, Weight, Zone, encode_addresses};
 use crate::topic::Topics;
 use crate::transport::config::TransportConfig;
@@ -70,6 +70,7 @@ pub struct Builder {
     expected: Option<usize>,
     secret: Option<Given>,
     trusted: Vec<Given>,
+    certificates: Option<Certificates>,
     preset: Preset,
     timings: Option<Timings>,
     weight: u16,
@@ -135,6 +136,7 @@ impl Builder {
             expected: None,
             secret: None,
             trusted: Vec::new(),
+            certificates: None,
             preset: Preset::default(),
             timings: None,
             weight: Weight::default().get(),
@@ -241,6 +243,17 @@ impl Builder {
         self
     }
 
+    /// Certificates of the operator's for the connections between nodes, instead of those that follow from the secret. The
+    /// secret is needed all the same, for gossip. Without certificates no clock is read; with them this machine's says
+    /// whether they are valid, here and for those of peers.
+    ///
+    /// # Errors
+    /// When the node starts: [`Error::Certificates`] before anything runs if they do not fit the node.
+    pub fn certificates(mut self, certificates: Certificates) -> Self {
+        self.certificates = Some(certificates);
+        self
+    }
+
     /// Where the members are in relation to each other. [`Preset::Lan`] unless said otherwise.
     pub fn preset(mut self, preset: Preset) -> Self {
         self.preset = preset;
@@ -330,17 +343,18 @@ impl Builder {
     /// See [`Error`]; nothing is left running.
     pub async fn start_with<T>(self, prepare: impl FnOnce(&Node) -> T) -> Result<(Node, T), Error> {
         let plan = self.validate()?;
+        let mut rng = StdRng::from_seed(self.env.ground().seed());
+        let leaf_seed = Zeroizing::new(rng.random());
+        let tls = self.tls(&plan, &leaf_seed)?;
         let executor = if self.callers_runtime || !self.env.ground().own_thread() {
             Executor::of_caller(self.env.ground().gate())
         } else {
             Executor::own_thread(&self.name, self.env.ground().gate())
         };
         let executor = executor.map_err(|e| ground("cannot start the node's thread", e))?;
-        let mut rng = StdRng::from_seed(self.env.ground().seed());
-
         let drops = Arc::new(Drops::default());
-        let leaf_seed = Zeroizing::new(rng.random());
-        let (transport, addr, doorman, datagrams) = match self.open(&plan, &executor, &mut rng, &leaf_seed, &drops) {
+        let (ring, rings) = watch::channel(Arc::new(plan.ring.clone()));
+        let (transport, addr, doorman, datagrams) = match self.open(&plan, &executor, &mut rng, (&rings, tls), &drops) {
             Ok(opened) => opened,
             Err(error) => {
                 executor.end().await;
@@ -348,7 +362,7 @@ impl Builder {
             }
         };
         let rpc = Rpc::new(Arc::clone(transport.shared()));
-        let context = Context::new(self.env.clone(), &self.cluster, plan.ring.primary().1.clone(), addr);
+        let context = Context::with_ring(self.env.clone(), &self.cluster, rings.clone(), addr);
         let handle = executor.handle().clone();
         let mut asker = Asker::new(context, &plan.discoveries, self.lan(), StdRng::from_rng(&mut rng), handle);
         let found =
@@ -413,7 +427,6 @@ impl Builder {
         };
         let asked = former.serve();
         executor.spawn_in(&mut background, former.run(asked));
-        let (ring, rings) = watch::channel(Arc::new(plan.ring.clone()));
         let (news, (orders, ordered)) = (Arc::new(Notify::new()), mpsc::channel(ORDERS));
         let keyring = Keyring::new(id.clone(), members.clone(), table.clone(), orders);
         let keeper = Keeper {
@@ -425,7 +438,7 @@ impl Builder {
             transport: transport.clone(),
             ring,
             news: news.clone(),
-            leaf_seed: Some(leaf_seed),
+            leaf_seed: self.certificates.is_none().then_some(leaf_seed),
         };
         let brought = keeper.serve();
         executor.spawn_in(&mut background, keeper.run(ordered, brought));
@@ -585,6 +598,14 @@ impl Builder {
         Ok(Plan { name, listen, advertise, ring, timings, profile, addresses, discoveries })
     }
 
+    fn tls(&self, plan: &Plan, leaf_seed: &[u8; 32]) -> Result<TlsIdentity, Error> {
+        match &self.certificates {
+            Some(certificates) => Ok(certificates.identity(&self.env, &plan.name)?),
+            None => TlsIdentity::of_ring(self.env.ground().crypto(), &plan.ring, &plan.name, leaf_seed)
+                .map_err(|error| Error::config("secret", error.to_string())),
+        }
+    }
+
     /// Opens the socket and starts the transport on it.
     #[allow(clippy::type_complexity, reason = "the parts go to one place each")]
     fn open(
@@ -592,7 +613,7 @@ impl Builder {
         plan: &Plan,
         executor: &Executor,
         rng: &mut StdRng,
-        leaf_seed: &[u8; 32],
+        (rings, tls): (&watch::Receiver<Arc<Ring>>, TlsIdentity),
         drops: &Arc<Drops>,
     ) -> Result<(Arc<Transport>, SocketAddr, Arc<Doorman>, mpsc::Receiver<(SocketAddr, Vec<u8>)>), Error> {
         let _entered = executor.enter();
@@ -603,15 +624,19 @@ impl Builder {
         if addr.port() == 0 {
             addr.set_port(bound.port());
         }
-        let doorman =
-            Arc::new(Doorman::new(self.cluster.clone(), self.settings.clone(), plan.name.clone(), addr, self.speaks));
+        let doorman = Arc::new(Doorman::new(
+            (self.cluster.clone(), self.settings.clone()),
+            plan.name.clone(),
+            addr,
+            self.speaks,
+            rings.clone(),
+        ));
         let (datagrams, datagrams_in) = mpsc::channel(DATAGRAM_QUEUE);
         let gossip = Arc::new(GossipQueue { queue: datagrams, drops: drops.clone() });
         let parts = TransportParts {
             socket,
             rng_seed: rng.random(),
-            tls: TlsIdentity::of_ring(self.env.ground().crypto(), &plan.ring, &plan.name, leaf_seed)
-                .map_err(|e| Error::config("secret", e.to_string()))?,
+            tls,
             reset_key: *plan.ring.primary().1.reset_key(&plan.name),
             config: TransportConfig::default(),
             policy: doorman.clone(),
@@ -652,6 +677,9 @@ impl Builder {
                             }
                             RpcErrorKind::Untrusted(cause) => {
                                 return Err(Error::Untrusted { seed, cause: cause.clone() });
+                            }
+                            RpcErrorKind::Outdated(cause) => {
+                                return Err(Error::Outdated { seed, cause: cause.clone() });
                             }
                             kind => {
                                 if let RpcErrorKind::Refused(refusal) = kind {

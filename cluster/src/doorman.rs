@@ -5,11 +5,14 @@ mod races;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::formation::Charter;
 use crate::hello::{Hello, HelloAnswer, HelloPolicy, Refusal, Welcome, judge, same_formation};
 use crate::identity::{Boot, Identity, NodeId, NodeName};
+use crate::secure::ring::Ring;
 use crate::sync::{Mutex, MutexGuard};
 use crate::version::Speaks;
 
@@ -21,6 +24,7 @@ pub(crate) struct Doorman {
     addr: SocketAddr,
     speaks: Speaks,
     charter: Charter,
+    ring: watch::Receiver<Arc<Ring>>,
     state: Mutex<State>,
 }
 
@@ -45,13 +49,13 @@ const MAX_WARNED: usize = 256;
 
 impl Doorman {
     pub(crate) fn new(
-        cluster: String,
-        settings: BTreeMap<String, String>,
+        (cluster, settings): (String, BTreeMap<String, String>),
         name: NodeName,
         addr: SocketAddr,
         speaks: Speaks,
+        ring: watch::Receiver<Arc<Ring>>,
     ) -> Self {
-        Self { cluster, settings, name, addr, speaks, charter: Charter::default(), state: Mutex::default() }
+        Self { cluster, settings, name, addr, speaks, charter: Charter::default(), ring, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -80,6 +84,13 @@ impl Doorman {
             tracing::error!(%at, %cause, "{NOT_TRUSTED}");
         } else {
             tracing::warn!(%at, %cause, "no key in common with the node there: it may have missed a rotation");
+        }
+    }
+
+    /// Logs, once for each address, that a certificate is not valid now.
+    pub(crate) fn outdated(&self, at: SocketAddr, cause: &str) {
+        if is_news(&mut self.state().refused_by, at, None) {
+            tracing::error!(%at, %cause, "a certificate, of this node or of the one there, is expired or not valid yet");
         }
     }
 
@@ -152,6 +163,7 @@ impl HelloPolicy for Doorman {
             addr: self.addr,
             expects: expects.cloned(),
             cluster_id: self.charter.get(),
+            keys: self.ring.borrow().secrets().map(|(id, _)| id).collect(),
             capabilities: self.speaks.capabilities,
             extensions: BTreeMap::new(),
         }

@@ -311,6 +311,10 @@ impl Driver {
                     ) => {
                         self.doorman.refused_by(error.addr(), refusal);
                     }
+                    RpcErrorKind::Refused(Refusal::NoCommonKey) => {
+                        self.doorman.untrusted_by(error.addr(), &error.to_string(), self.is_cut_off());
+                    }
+                    RpcErrorKind::Outdated(cause) => self.doorman.outdated(error.addr(), cause),
                     RpcErrorKind::Untrusted(cause) => {
                         self.doorman.untrusted_by(error.addr(), cause, self.is_cut_off());
                     }

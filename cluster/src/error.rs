@@ -8,7 +8,7 @@ use crate::doorman::NOT_TRUSTED;
 use crate::hello::Refusal;
 use crate::identity::{Boot, NameError};
 use crate::keyring::KeyringError;
-use crate::secure::SecretError;
+use crate::secure::{CertificatesError, SecretError};
 use crate::state::{StateError, WeightError};
 
 /// Why a node did not start, or what it could not do.
@@ -24,6 +24,9 @@ pub enum Error {
     /// The cluster's secret.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The node's certificates.
+    #[error(transparent)]
+    Certificates(#[from] CertificatesError),
     /// The ring of keys that the node was to start with.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -53,6 +56,17 @@ pub enum Error {
     /// the present one.
     #[error("{NOT_TRUSTED} (the certificate of this node or of the seed {seed} did not verify: {cause})")]
     Untrusted {
+        /// Where the seed listens.
+        seed: SocketAddr,
+        /// What TLS says.
+        cause: String,
+    },
+
+    /// A certificate is expired or not valid yet, by the clock of the node that judged it.
+    #[error(
+        "the certificate of this node or of the seed {seed} is expired or not valid yet, by the clock of one of the two: {cause}"
+    )]
+    Outdated {
         /// Where the seed listens.
         seed: SocketAddr,
         /// What TLS says.

@@ -11,9 +11,11 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::doorman::NOT_TRUSTED;
 use crate::formation::ClusterId;
 use crate::identity::{Boot, Identity, NodeId, NodeName};
 use crate::mutation::{Mutation, mutated};
+use crate::secure::{KeyId, MAX_KEYS_OF_RING};
 use crate::version::{Capabilities, VersionRange};
 
 /// The encoding of the hello itself: the first byte of each message.
@@ -51,6 +53,8 @@ pub(crate) struct Hello {
     pub(crate) expects: Option<NodeId>,
     /// The id of its cluster, if that has one.
     pub(crate) cluster_id: Option<ClusterId>,
+    /// The keys that it holds; none if it sends no gossip.
+    pub(crate) keys: Vec<KeyId>,
     /// What it can do.
     pub(crate) capabilities: Capabilities,
     /// What later versions add, by number. This one adds nothing and ignores what it finds.
@@ -132,6 +136,8 @@ pub enum Refusal {
         /// The name.
         name: NodeName,
     },
+    /// The nodes hold no key in common: one of them was away during a rotation.
+    NoCommonKey,
 }
 
 impl Refusal {
@@ -188,6 +194,7 @@ impl fmt::Display for Refusal {
                  formed apart: stop the nodes of one of the two, remove the file `cluster` from their data folders, and \
                  start them again; to form one, `expect` more than half of the nodes that start"
             ),
+            Self::NoCommonKey => f.write_str(NOT_TRUSTED),
             Self::NotCertified { name } => write!(
                 f,
                 "the certificate of the node that calls itself {name} does not carry this name: give it one with the URI \
@@ -223,6 +230,10 @@ pub(crate) fn judge(acceptor: &Hello, dialler: &Hello) -> Result<u16, Refusal> {
         return Err(Refusal::WrongCluster { theirs: acceptor.cluster.clone(), ours: dialler.cluster.clone() });
     }
     same_formation(acceptor.cluster_id, dialler.cluster_id)?;
+    // Under certificates of the operator's, nothing else would tell before gossip fails to open.
+    if !acceptor.keys.is_empty() && !acceptor.keys.iter().any(|key| dialler.keys.contains(key)) {
+        return Err(Refusal::NoCommonKey);
+    }
     let version = acceptor
         .protocol
         .common(dialler.protocol)
@@ -304,6 +315,7 @@ impl Bounded for Hello {
             && self.settings.len() <= MAX_SETTINGS
             && self.settings.iter().all(|(key, value)| short(key) && short(value))
             && self.protocol.min <= self.protocol.max
+            && self.keys.len() <= MAX_KEYS_OF_RING
             && self.extensions.len() <= MAX_EXTENSIONS
             && self.extensions.values().all(|bytes| bytes.len() <= MAX_EXTENSION_BYTES)
     }
@@ -335,9 +347,14 @@ mod tests {
             addr: "127.0.0.1:1".parse().expect("an address"),
             expects: None,
             cluster_id: None,
+            keys: vec![key(1)],
             capabilities: Capabilities::ALL,
             extensions: BTreeMap::new(),
         }
+    }
+
+    fn key(byte: u8) -> KeyId {
+        KeyId::from_bytes([byte; 4])
     }
 
     #[test]
@@ -372,7 +389,10 @@ mod tests {
         );
         let other = NodeId { name: ours.name.clone(), boot: Boot { generation: 0, nonce: 0 } };
         assert!(refusal(&|h| h.expects = Some(other.clone())).contains("a#1."));
+        assert!(refusal(&|h| h.keys = vec![key(2), key(3)]).contains("rotated while this node was away"));
         let (mut ours, mut theirs) = (hello("a"), hello("b"));
+        theirs.keys.push(key(2));
+        assert_eq!(judge(&ours, &theirs), Ok(2), "one key in common is enough");
         ours.cluster_id = Some(ClusterId::new(1));
         assert_eq!(judge(&ours, &theirs), Ok(2));
         theirs.cluster_id = Some(ClusterId::new(2));
@@ -406,6 +426,7 @@ mod tests {
             addr: "127.0.0.1:7946".parse().expect("an address"),
             expects: None,
             cluster_id: Some(ClusterId::new(5)),
+            keys: vec![key(9)],
             capabilities: Capabilities::TOPICS,
             extensions: BTreeMap::from([(1, vec![9])]),
         };
@@ -414,7 +435,8 @@ mod tests {
         assert_eq!(hex, GOLDEN, "the format of hellos: docs/WIRE.md");
     }
 
-    const GOLDEN: &str = "0101010473686f7001096b762e73686172647303323536026e31010203007f0000018a3e0001050101010109";
+    const GOLDEN: &str =
+        "0101010473686f7001096b762e73686172647303323536026e31010203007f0000018a3e00010501090909090101010109";
 
     #[test]
     fn what_a_later_version_adds_is_ignored() {

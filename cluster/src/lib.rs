@@ -84,7 +84,9 @@ pub use presence::{Presence, PresenceEntry, PresenceError, PresenceEvent, Presen
 pub use secure::envelope::DropReason;
 #[cfg(feature = "turmoil")]
 pub use secure::simulated::seed_keys;
-pub use secure::{KeyId, MAX_KEYS_OF_RING, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Secret, SecretError};
+pub use secure::{
+    Certificates, CertificatesError, KeyId, MAX_KEYS_OF_RING, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Secret, SecretError,
+};
 pub use state::{MAX_KEY_BYTES, MAX_KEYS, MAX_VALUE_BYTES, Profile, StateError, Weight, WeightError, Zone};
 pub use stop::StopReason;
 pub use topic::{GapCause, Topic, TopicError, TopicEvent, TopicSubscription};

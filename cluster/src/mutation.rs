@@ -45,6 +45,8 @@ mutations! {
     TakesReplays = "takes-replays",
     /// A node takes an id for its cluster to be chosen as soon as it has accepted it itself.
     MintsAlone = "mints-alone",
+    /// A node is taken for whom it says it is, whatever its certificate says.
+    BelievesNames = "believes-names",
     /// A key is made the primary while members lack it.
     UsesKeysUnheld = "uses-keys-unheld",
     /// A node drops a removed key while members seal with it.

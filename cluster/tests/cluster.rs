@@ -123,11 +123,20 @@ async fn garbage_is_dropped_and_counted() {
     let node = builder("a").start().await.expect("starts");
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port");
     let mut sealed = [0u8; 60];
-    (sealed[0], sealed[33]) = (1, 1);
-    for datagram in [&[1u8; 10][..], &sealed, &[1; 1300], &[9; 100]] {
+    (sealed[0], sealed[36]) = (1, 1);
+    let unknown = sealed;
+    // The id of the node's key: docs/WIRE.md.
+    sealed[1..5].copy_from_slice(&[0x92, 0xe8, 0x6b, 0x38]);
+    for datagram in [&[1u8; 10][..], &unknown, &sealed, &[1; 1300], &[9; 100]] {
         socket.send_to(datagram, node.addr()).await.expect("sent");
     }
-    let wanted = [DropReason::Truncated, DropReason::UnknownKey, DropReason::Oversized, DropReason::Version];
+    let wanted = [
+        DropReason::Truncated,
+        DropReason::UnknownKey,
+        DropReason::Unauthentic,
+        DropReason::Oversized,
+        DropReason::Version,
+    ];
     while wanted.iter().any(|reason| node.dropped_datagrams()[reason] == 0) {
         tokio::task::yield_now().await;
     }

@@ -66,6 +66,15 @@ const ROWS: &[Row] = &[
 const ELSEWHERE: &[(Mutation, &str)] = &[
     (Mutation::MintsAlone, "cluster/src/formation/tests.rs: the_model_catches_a_node_that_mints_alone"),
     (Mutation::TakesReplays, "cluster/src/secure/cookie/tests.rs: the_property_catches_a_node_that_takes_replays"),
+    (Mutation::BelievesNames, "cluster/src/rpc/tests.rs: the_test_of_names_catches_a_node_that_believes_them"),
+    (
+        Mutation::UsesKeysUnheld,
+        "cluster/src/secure/ring/tests.rs: the_model_catches_keys_that_are_used_unheld_or_dropped_at_once",
+    ),
+    (
+        Mutation::DropsKeysAtOnce,
+        "cluster/src/secure/ring/tests.rs: the_model_catches_keys_that_are_used_unheld_or_dropped_at_once",
+    ),
 ];
 
 fn case((scenario, seed): (&str, u64)) -> Case {

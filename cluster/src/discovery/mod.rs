@@ -31,6 +31,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 pub use self::asker::DiscoveryStats;
 pub(crate) use self::asker::{Asker, Counts, First};
 pub use self::closure::{FromAsyncFn, FromFn, from_async_fn, from_fn};
@@ -40,6 +42,7 @@ pub(crate) use self::memory::{Memory, write};
 pub use self::multicast::Multicast;
 use crate::ground::{BoxFuture, Env};
 use crate::secure::Secret;
+use crate::secure::ring::Ring;
 
 /// The most addresses that count at a time, of what all discoveries find together: more are not more certain, and each
 /// is greeted for ever.
@@ -78,7 +81,8 @@ pub trait Discovery: Send + Sync + fmt::Debug + 'static {
 pub struct Context {
     env: Env,
     cluster: Arc<str>,
-    secret: Secret,
+    /// As it is now: keys change while the node runs.
+    ring: watch::Receiver<Arc<Ring>>,
     addr: SocketAddr,
 }
 
@@ -87,7 +91,12 @@ impl Context {
     /// tests of implementations.
     #[must_use]
     pub fn new(env: Env, cluster: &str, secret: Secret, addr: SocketAddr) -> Self {
-        Self { env, cluster: cluster.into(), secret, addr }
+        let ring = Ring::new(secret, []).expect("one key is not too many");
+        Self::with_ring(env, cluster, watch::channel(Arc::new(ring)).1, addr)
+    }
+
+    pub(crate) fn with_ring(env: Env, cluster: &str, ring: watch::Receiver<Arc<Ring>>, addr: SocketAddr) -> Self {
+        Self { env, cluster: cluster.into(), ring, addr }
     }
 
     /// What the node stands on: names are resolved, and files read, through it.

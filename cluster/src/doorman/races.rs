@@ -6,6 +6,7 @@ use shuttle::future::{block_on, spawn};
 
 use super::*;
 use crate::races::{check, peer};
+use crate::secure::Secret;
 use crate::version::Speaks;
 
 fn is_welcome(doorman: &Doorman, hello: &Hello) -> bool {
@@ -19,8 +20,10 @@ fn nobody_is_let_in_after_a_newer_boot_or_the_farewell() {
     check(|| {
         let (own, caller) = (peer("me"), peer("other"));
         let name = |node: &NodeId| node.name.clone();
-        let doorman =
-            Arc::new(Doorman::new("c".to_owned(), BTreeMap::new(), name(&own.node), own.addr, Speaks::CURRENT));
+        let ring = Ring::new(Secret::new([1; 32]).expect("long enough"), []).expect("one key");
+        let (_keeper, rings) = watch::channel(Arc::new(ring));
+        let cluster = ("c".to_owned(), BTreeMap::new());
+        let doorman = Arc::new(Doorman::new(cluster, name(&own.node), own.addr, Speaks::CURRENT, rings));
         let hello = Hello {
             protocol: PROTOCOL,
             cluster: "c".to_owned(),
@@ -30,6 +33,7 @@ fn nobody_is_let_in_after_a_newer_boot_or_the_farewell() {
             addr: caller.addr,
             expects: Some(own.node.clone()),
             cluster_id: None,
+            keys: vec![Secret::new([1; 32]).expect("long enough").id()],
         };
         assert!(!is_welcome(&doorman, &hello), "it has no boot yet");
         let at_the_door = {

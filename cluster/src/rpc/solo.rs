@@ -90,6 +90,7 @@ impl HelloPolicy for Alone {
             addr: self.addr,
             expects: expects.cloned(),
             cluster_id: None,
+            keys: Vec::new(),
             capabilities: Speaks::CURRENT.capabilities,
             extensions: BTreeMap::new(),
         }

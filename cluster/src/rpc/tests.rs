@@ -31,6 +31,8 @@ const LONG: Duration = Duration::from_secs(20);
 
 struct Setup {
     name: &'static str,
+    /// The name in the certificate, if it is another.
+    certified: Option<&'static str>,
     nonce: u128,
     secret: u8,
     cluster: &'static str,
@@ -45,6 +47,7 @@ impl Setup {
             TransportConfig { connect_timeout: Duration::from_secs(10), hello_timeout: LONG, ..Default::default() };
         Self {
             name,
+            certified: None,
             nonce: 1,
             secret: 1,
             cluster: "test",
@@ -99,6 +102,7 @@ fn start(setup: Setup) -> TestNode {
 
 fn start_on(socket: UdpSocket, setup: Setup) -> TestNode {
     let name = NodeName::new(setup.name).expect("a valid name");
+    let certified = NodeName::new(setup.certified.unwrap_or(setup.name)).expect("a valid name");
     let addr = socket.local_addr().expect("bound");
     let boot = Boot { generation: 1, nonce: setup.nonce };
     let node = NodeId { name: name.clone(), boot };
@@ -113,6 +117,7 @@ fn start_on(socket: UdpSocket, setup: Setup) -> TestNode {
         addr,
         expects: None,
         cluster_id: None,
+        keys: Vec::new(),
         capabilities: Speaks::CURRENT.capabilities,
         extensions: BTreeMap::new(),
     };
@@ -120,7 +125,7 @@ fn start_on(socket: UdpSocket, setup: Setup) -> TestNode {
     let transport = Transport::start(TransportParts {
         socket: quinn::TokioRuntime.wrap_udp_socket(socket).expect("a socket"),
         rng_seed: seed,
-        tls: TlsIdentity::from_ca_seed(&[setup.secret; 32], &name, &seed).expect("certificates"),
+        tls: TlsIdentity::from_ca_seed(&[setup.secret; 32], &certified, &seed).expect("certificates"),
         reset_key: [setup.name.len() as u8; 32],
         config: setup.config,
         policy: Arc::new(Policy(hello)),
@@ -352,6 +357,37 @@ async fn frames_that_are_too_large_are_refused_on_either_side() {
 }
 
 #[tokio::test]
+async fn whoever_says_another_name_than_its_certificate_carries_is_refused_by_both_sides() {
+    let (a, mut impostor) = (start(Setup::new("a")), Setup::new("b"));
+    impostor.certified = Some("c");
+    let b = start(impostor);
+    bounded(async {
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            let error = from.echo(&to.peer, "x").await.expect_err("refused");
+            let RpcErrorKind::Refused(Refusal::NotCertified { name }) = error.kind() else { panic!("{error}") };
+            assert_eq!(name.as_str(), "b");
+            assert!(text(&error).contains("does not carry this name"), "{error}");
+            assert_eq!(error.outcome(), Outcome::NotApplied);
+            assert!(from.rpc.greet(to.peer.addr, LONG).await.is_err());
+        }
+    })
+    .await;
+}
+
+#[cfg(feature = "mutations")]
+#[tokio::test]
+async fn the_test_of_names_catches_a_node_that_believes_them() {
+    use crate::mutation::{Mutation, set};
+    set(Some(Mutation::BelievesNames));
+    let (a, mut impostor) = (start(Setup::new("a")), Setup::new("b"));
+    impostor.certified = Some("c");
+    let b = start(impostor);
+    let answer = bounded(a.echo(&b.peer, "x")).await;
+    set(None);
+    assert!(answer.is_ok(), "{answer:?}");
+}
+
+#[tokio::test]
 async fn another_secret_is_not_trusted() {
     let (a, mut stranger) = (start(Setup::new("a")), Setup::new("b"));
     stranger.secret = 2;
@@ -392,6 +428,7 @@ async fn a_certificate_that_only_the_acceptor_rejects_is_reported_as_untrusted()
         addr: socket.local_addr().expect("bound"),
         expects: None,
         cluster_id: None,
+        keys: Vec::new(),
         capabilities: Speaks::CURRENT.capabilities,
         extensions: BTreeMap::new(),
     };

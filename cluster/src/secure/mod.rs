@@ -1,5 +1,6 @@
 //! What keeps strangers out: a ring of secrets, and all keys derived from them.
 
+mod certificates;
 pub(crate) mod cookie;
 pub(crate) mod envelope;
 pub(crate) mod names;
@@ -11,5 +12,6 @@ pub(crate) mod simulated;
 pub(crate) mod tls;
 mod verify;
 
+pub use certificates::{Certificates, CertificatesError};
 pub use ring::{KeyId, MAX_KEYS_OF_RING};
 pub use secret::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, Secret, SecretError};

@@ -24,3 +24,36 @@ pub(crate) fn carries(certificate: &CertificateDer<'_>, name: &NodeName) -> bool
     certificate.valid_uri_names().any(|found| found == uri)
         || (!is_wildcard && certificate.valid_dns_names().any(|found| found == name.as_str()))
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    fn certificate(names: &[SanType]) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.to_vec();
+        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+        params.self_signed(&key).expect("a certificate").der().clone()
+    }
+
+    fn dns(name: &str) -> SanType {
+        SanType::DnsName(name.try_into().expect("a DNS name"))
+    }
+
+    #[test]
+    fn a_name_is_carried_as_a_uri_or_letter_by_letter() {
+        let name = |text| NodeName::new(text).expect("valid");
+        let uri = SanType::URI(uri_of(&name("ä b")).try_into().expect("a URI"));
+        let both = certificate(&[dns("n1.shop"), uri]);
+        assert!(carries(&both, &name("n1.shop")) && carries(&both, &name("ä b")));
+        for other in ["n1", "N1.shop", "n1.shop.", "polity:c3a42062"] {
+            assert!(!carries(&both, &name(other)), "{other}");
+        }
+        let wild = certificate(&[dns("*.shop")]);
+        assert!(!carries(&wild, &name("n1.shop")) && !carries(&wild, &name("*.shop")));
+        assert!(!carries(&certificate(&[]), &name("n1")));
+        assert!(!carries(&CertificateDer::from(vec![1, 2, 3]), &name("n1")));
+    }
+}

@@ -75,6 +75,8 @@ pub enum RpcErrorKind {
     // Look at the configuration.
     /// A certificate did not verify.
     Untrusted(String),
+    /// A certificate is expired or not valid yet.
+    Outdated(String),
     /// The peer refused this node, or another node answered at the address.
     Refused(Refusal),
 
@@ -122,6 +124,11 @@ impl fmt::Display for RpcErrorKind {
             Self::Untrusted(cause) => write!(
                 f,
                 "the certificate of this node or of the peer did not verify: do both use the same secret? ({cause})"
+            ),
+            Self::Outdated(cause) => write!(
+                f,
+                "the certificate of this node or of the peer is expired or not valid yet, by the clock of one of the two: \
+                 {cause}"
             ),
             Self::Refused(refusal) => write!(f, "the peer refused this node: {refusal}"),
             Self::NoSuchMethod => f.write_str("the peer does not serve this method"),
@@ -265,6 +272,7 @@ impl RpcError {
             | RpcErrorKind::PeerOverloaded
             | RpcErrorKind::PeerShuttingDown
             | RpcErrorKind::Untrusted(_)
+            | RpcErrorKind::Outdated(_)
             | RpcErrorKind::Refused(_)
             | RpcErrorKind::NoSuchMethod
             | RpcErrorKind::BadRequest(_)

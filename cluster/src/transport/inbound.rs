@@ -368,7 +368,8 @@ async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {
     let connection = match timeout_at(deadline, connecting).await.ok()? {
         Ok(connection) => connection,
         Err(error) => {
-            if let super::RpcErrorKind::Untrusted(cause) = super::greeting::classify(&error) {
+            use super::RpcErrorKind::{Outdated, Untrusted};
+            if let Untrusted(cause) | Outdated(cause) = super::greeting::classify(&error) {
                 shared.policy.distrusted(from, &cause);
             }
             return None;

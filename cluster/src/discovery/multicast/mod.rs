@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use self::message::{ANSWER_BYTES, Keys, Question};
 use super::{Context, Discovery, DiscoveryError, MAX_SEEDS};
 use crate::ground::BoxFuture;
+use crate::secure::ring::Ring;
 
 /// The group: in the range for use within one organisation (RFC 2365), by a number of our own.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 80, 76, 84);
@@ -121,10 +122,15 @@ impl Discovery for Multicast {
 async fn ask(multicast: Multicast, context: &Context) -> io::Result<BTreeSet<SocketAddr>> {
     let ground = context.env().ground();
     let socket = on_runtime(ground.multicast_sender(interface(context)?)?)?;
-    let keys = Keys::new(&context.secret, context.cluster());
-    let nonce = StdRng::from_seed(ground.seed()).random();
-    let question = Question { nonce, from: socket.local_addr()? };
-    socket.send_to(&question.seal(&keys), SocketAddr::V4(multicast.group())).await?;
+    let mut rng = StdRng::from_seed(ground.seed());
+    // Whoever is there may hold only one of our keys.
+    let mut asked = Vec::new();
+    for keys in keys_of(&context.ring.borrow(), context.cluster()) {
+        asked.push((keys, Question { nonce: rng.random(), from: socket.local_addr()? }));
+    }
+    for (keys, question) in &asked {
+        socket.send_to(&question.seal(keys), SocketAddr::V4(multicast.group())).await?;
+    }
 
     let (mut found, mut until) = (BTreeSet::new(), Instant::now() + WAIT);
     // One byte more than an answer has: what is longer is none.
@@ -132,7 +138,12 @@ async fn ask(multicast: Multicast, context: &Context) -> io::Result<BTreeSet<Soc
     while found.len() < MAX_SEEDS {
         let Ok(received) = timeout_at(until, socket.recv_from(&mut buffer)).await else { break };
         let (bytes, _) = received?;
-        if let Some(addr) = message::open_answer(&keys, &question, &mut buffer[..bytes]) {
+        let opened = asked.iter().find_map(|(keys, question)| {
+            // Opening leaves rubbish behind where it fails.
+            let mut copy = buffer;
+            message::open_answer(keys, question, &mut copy[..bytes])
+        });
+        if let Some(addr) = opened {
             if addr != context.addr() {
                 until = until.min(Instant::now() + MORE);
             }
@@ -155,20 +166,30 @@ async fn answer_as(multicast: Multicast, context: &Context, addr: SocketAddr) ->
     let own = interface(context)?;
     let questions = on_runtime(ground.multicast_receiver(multicast.group(), own)?)?;
     let answers = on_runtime(ground.multicast_sender(own)?)?;
-    let keys = Keys::new(&context.secret, context.cluster());
+    let mut ring = context.ring.clone();
+    let mut keys = keys_of(&ring.borrow_and_update(), context.cluster());
     let mut rng = StdRng::from_seed(ground.seed());
     let mut allowance = Allowance { left: BURST, since: Instant::now() };
     let mut buffer = [0; message::QUESTION_BYTES + 1];
     loop {
         let (bytes, from) = questions.recv_from(&mut buffer).await?;
-        if let Some(question) = Question::open(&keys, &buffer[..bytes], from)
+        if ring.has_changed().unwrap_or(false) {
+            keys = keys_of(&ring.borrow_and_update(), context.cluster());
+        }
+        let opened = keys.iter().find_map(|keys| Some((keys, Question::open(keys, &buffer[..bytes], from)?)));
+        if let Some((keys, question)) = opened
             && allowance.take(Instant::now())
         {
-            let sealed = message::seal_answer(&keys, &question, addr, rng.random());
+            let sealed = message::seal_answer(keys, &question, addr, rng.random());
             // An asker that is gone needs no answer.
             let _ = answers.send_to(&sealed, from).await;
         }
     }
+}
+
+/// What follows from each key that a node holds.
+fn keys_of(ring: &Ring, cluster: &str) -> Vec<Keys> {
+    ring.secrets().map(|(_, secret)| Keys::new(secret, cluster)).collect()
 }
 
 /// How many answers may be sent now: a bucket that fills at an even pace.

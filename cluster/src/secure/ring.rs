@@ -5,7 +5,7 @@
 //!
 //! - Which key is primary is a register that the newest choice wins. A member takes a choice over once it holds the key.
 //! - A removed key leaves a tombstone. Whoever holds the key drops it when nobody whom it knows to be live has it as its
-//!   primary, and nobody takes it in again.
+//!   primary or shares no other key with it, and nobody takes it in again.
 //! - Whoever lacks a key that others seal with, or that was installed, is sent it by the lowest name that has it.
 //!
 //! So no rule needs a leader, and each looks only at what one node knows: a node never gives up a key under which a
@@ -212,7 +212,7 @@ impl Ring {
         if !self.keys.contains_key(&key) && !is_shown {
             return Err(KeyringError::Unknown { key });
         }
-        let members = names(peers, |shown| needs(shown, key));
+        let members = names(peers, |shown| self.is_needed_by(shown, key));
         if !members.is_empty() {
             return Err(KeyringError::InUse { key, members });
         }
@@ -260,11 +260,20 @@ impl Ring {
         }
     }
 
+    /// Whether a member seals with a key, or has not said with which, or may share nothing else with this node: neither
+    /// holds the primary of the other.
+    fn is_needed_by(&self, shown: &Option<Shown>, key: KeyId) -> bool {
+        shown.as_ref().is_none_or(|shown| {
+            let tied = shown.held.contains_key(&self.primary.key) || self.keys.contains_key(&shown.primary.key);
+            shown.primary.key == key || (shown.held.contains_key(&key) && !tied)
+        })
+    }
+
     /// Drops the removed keys that no live member needs any more.
     fn drop_removed(&mut self, peers: &Peers) {
         let needed = |id: &KeyId| {
             *id == self.primary.key
-                || (peers.values().any(|shown| needs(shown, *id)) && !mutated(Mutation::DropsKeysAtOnce))
+                || (peers.values().any(|shown| self.is_needed_by(shown, *id)) && !mutated(Mutation::DropsKeysAtOnce))
         };
         let gone: Vec<_> = self.keys.keys().filter(|id| self.is_removed(**id) && !needed(id)).copied().collect();
         for id in gone {
@@ -293,11 +302,6 @@ impl Ring {
         }
         owed
     }
-}
-
-/// Whether a member may seal with a key: it does, or it has not said with which.
-fn needs(shown: &Option<Shown>, key: KeyId) -> bool {
-    shown.as_ref().is_none_or(|shown| shown.primary.key == key)
 }
 
 fn names(peers: &Peers, wanted: impl Fn(&Option<Shown>) -> bool) -> Vec<NodeName> {

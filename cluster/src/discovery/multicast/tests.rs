@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::message::{QUESTION_BYTES, open_answer, seal_answer};
@@ -143,4 +144,26 @@ async fn clusters_of_other_names_or_secrets_do_not_see_each_other() {
     assert_eq!(find(context_of("shop", here)).await, BTreeSet::from([addr("127.0.0.1:5")]));
     assert_eq!(find(context_of("test", here)).await, BTreeSet::new());
     assert_eq!(find(Context::new(Env::real(), "shop", secret(8), here)).await, BTreeSet::new());
+}
+
+#[tokio::test]
+async fn a_node_that_rotates_its_secret_is_found_under_every_key_that_it_holds() {
+    let multicast = Multicast::port(port(2));
+    let ring = |keys: &[u8]| {
+        let others = keys[1..].iter().copied().map(secret);
+        Arc::new(Ring::new(secret(keys[0]), others).expect("at most four keys"))
+    };
+    let (keeper, rings) = watch::channel(ring(&[7]));
+    let mut answering = JoinSet::new();
+    answering.spawn(multicast.announce(Context::with_ring(Env::real(), "shop", rings, addr("127.0.0.1:5"))));
+    tokio::task::yield_now().await;
+    let find = |keys: &[u8]| {
+        let context = Context::with_ring(Env::real(), "shop", watch::channel(ring(keys)).1, addr("127.0.0.1:6"));
+        async move { multicast.find(&context).await.expect("there is multicast here").len() }
+    };
+    assert_eq!((find(&[7]).await, find(&[8]).await, find(&[8, 7]).await), (1, 0, 1));
+    keeper.send_replace(ring(&[7, 8]));
+    assert_eq!((find(&[7]).await, find(&[8]).await), (1, 1));
+    keeper.send_replace(ring(&[8]));
+    assert_eq!((find(&[7]).await, find(&[8]).await), (0, 1));
 }

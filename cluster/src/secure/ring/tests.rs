@@ -76,6 +76,15 @@ fn a_removed_key_is_kept_while_a_member_that_is_known_needs_it() {
 }
 
 #[test]
+fn the_last_key_that_two_nodes_share_is_not_removed() {
+    let (mut a, b) = (ring(&[2, 4]), ring(&[1, 4]));
+    assert_eq!(a.remove(id(4), &peers([&b])), Err(KeyringError::InUse { key: id(4), members: vec![name(0)] }));
+    assert_eq!(a.owed(&name(1), &peers([&b])), [(name(0), id(2))]);
+    a.install(secret(1)).expect("room");
+    assert_eq!(a.remove(id(4), &peers([&b])), Ok(()));
+}
+
+#[test]
 fn the_lowest_name_that_has_a_key_to_give_sends_it() {
     let (mut a, b, stranger) = (ring(&[1]), ring(&[1, 2]), ring(&[1]));
     assert_eq!(b.owed(&name(1), &peers([&a])), [], "what a node was told to trust is its own affair");
@@ -337,7 +346,7 @@ fn run(events: Vec<Event>) -> Result<(), String> {
 }
 
 fn runs() -> ProptestConfig {
-    ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {

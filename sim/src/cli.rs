@@ -15,8 +15,8 @@ use crate::history::History;
 use crate::run::{Report, run};
 use crate::scenario::{self, Scenario};
 use crate::shrink::shrink;
-use crate::swarm::{Plan, swarm};
 use crate::soak::soak;
+use crate::swarm::{Plan, swarm};
 use crate::{journal, lean, report};
 
 /// How to call it.

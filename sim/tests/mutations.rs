@@ -51,7 +51,7 @@ const ROWS: &[Row] = &[
     row(Mutation::ForgetsContext, "c2_nothing_lost", "C2", &[("partition", 0), ("pairs", 0), ("alone", 0)]),
     row(Mutation::QuietGaps, "p1_topics", "P1", &[("partition", 3), ("partition", 1), ("partition", 4), ("pairs", 1)]),
     row(Mutation::DeliversTwice, "p1_topics", "P1", &[("partition", 3), ("partition", 1), ("partition", 4), ("pairs", 1)]),
-    row(Mutation::GhostsStay, "p2_presence", "P2", &[("kill", 0), ("kill", 5), ("restart", 0)]),
+    row(Mutation::GhostsStay, "p2_presence", "P2", &[("kill", 0), ("kill", 5), ("restart", 2)]),
     row(Mutation::ComesBackUnseen, "p2_presence", "P2", &[("partition", 1), ("partition", 2), ("partition", 5)]),
     row(Mutation::ForgetsDeletes, "k5_deletes_stay", "K5", &[("restart", 0), ("partition", 0), ("kill", 0)]),
     row(Mutation::DeniesWrites, "k6_honest_outcomes", "K6", &[("mix", 7), ("mix", 4)]),

@@ -3,7 +3,7 @@
 //! What is said goes through a topic, and presence tells who is there to hear it.
 use std::time::Duration;
 
-use polity::{Node, Preset, PresenceEvent, TopicEvent};
+use polity::{Node, PresenceEvent, Preset, TopicEvent};
 use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
 
 #[tokio::main(flavor = "current_thread")]

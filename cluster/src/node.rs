@@ -181,7 +181,7 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// [`DocumentError::Name`], [`DocumentError::OtherType`], [`DocumentError::Stopped`].
+    /// [`DocumentError::Name`], [`DocumentError::Reserved`], [`DocumentError::OtherType`], [`DocumentError::Stopped`].
     pub fn document<T: Crdt>(&self, name: &str) -> Result<Document<T>, DocumentError> {
         self.document_with(name, SyncConfig::default())
     }

@@ -35,6 +35,9 @@ const QUIET: Duration = Duration::from_secs(120);
 /// How long actors that were retired are remembered.
 const RETIRE_GRACE: Duration = Duration::from_secs(600);
 
+/// How long it may take until all have heard of a departure, and have told each other.
+const SLACK: Duration = Duration::from_secs(900);
+
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Soaked {
@@ -335,8 +338,9 @@ impl World {
             .values()
             .flat_map(|node| node.guards.iter().map(|(number, key)| (key.clone(), *number, node.id.clone())))
             .collect();
-        // Those that are still owed something: they run, are merely down, or have departed a short while ago.
-        let recent = |departed: &Duration| *departed + RETIRE_GRACE + CHECK_EVERY >= self.now;
+        // Who runs or is merely down is remembered. So are those that have departed, until all have acknowledged it: those too
+        // that are merely down, until they are departed themselves.
+        let recent = |departed: &Duration| *departed + DEPARTED_AFTER + RETIRE_GRACE + SLACK >= self.now;
         let owed = self.nodes.len() + self.gone.values().filter(|departed| recent(departed)).count();
         for node in self.nodes.values() {
             let listed: BTreeSet<_> =

@@ -8,9 +8,9 @@ use polity_sim::soak::soak;
 
 #[test]
 fn after_hours_of_churn_live_equals_listed_and_little_is_remembered() {
-    for seed in 0..3 {
-        let soaked = soak(seed, Duration::from_secs(4 * 3600)).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
-        assert!(soaked.checks == 4 && soaked.boots > 100 && soaked.tracked > 5_000, "{soaked:?}");
+    for seed in 0..2 {
+        let soaked = soak(seed, Duration::from_secs(5 * 3600)).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        assert!(soaked.checks == 5 && soaked.boots > 100 && soaked.tracked > 5_000, "{soaked:?}");
     }
 }
 

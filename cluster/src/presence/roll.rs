@@ -109,10 +109,14 @@ impl Roll {
         if mutated(Mutation::GhostsStay) {
             owners.extend(self.owners.iter().map(|(replica, node)| (*replica, node.clone())));
         }
+        if mutated(Mutation::ComesBackUnseen) {
+            let held: BTreeSet<ReplicaId> = map.iter().map(|(owner, ..)| owner).collect();
+            owners.retain(|replica, _| self.owners.contains_key(replica) || !held.contains(replica));
+        }
         let old = std::mem::replace(&mut self.owners, owners);
         let differs = |replica: &ReplicaId| old.get(replica) != self.owners.get(replica);
         let moved: BTreeSet<ReplicaId> = old.keys().chain(self.owners.keys()).copied().filter(differs).collect();
-        if moved.is_empty() || mutated(Mutation::ComesBackUnseen) && !moved.iter().any(|id| old.contains_key(id)) {
+        if moved.is_empty() {
             return;
         }
         let shown = self.rows.keys().filter(|(_, owner)| moved.contains(owner)).map(|(place, _)| place.clone());

@@ -217,7 +217,7 @@ impl Subscriber {
     ) {
         for state in self.topics.values_mut() {
             let is_crowded = state.publishers.len() > MAX_PUBLISHERS / 2;
-            state.publishers.retain(|node, _| !is_superseded(node) && !(is_crowded && !is_listed(node)));
+            state.publishers.retain(|node, _| !is_superseded(node) && (!is_crowded || is_listed(node)));
         }
     }
 }

@@ -5,10 +5,11 @@
 //! all of it. Frames are appended to a buffer per lane; one task per lane drains it in batches and parses whatever has
 //! arrived. Nothing on this path starts a task or a timer per call.
 //!
-//! Modules, upwards: [`frame`] (bytes), [`pending`] and [`queue`] (what waits), [`lane`], [`greeting`] (admission), [`link`]
+//! Modules, upwards: [`frame`] (bytes), [`bounds`] (what strangers may cost), [`pending`] and [`queue`] (what waits), [`lane`], [`greeting`] (admission), [`link`]
 //! (outbound) and [`inbound`], and this one, which owns the endpoint. All tasks run on the runtime in which
 //! [`Transport::start`] was called and end with [`Transport::shutdown`].
 
+pub(crate) mod bounds;
 pub(crate) mod config;
 pub(crate) mod error;
 pub(crate) mod frame;
@@ -43,9 +44,9 @@ use quinn::{
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use ring::{hkdf, hmac};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use self::bounds::Places;
 use self::config::TransportConfig;
 use self::error::RpcErrorKind;
 use self::inbound::{Inbound, RawReply, Request};
@@ -75,10 +76,6 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// All lanes together cannot exhaust the connection's window, so no lane waits for another's reader.
 const _: () = assert!(STREAM_WINDOW * 3 < CONNECTION_WINDOW);
-
-/// Bytes of handshakes that have not been looked at yet, per attempt and in all: a first flight has some 4 KiB.
-const INCOMING_BYTES: u64 = 64 << 10;
-const INCOMING_BYTES_TOTAL: u64 = 4 << 20;
 
 /// The length of this node's connection ids: 8 bytes, which is what an initial id must have at least.
 const CONNECTION_ID_BYTES: usize = 8;
@@ -161,7 +158,7 @@ pub(crate) struct Shared {
     pub(crate) policy: Arc<dyn HelloPolicy>,
     pub(crate) stats: Arc<TransportStats>,
     pub(crate) tasks: Arc<Tasks>,
-    pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) handshakes: Places,
     pub(crate) inbound_open: AtomicUsize,
     socket: Arc<DemuxSocket>,
     local: OnceLock<NodeId>,
@@ -182,9 +179,11 @@ impl Transport {
         let tasks = Arc::new(Tasks::on_current_runtime(gate));
         let socket = Arc::new(DemuxSocket::new(socket, gossip, Arc::clone(&stats))?);
         let transport = Arc::new(quic_config(&config)?);
+        let mut to_strangers = quic_config(&config)?;
+        bounds::limit_strangers(&mut to_strangers);
 
         let mut client_config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls.client)?));
-        client_config.transport_config(Arc::clone(&transport)).token_store(Arc::new(NoneTokenStore));
+        client_config.transport_config(transport).token_store(Arc::new(NoneTokenStore));
         let initial_ids = Mutex::new(SeededIds::new(&mut rng));
         client_config.initial_dst_cid_provider(Arc::new(move || lock(&initial_ids).generate_cid()));
 
@@ -196,13 +195,13 @@ impl Transport {
         let mut tokens = ValidationTokenConfig::default();
         tokens.sent(0);
         server_config
-            .transport_config(transport)
+            .transport_config(Arc::new(to_strangers))
             .validation_token_config(tokens)
             .time_source(Arc::new(RunTime(Instant::now())))
             .migration(false)
-            .max_incoming(config.max_handshakes)
-            .incoming_buffer_size(INCOMING_BYTES)
-            .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
+            .max_incoming(bounds::MAX_INCOMING)
+            .incoming_buffer_size(bounds::INCOMING_BYTES)
+            .incoming_buffer_size_total(bounds::INCOMING_BYTES_TOTAL);
 
         let mut endpoint_config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &reset_key)));
         let id_seed: [u8; 32] = rng.random();
@@ -215,7 +214,7 @@ impl Transport {
         let endpoint =
             Endpoint::new_with_abstract_socket(endpoint_config, Some(server_config), abstract_socket, runtime)?;
 
-        let handshakes = Arc::new(Semaphore::new(config.max_handshakes));
+        let handshakes = Places::new(config.max_handshakes);
         let shared = Arc::new(Shared {
             endpoint,
             client_config,

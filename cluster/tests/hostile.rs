@@ -13,7 +13,7 @@ const ECHO: Method<Vec<u8>, Vec<u8>> = Method::new(1_024, "test.echo", Lane::Cal
 
 async fn start(cluster: &str, name: &str, seeds: &[SocketAddr]) -> Node {
     let builder = Node::builder(name).cluster(cluster).preset(Preset::Local).no_discovery().secret([7; 32]);
-    let serve = |node: &Node| node.rpc().serve(ECHO, |_, request, reply| drop(reply.send(&request)));
+    let serve = |node: &Node| node.rpc().serve(ECHO, |_, request, reply| reply.send(&request));
     builder.listen("127.0.0.1:0").seeds(seeds).start_with(serve).await.expect("starts").0
 }
 

@@ -368,6 +368,7 @@ type Received = (Connection, LaneStreams, Arc<Inbound>);
 /// The handshake and the hello of a connection; `None` if either fails, with the connection closed.
 async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {
     let from = incoming.remote_address();
+    let watch = (!incoming.remote_address_validated()).then(|| shared.watch(from));
     let connecting = incoming.accept().ok()?;
     let deadline = Instant::now() + shared.config.connect_timeout;
     let connection = match timeout_at(deadline, connecting).await {
@@ -383,6 +384,7 @@ async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {
             return None;
         }
     };
+    drop(watch);
     let deadline = Instant::now() + shared.config.hello_timeout;
     let hello = async {
         let (send, mut recv) = connection.accept_bi().await.ok()?;

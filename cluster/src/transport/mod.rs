@@ -5,7 +5,7 @@
 //! all of it. Frames are appended to a buffer per lane; one task per lane drains it in batches and parses whatever has
 //! arrived. Nothing on this path starts a task or a timer per call.
 //!
-//! Modules, upwards: [`frame`] (bytes), [`bounds`] (what strangers may cost), [`pending`] and [`queue`] (what waits), [`lane`], [`greeting`] (admission), [`link`]
+//! Modules, upwards: [`frame`] (bytes), [`bounds`] and [`ledger`] (what strangers may cost), [`pending`] and [`queue`] (what waits), [`lane`], [`greeting`] (admission), [`link`]
 //! (outbound) and [`inbound`], and this one, which owns the endpoint. All tasks run on the runtime in which
 //! [`Transport::start`] was called and end with [`Transport::shutdown`].
 
@@ -16,6 +16,7 @@ pub(crate) mod frame;
 pub(crate) mod greeting;
 pub(crate) mod inbound;
 pub(crate) mod lane;
+pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod pending;
 pub(crate) mod queue;
@@ -50,6 +51,7 @@ use self::bounds::Places;
 use self::config::TransportConfig;
 use self::error::RpcErrorKind;
 use self::inbound::{Inbound, RawReply, Request};
+use self::ledger::Watch;
 use self::link::Link;
 use self::socket::{DemuxSocket, GossipSink};
 use self::stats::TransportStats;
@@ -289,6 +291,11 @@ impl fmt::Debug for Transport {
 }
 
 impl Shared {
+    /// Has what is sent to an address limited until it is shown to be the dialler's.
+    pub(crate) fn watch(&self, addr: SocketAddr) -> Watch {
+        self.socket.ledger.watch(addr)
+    }
+
     /// Whether this node is meant.
     pub(crate) fn is_local(&self, node: &NodeId) -> bool {
         self.local.get() == Some(node)

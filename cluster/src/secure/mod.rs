@@ -2,6 +2,8 @@
 
 pub(crate) mod cookie;
 pub(crate) mod envelope;
+#[cfg(test)]
+mod hostile;
 mod replay;
 mod secret;
 #[cfg(feature = "turmoil")]

@@ -445,7 +445,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_dropped(mut bytes in prop::collection::vec(any::<u8>(), 0..1500)) {
+        fn garbage_is_dropped(bytes in prop::collection::vec(any::<u8>(), 0..1500)) {
             prop_assert!(open(&mut Opener::new(&secret(1), "shop", B), &bytes).is_err());
         }
     }

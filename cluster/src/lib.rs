@@ -42,6 +42,9 @@ mod driver;
 mod error;
 mod exchange;
 mod formation;
+#[cfg(feature = "lean")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ground;
 mod health;
 mod hello;

@@ -30,7 +30,7 @@ use crate::mutation::{Mutation, mutated};
 /// The version of this format, in the low six bits of the first byte. The top two are zero: QUIC always sets `0x40`.
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 37;
-const KEY_AT: Range<usize> = 1..5;
+pub(super) const KEY_AT: Range<usize> = 1..5;
 const BOOT_AT: Range<usize> = 5..29;
 const COUNTER_AT: Range<usize> = 29..HEADER_BYTES;
 

@@ -3,6 +3,8 @@
 mod certificates;
 pub(crate) mod cookie;
 pub(crate) mod envelope;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod names;
 mod replay;
 pub(crate) mod ring;

@@ -39,7 +39,8 @@ pub(crate) struct TransportConfig {
     pub(crate) stall_after: Duration,
     /// How exact deadlines are. 5 ms.
     pub(crate) sweep: Duration,
-    /// Inbound connections that have not finished their hello. 64: each costs at most some 64 KiB and a signature.
+    /// Inbound connections that have not finished their hello. 64: twice those that need not show their address, see
+    /// [`super::bounds`].
     pub(crate) max_handshakes: usize,
     /// Inbound connections in all. 4,096, at 45 KiB each when idle.
     pub(crate) max_connections: usize,

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, Incoming, VarInt};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::bounds::{self, Answer, Place};
 use super::frame::{self, Frame, FrameBuffer, Lane, Malformed, Status};
 use super::greeting::{LaneStreams, proves, read_message, write_message};
 use super::lane::{self, LaneEnd, Side};
@@ -276,36 +276,41 @@ impl Drop for RawReply {
 /// Accepts connections until the endpoint closes.
 pub(crate) async fn accept_for_ever(shared: Arc<Shared>) {
     while let Some(incoming) = shared.endpoint.accept().await {
-        let permit = Arc::clone(&shared.handshakes).try_acquire_owned();
         let is_full = shared.inbound_open.load(Ordering::Relaxed) >= shared.config.max_connections;
-        let Ok(permit) = permit else {
-            shared.stats.handshakes_shed.inc();
-            incoming.ignore();
-            continue;
-        };
         // Under load a dialler must first show that its address is its own, so that forged ones cannot take every place.
-        if shared.handshakes.available_permits() < shared.config.max_handshakes / 2 && incoming.may_retry() {
-            if incoming.retry().is_err() {
-                shared.stats.handshakes_shed.inc();
+        let is_validated = incoming.remote_address_validated() || !incoming.may_retry();
+        let place = match shared.handshakes.ask(incoming.remote_address(), is_validated) {
+            Answer::Place(place) => place,
+            Answer::Retry => {
+                shared.stats.retries.inc();
+                if incoming.retry().is_err() {
+                    shared.stats.handshakes_shed.inc();
+                }
+                continue;
             }
-            continue;
-        }
+            Answer::Full => {
+                shared.stats.handshakes_shed.inc();
+                incoming.ignore();
+                continue;
+            }
+        };
         if is_full {
             shared.stats.handshakes_shed.inc();
             incoming.refuse();
             continue;
         }
-        shared.tasks.spawn(serve_connection(Arc::clone(&shared), incoming, permit));
+        shared.tasks.spawn(serve_connection(Arc::clone(&shared), incoming, place));
     }
 }
 
 /// A connection from its first packet to its end.
-async fn serve_connection(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+async fn serve_connection(shared: Arc<Shared>, incoming: Incoming, place: Place) {
     let Some((connection, control, inbound)) = receive(&shared, incoming).await else {
         shared.stats.handshake_failures.inc();
         return;
     };
-    drop(permit);
+    drop(place);
+    bounds::trust(&connection);
     shared.stats.connections_in.inc();
     let Some(serial) = shared.register_inbound(&inbound) else {
         inbound.close(CLOSE_SHUTDOWN, b"shutting down");
@@ -363,18 +368,24 @@ type Received = (Connection, LaneStreams, Arc<Inbound>);
 /// The handshake and the hello of a connection; `None` if either fails, with the connection closed.
 async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {
     let from = incoming.remote_address();
+    let watch = (!incoming.remote_address_validated()).then(|| shared.watch(from));
     let connecting = incoming.accept().ok()?;
     let deadline = Instant::now() + shared.config.connect_timeout;
-    let connection = match timeout_at(deadline, connecting).await.ok()? {
-        Ok(connection) => connection,
-        Err(error) => {
+    let connection = match timeout_at(deadline, connecting).await {
+        Ok(Ok(connection)) => connection,
+        failed => {
             use super::RpcErrorKind::{Outdated, Untrusted};
-            if let Untrusted(cause) | Outdated(cause) = super::greeting::classify(&error) {
+            if let Ok(Err(error)) = &failed
+                && let Untrusted(cause) | Outdated(cause) = super::greeting::classify(error)
+            {
                 shared.policy.distrusted(from, &cause);
             }
+            drop(failed);
+            tokio::time::sleep(bounds::DRAINS).await;
             return None;
         }
     };
+    drop(watch);
     let deadline = Instant::now() + shared.config.hello_timeout;
     let hello = async {
         let (send, mut recv) = connection.accept_bi().await.ok()?;

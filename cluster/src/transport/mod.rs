@@ -5,16 +5,18 @@
 //! all of it. Frames are appended to a buffer per lane; one task per lane drains it in batches and parses whatever has
 //! arrived. Nothing on this path starts a task or a timer per call.
 //!
-//! Modules, upwards: [`frame`] (bytes), [`pending`] and [`queue`] (what waits), [`lane`], [`greeting`] (admission), [`link`]
+//! Modules, upwards: [`frame`] (bytes), [`bounds`] and [`ledger`] (what strangers may cost), [`pending`] and [`queue`] (what waits), [`lane`], [`greeting`] (admission), [`link`]
 //! (outbound) and [`inbound`], and this one, which owns the endpoint. All tasks run on the runtime in which
 //! [`Transport::start`] was called and end with [`Transport::shutdown`].
 
+pub(crate) mod bounds;
 pub(crate) mod config;
 pub(crate) mod error;
 pub(crate) mod frame;
 pub(crate) mod greeting;
 pub(crate) mod inbound;
 pub(crate) mod lane;
+pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod pending;
 pub(crate) mod queue;
@@ -43,12 +45,13 @@ use quinn::{
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use ring::{hkdf, hmac};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use self::bounds::Places;
 use self::config::TransportConfig;
 use self::error::RpcErrorKind;
 use self::inbound::{Inbound, RawReply, Request};
+use self::ledger::Watch;
 use self::link::Link;
 use self::socket::{DemuxSocket, GossipSink};
 use self::stats::TransportStats;
@@ -75,10 +78,6 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// All lanes together cannot exhaust the connection's window, so no lane waits for another's reader.
 const _: () = assert!(STREAM_WINDOW * 3 < CONNECTION_WINDOW);
-
-/// Bytes of handshakes that have not been looked at yet, per attempt and in all: a first flight has some 4 KiB.
-const INCOMING_BYTES: u64 = 64 << 10;
-const INCOMING_BYTES_TOTAL: u64 = 4 << 20;
 
 /// The length of this node's connection ids: 8 bytes, which is what an initial id must have at least.
 const CONNECTION_ID_BYTES: usize = 8;
@@ -164,7 +163,7 @@ pub(crate) struct Shared {
     pub(crate) policy: Arc<dyn HelloPolicy>,
     pub(crate) stats: Arc<TransportStats>,
     pub(crate) tasks: Arc<Tasks>,
-    pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) handshakes: Places,
     pub(crate) inbound_open: AtomicUsize,
     socket: Arc<DemuxSocket>,
     local: OnceLock<NodeId>,
@@ -185,6 +184,8 @@ impl Transport {
         let tasks = Arc::new(Tasks::on_current_runtime(gate));
         let socket = Arc::new(DemuxSocket::new(socket, gossip, Arc::clone(&stats))?);
         let transport = Arc::new(quic_config(&config)?);
+        let mut to_strangers = quic_config(&config)?;
+        bounds::limit_strangers(&mut to_strangers);
 
         let dialling =
             Dialling { quic: Arc::clone(&transport), initial_ids: Arc::new(Mutex::new(SeededIds::new(&mut rng))) };
@@ -198,13 +199,13 @@ impl Transport {
         let mut tokens = ValidationTokenConfig::default();
         tokens.sent(0);
         server_config
-            .transport_config(transport)
+            .transport_config(Arc::new(to_strangers))
             .validation_token_config(tokens)
             .time_source(Arc::new(RunTime(Instant::now())))
             .migration(false)
-            .max_incoming(config.max_handshakes)
-            .incoming_buffer_size(INCOMING_BYTES)
-            .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
+            .max_incoming(bounds::MAX_INCOMING)
+            .incoming_buffer_size(bounds::INCOMING_BYTES)
+            .incoming_buffer_size_total(bounds::INCOMING_BYTES_TOTAL);
 
         let mut endpoint_config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &reset_key)));
         let id_seed: [u8; 32] = rng.random();
@@ -217,7 +218,7 @@ impl Transport {
         let endpoint =
             Endpoint::new_with_abstract_socket(endpoint_config, Some(server_config.clone()), abstract_socket, runtime)?;
 
-        let handshakes = Arc::new(Semaphore::new(config.max_handshakes));
+        let handshakes = Places::new(config.max_handshakes);
         let shared = Arc::new(Shared {
             endpoint,
             dialling,
@@ -307,6 +308,11 @@ impl Shared {
     /// How peers are dialled now.
     pub(crate) fn client_config(&self) -> ClientConfig {
         self.client_config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has what is sent to an address limited until it is shown to be the dialler's.
+    pub(crate) fn watch(&self, addr: SocketAddr) -> Watch {
+        self.socket.ledger.watch(addr)
     }
 
     /// Whether this node is meant.

@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
+use super::ledger::Ledger;
 use super::stats::TransportStats;
 
 /// The bits of a datagram's first byte that are zero in gossip and not in QUIC.
@@ -36,6 +37,7 @@ pub(crate) struct DemuxSocket {
     is_ipv6: bool,
     gossip: Arc<dyn GossipSink>,
     stats: Arc<TransportStats>,
+    pub(crate) ledger: Ledger,
 }
 
 impl DemuxSocket {
@@ -45,7 +47,7 @@ impl DemuxSocket {
         stats: Arc<TransportStats>,
     ) -> io::Result<Self> {
         let is_ipv6 = inner.local_addr()?.is_ipv6();
-        Ok(Self { inner, is_ipv6, gossip, stats })
+        Ok(Self { inner, is_ipv6, gossip, stats, ledger: Ledger::default() })
     }
 
     /// Sends one gossip datagram, or drops and counts it if the socket is not ready. Says whether it was sent. A socket
@@ -79,6 +81,9 @@ impl AsyncUdpSocket for DemuxSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if !self.ledger.may_send(transmit.destination, transmit.contents.len()) {
+            return Ok(());
+        }
         self.inner.try_send(transmit)
     }
 
@@ -101,6 +106,7 @@ impl AsyncUdpSocket for DemuxSocket {
                     self.stats.gossip_in.add(taken);
                 }
                 kept_bytes += meta.len;
+                self.ledger.received(meta.addr, meta.len);
             }
             if kept_bytes > 0 {
                 return Poll::Ready(Ok(received));

@@ -40,6 +40,8 @@ pub struct TransportStats {
     pub handshake_failures: Counter,
     /// Connection attempts that were turned away because too many were under way or open.
     pub handshakes_shed: Counter,
+    /// Diallers that were asked to show that their address is their own, because many handshakes were under way.
+    pub retries: Counter,
     /// Connections that the peer's restart or this node's loss of it ended.
     pub connections_lost: Counter,
     /// Frames received.

@@ -404,12 +404,13 @@ impl Driver {
         if !self.chartered {
             self.read_charters(latest.values().flatten());
         }
+        // Whoever has seen a change finds it counted.
+        let stats = self.agent.stats(self.now());
+        self.stats.send_if_modified(|before| std::mem::replace(before, stats) != stats);
         self.members.apply(latest);
         if is_news {
             self.news.notify_one();
         }
-        let stats = self.agent.stats(self.now());
-        self.stats.send_if_modified(|before| std::mem::replace(before, stats) != stats);
         // Only now can whoever waits for it see the members.
         let now = self.agent.joined() && (self.chartered || !self.forms);
         self.joined.send_if_modified(|joined| std::mem::replace(joined, now) != now);

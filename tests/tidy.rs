@@ -52,7 +52,7 @@ const FORBIDDEN: [(&str, &str); 14] = [
 ];
 
 /// Cores that must know neither a runtime nor a socket.
-const CORES: [&str; 19] = [
+const CORES: [&str; 22] = [
     "crdt/src",
     "shard/src",
     "cluster/src/identity.rs",

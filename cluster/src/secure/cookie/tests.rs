@@ -181,7 +181,7 @@ fn an_echo_opens_only_what_was_asked_where_and_when_it_was_asked() {
     // Too late.
     assert_eq!(b.take(NOW + KEY_LIFE * 2, addr(1), &echo), Err(DropReason::Unproven));
     // A cookie that was guessed.
-    let mut guessed = End::new(1);
+    let guessed = End::new(1);
     let ping = guessed.says(2, b"ping");
     b.answers(1, &ping);
     let guess = guessed.sealer.seal_kind(boot(2), Kind::Echo, &said(1, [0; COOKIE_BYTES]), 0);

@@ -52,7 +52,7 @@ const FORBIDDEN: [(&str, &str); 14] = [
 ];
 
 /// Cores that must know neither a runtime nor a socket.
-const CORES: [&str; 22] = [
+const CORES: [&str; 33] = [
     "crdt/src",
     "shard/src",
     "cluster/src/identity.rs",
@@ -65,9 +65,10 @@ const CORES: [&str; 22] = [
     "cluster/src/presence/roll.rs",
     "cluster/src/topic/publisher.rs",
     "cluster/src/topic/subscriber.rs",
-    "cluster/src/membership/codec.rs",
+    "cluster/src/membership/message.rs",
     "cluster/src/membership/handle.rs",
     "cluster/src/state",
+    "cluster/src/secure/cookie.rs",
     "cluster/src/secure/envelope.rs",
     "cluster/src/secure/replay.rs",
     "cluster/src/secure/secret.rs",
@@ -78,6 +79,13 @@ const CORES: [&str; 22] = [
     "kv/src/record.rs",
     "kv/src/engine/memory.rs",
     "cluster/src/secure/ring.rs",
+    "cluster/src/membership/health.rs",
+    "cluster/src/membership/suspicion.rs",
+    "cluster/src/membership/lineup.rs",
+    "cluster/src/membership/rumors.rs",
+    "cluster/src/membership/deadlines.rs",
+    "cluster/src/membership/member.rs",
+    "cluster/src/membership/stats.rs",
 ];
 
 const NOT_IN_CORES: [&str; 6] = ["tokio::", "quinn::", "UdpSocket", "async fn", "turmoil::", "Instant::now"];

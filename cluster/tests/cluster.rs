@@ -47,6 +47,7 @@ async fn what_a_node_says_of_itself_is_seen_and_it_says_how_it_fares() {
     second.set_load(650);
     until(&first, |view| view.members.get("b").is_some_and(|b| b.load == Some(650))).await;
     assert!(first.health().is_serving() && second.health().is_serving());
+    // A first datagram counts once its sender has shown that it is there.
     while first.membership_stats().received == 0 {
         tokio::task::yield_now().await;
     }

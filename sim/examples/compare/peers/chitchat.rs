@@ -11,10 +11,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chitchat::transport::{RecvOutcome, SendOutcome, Socket, Transport};
+use chitchat::transport::{ChannelTransport, RecvOutcome, SendOutcome, Socket, Transport};
 use chitchat::{
-    ChitchatConfig, ChitchatEnvelope, ChitchatHandle, ChitchatId, Deserializable as _, FailureDetectorConfig,
-    ProtocolVersion, Serializable as _, spawn_chitchat,
+    ChitchatConfig, ChitchatEnvelope, ChitchatHandle, ChitchatId, FailureDetectorConfig, ProtocolVersion,
+    spawn_chitchat,
 };
 use polity_sim::lean::net::{Member, Output};
 use polity_sim::lean::{Host, addr, host_of};
@@ -32,7 +32,11 @@ const TURNS: usize = 6;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chitchat;
 
-type Sent = Arc<Mutex<VecDeque<(SocketAddr, Vec<u8>)>>>;
+/// What is in a datagram: the library does not let others encode and decode it. Whoever comes first takes it.
+pub(crate) type Parcel = Arc<Mutex<Option<RecvOutcome>>>;
+
+/// Whom to, how many bytes, and what.
+type Sent = Arc<Mutex<VecDeque<(SocketAddr, usize, Parcel)>>>;
 type Pinned<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Both ends of what a member sends and is sent.
@@ -46,6 +50,8 @@ struct WireSocket {
     addr: SocketAddr,
     sent: Sent,
     arrived: mpsc::UnboundedReceiver<RecvOutcome>,
+    /// Encodes and decodes what is sent on it: a socket of the library's own, to itself.
+    codec: Box<dyn Socket>,
 }
 
 impl Transport for Wire {
@@ -54,10 +60,12 @@ impl Transport for Wire {
         'a: 'b,
         Self: 'b,
     {
-        let arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let socket = arrived.map(|arrived| WireSocket { addr: self.addr, sent: self.sent.clone(), arrived });
         Box::pin(async move {
-            let socket: Box<dyn Socket> = Box::new(socket.ok_or_else(|| anyhow::anyhow!("it is open already"))?);
+            let arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let arrived = arrived.ok_or_else(|| anyhow::anyhow!("it is open already"))?;
+            let codec = ChannelTransport::default().open(self.addr).await?;
+            let socket: Box<dyn Socket> =
+                Box::new(WireSocket { addr: self.addr, sent: self.sent.clone(), arrived, codec });
             Ok(socket)
         })
     }
@@ -73,10 +81,13 @@ impl Socket for WireSocket {
         'a: 'b,
         Self: 'b,
     {
-        let bytes = envelope.serialize_to_vec();
-        let num_bytes_sent = bytes.len();
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner).push_back((to, bytes));
-        Box::pin(async move { Ok(SendOutcome { num_bytes_sent }) })
+        Box::pin(async move {
+            let outcome = self.codec.send(self.addr, envelope).await?;
+            let parcel = Arc::new(Mutex::new(Some(self.codec.recv().await?)));
+            let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+            sent.push_back((to, outcome.num_bytes_sent, parcel));
+            Ok(outcome)
+        })
     }
 
     fn recv<'a, 'b>(&'a mut self) -> Pinned<'b, anyhow::Result<RecvOutcome>>
@@ -92,7 +103,6 @@ impl Socket for WireSocket {
 pub(crate) struct Chatter {
     runtime: Runtime,
     handle: ChitchatHandle,
-    addr: SocketAddr,
     sent: Sent,
     arrived: mpsc::UnboundedSender<RecvOutcome>,
     /// The time that the runtime's clock shows.
@@ -126,7 +136,7 @@ impl Library for Chitchat {
         let handle = runtime.block_on(spawn_chitchat(config, Vec::new(), &wire)).expect("the socket opens");
         let (clock, next_gossip) = (Duration::ZERO, Duration::ZERO);
         let (up, outputs) = (BTreeSet::new(), VecDeque::new());
-        let mut member = Chatter { runtime, handle, addr: own, sent, arrived, clock, next_gossip, up, outputs };
+        let mut member = Chatter { runtime, handle, sent, arrived, clock, next_gossip, up, outputs };
         member.pass(Duration::ZERO);
         member
     }
@@ -154,22 +164,20 @@ impl Chatter {
         let come = live.difference(&self.up).map(|host| Sight::Up(*host));
         self.outputs.extend(gone.chain(come).map(Output::Note));
         self.up = live;
-        for (to, datagram) in self.sent.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            self.outputs.push_back(Output::Datagram { to, bytes: datagram.len(), datagram: (self.addr, datagram) });
+        for (to, bytes, datagram) in self.sent.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.outputs.push_back(Output::Datagram { to, bytes, datagram });
         }
     }
 }
 
 impl Member for Chatter {
-    type Datagram = (SocketAddr, Vec<u8>);
+    type Datagram = Parcel;
     type Request = ();
     type Answer = ();
     type Note = Sight;
 
-    fn handle_datagram(&mut self, now: Duration, (from_addr, bytes): Self::Datagram) {
-        if let Ok(envelope) = ChitchatEnvelope::deserialize(&mut &bytes[..]) {
-            // It is read at the time at which it arrives, and not before what was due by then.
-            let outcome = RecvOutcome { from_addr, envelope, num_bytes_received: bytes.len() };
+    fn handle_datagram(&mut self, now: Duration, parcel: Parcel) {
+        if let Some(outcome) = parcel.lock().unwrap_or_else(PoisonError::into_inner).take() {
             drop(self.arrived.send(outcome));
             self.pass(now);
         }

@@ -35,6 +35,8 @@ macro_rules! mutations {
 mutations! {
     /// A suspect is never declared down.
     SuspectsStay = "suspects-stay",
+    /// A node takes whoever does not answer it for dead, however slow it is itself and whoever else accuses.
+    NoLocalHealth = "no-local-health",
     /// A member that was down stays down in the list when it has come back.
     DownForGood = "down-for-good",
     /// A process that starts takes the boot of the one before.

@@ -511,6 +511,26 @@ fn one_that_pauses_comes_back_and_accuses_nobody() {
     }
 }
 
+/// One whose messages stand still for half a minute buries nobody; one that is cut off for good notices.
+#[test]
+fn one_that_is_cut_off_from_many_waits_before_it_buries_them() {
+    let mut cluster = formed(20, 41);
+    let before = boots(&cluster);
+    cluster.part([5], 1);
+    cluster.run(secs(35));
+    assert_eq!(cluster.node(5).up().1, 20);
+    assert_eq!(cluster.status(0, "n5"), Some(Status::Down));
+    cluster.heal();
+    assert_converges(&mut cluster);
+    assert_kept(&cluster, &before);
+    assert_eq!(cluster.mistakes().raised, 0);
+    cluster.part([5], 1);
+    cluster.run(secs(60));
+    assert_eq!(cluster.node(5).up().1, 1);
+    cluster.heal();
+    assert_converges(&mut cluster);
+}
+
 #[test]
 fn one_that_is_slow_is_not_declared_down_by_all_the_time() {
     let mut cluster = formed(8, 36);

@@ -245,7 +245,7 @@ impl Core {
         if self.known.get(key).is_some_and(|known| known.id().node.boot > from) {
             return Ok(());
         }
-        self.health.heard(now);
+        self.hear(now);
         self.stats.received += 1;
         self.take(now, Member::new(source.clone(), incarnation, State::Alive), key, true);
         while !rest.is_empty() {
@@ -586,7 +586,7 @@ impl Core {
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
         let probes = self.probes.iter().map(|probe| probe.ask.unwrap_or(probe.end));
         let favours = self.favours.values().map(|favour| favour.nack.unwrap_or(favour.end));
-        let deadlines = [self.verdicts.first(), self.expiries.first()].into_iter().flatten().map(|(at, _)| at);
+        let deadlines = [self.next_verdict(), self.expiries.first().map(|(at, _)| at)].into_iter().flatten();
         let regular = [
             (self.lineup.len() > 0, self.next_probe),
             (self.has_news(), self.next_gossip),
@@ -604,10 +604,13 @@ impl Core {
             Some(_) => {}
             None => return self.pass_idle_gossip(now),
         }
+        self.health.awake(now);
         self.pass_idle_gossip(now);
         self.end_favours(now);
         self.end_probes(now);
-        while let Some(key) = self.verdicts.pop_due(now) {
+        while self.next_verdict().is_some_and(|at| at <= now)
+            && let Some(key) = self.verdicts.pop_due(now)
+        {
             self.declare_down(now, key);
         }
         while let Some(key) = self.expiries.pop_due(now) {
@@ -634,7 +637,7 @@ impl Core {
     /// The process was stopped for this long: nobody had the chance to answer.
     fn stood_still(&mut self, by: Duration) {
         self.stats.stalls += 1;
-        self.health.worsen();
+        self.health.stood_still(by);
         for probe in &mut self.probes {
             probe.ask = probe.ask.map(|at| at + by);
             probe.end += by;
@@ -645,6 +648,23 @@ impl Core {
         }
         self.next_gossip += by;
         self.next_probe += by;
+    }
+
+    /// A datagram has arrived. If it was we who were cut off, nobody had the chance to refute.
+    fn hear(&mut self, now: Duration) {
+        if self.health.was_cut_off(self.timings.probe_period, self.lineup.len()) {
+            for (key, suspicion) in &mut self.suspicions {
+                suspicion.begin_anew(now);
+                self.verdicts.set(*key, suspicion.deadline());
+            }
+        }
+        self.health.heard(now);
+    }
+
+    /// When the next suspect is declared down.
+    fn next_verdict(&self) -> Option<Duration> {
+        let (due, _) = self.verdicts.first()?;
+        Some(self.health.speaks_at(due, self.timings.probe_period, self.lineup.len()))
     }
 
     fn stretch(&self, now: Duration) -> u32 {

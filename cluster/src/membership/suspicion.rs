@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::buckets::NameKey;
+use crate::mutation::{Mutation, mutated};
 
 /// How many accusers after the first give a suspicion its shortest time (the paper's K).
 pub(super) const CONFIRMATIONS: usize = 3;
@@ -21,7 +22,7 @@ const LONGEST: u32 = 6;
 /// How many accusers after the first are needed: that so many accuse as are more than half of those who could, and are not
 /// suspected themselves (`able`, ourselves among them), is enough in a small cluster.
 pub(super) fn needed(able: usize) -> usize {
-    CONFIRMATIONS.min(able / 2)
+    if mutated(Mutation::NoLocalHealth) { 0 } else { CONFIRMATIONS.min(able / 2) }
 }
 
 /// One member under suspicion, at one incarnation.
@@ -69,6 +70,11 @@ impl Suspicion {
         let confirmed = (self.accusers.len() as f64).ln() / ((self.needed + 1) as f64).ln();
         let longest = self.shortest * LONGEST;
         self.began + longest - (longest - self.shortest).mul_f64(confirmed)
+    }
+
+    /// The suspect could not refute until now.
+    pub(super) fn begin_anew(&mut self, now: Duration) {
+        self.began = now;
     }
 
     /// The process stood still for this long: the suspect had that much less time.

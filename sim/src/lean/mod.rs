@@ -21,5 +21,5 @@ mod queue;
 
 pub use cluster::Cluster;
 pub use measure::{Figures, measure};
-pub use net::{Host, Member, Net, Traffic, Weather, addr};
+pub use net::{Host, Member, Net, Traffic, Weather, addr, host_of};
 pub use node::{Begin, Names, Node, Note, Plan};

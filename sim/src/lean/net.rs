@@ -31,7 +31,8 @@ pub fn addr(host: Host) -> SocketAddr {
 }
 
 /// The host of an address, if it is one of ours.
-fn host_of(addr: SocketAddr) -> Option<Host> {
+#[must_use]
+pub fn host_of(addr: SocketAddr) -> Option<Host> {
     match addr {
         SocketAddr::V4(addr) if addr.ip().octets()[0] == 10 => Some((addr.ip().to_bits() & 0x00ff_ffff) as usize),
         _ => None,
@@ -139,8 +140,13 @@ struct Place<M: Member> {
     paused: bool,
     datagrams_waiting: usize,
     backlog: Vec<Event<M>>,
+    /// What arrives is kept meanwhile, and what it sends.
+    blocked: bool,
+    held: Vec<Output<M>>,
     /// How much longer it takes for everything.
     slow: Nanos,
+    /// How much longer it takes for messages that arrive.
+    lag: Nanos,
     /// Hosts with different numbers do not reach each other.
     side: u32,
 }
@@ -236,7 +242,10 @@ impl<M: Member> Net<M> {
             paused: false,
             datagrams_waiting: 0,
             backlog: Vec::new(),
+            blocked: false,
+            held: Vec::new(),
             slow: 0,
+            lag: 0,
             side: 0,
         });
         self.places.len() - 1
@@ -258,8 +267,10 @@ impl<M: Member> Net<M> {
         place.life += 1;
         place.wake = Nanos::MAX;
         place.paused = false;
+        place.blocked = false;
         place.datagrams_waiting = 0;
         place.backlog.clear();
+        place.held.clear();
     }
 
     /// The member on a host.
@@ -309,6 +320,38 @@ impl<M: Member> Net<M> {
         self.wake(host, observe);
     }
 
+    /// Lets a member that was paused go on, and do first what is due by its clock, and then handle what has waited.
+    pub fn resume_late(&mut self, host: Host, observe: &mut impl FnMut(Duration, Host, M::Note)) {
+        self.places[host].paused = false;
+        self.places[host].wake = Nanos::MAX;
+        self.wake(host, observe);
+        self.resume(host, observe);
+    }
+
+    /// Stops a member's messages: what arrives waits, and so does what it sends. Its timers are on time.
+    pub fn block(&mut self, host: Host) {
+        self.places[host].blocked = true;
+    }
+
+    /// Lets the messages of a member that was blocked go on.
+    pub fn unblock(&mut self, host: Host, observe: &mut impl FnMut(Duration, Host, M::Note)) {
+        let place = &mut self.places[host];
+        place.blocked = false;
+        place.datagrams_waiting = 0;
+        let arrived = std::mem::take(&mut place.backlog);
+        for output in std::mem::take(&mut place.held) {
+            self.carry_out(host, output, observe);
+        }
+        for event in arrived {
+            self.handle(event, observe);
+        }
+    }
+
+    /// From now on a member handles what arrives so much later. Its timers are on time.
+    pub fn lag(&mut self, host: Host, by: Duration) {
+        self.places[host].lag = nanos(by);
+    }
+
     /// From now on everything takes a member so much longer.
     pub fn slow(&mut self, host: Host, by: Duration) {
         self.places[host].slow = nanos(by);
@@ -318,7 +361,12 @@ impl<M: Member> Net<M> {
     #[must_use]
     pub fn is_troubled(&self, host: Host) -> bool {
         let place = &self.places[host];
-        place.paused || place.slow > 0 || place.side != 0 || self.cut.iter().any(|(a, b)| *a == host || *b == host)
+        place.paused
+            || place.blocked
+            || place.slow > 0
+            || place.lag > 0
+            || place.side != 0
+            || self.cut.iter().any(|(a, b)| *a == host || *b == host)
     }
 
     /// Puts hosts on a side of the network; sides do not reach each other. All begin on side 0.
@@ -372,7 +420,8 @@ impl<M: Member> Net<M> {
         };
         let place = &mut self.places[host];
         let Some(member) = &mut place.member else { return };
-        if place.paused {
+        let message = matches!(event, Event::Datagram(..) | Event::Request { .. } | Event::Answer { .. });
+        if place.paused || place.blocked && message {
             let datagram = matches!(event, Event::Datagram(..));
             place.datagrams_waiting += usize::from(datagram);
             if !datagram || place.datagrams_waiting <= BACKLOG {
@@ -439,12 +488,7 @@ impl<M: Member> Net<M> {
         loop {
             let Some(member) = &mut self.places[host].member else { return };
             match member.poll_output() {
-                Some(Output::Datagram { to, bytes, datagram }) => self.send(host, to, bytes, datagram),
-                Some(Output::Call { call, to, bytes, within, request }) => {
-                    self.call(host, (call, within), to, bytes, request);
-                }
-                Some(Output::Note(note)) => observe(self.now(), host, note),
-                Some(Output::End) => self.crash(host),
+                Some(output) => self.carry_out(host, output, observe),
                 None => break,
             }
         }
@@ -455,6 +499,23 @@ impl<M: Member> Net<M> {
         if due < place.wake {
             place.wake = due;
             self.queue.push(due, Event::Wake(host, place.life));
+        }
+    }
+
+    fn carry_out(&mut self, host: Host, output: Output<M>, observe: &mut impl FnMut(Duration, Host, M::Note)) {
+        let place = &mut self.places[host];
+        match output {
+            Output::Datagram { .. } | Output::Call { .. } if place.blocked => {
+                if place.held.len() < BACKLOG {
+                    place.held.push(output);
+                }
+            }
+            Output::Datagram { to, bytes, datagram } => self.send(host, to, bytes, datagram),
+            Output::Call { call, to, bytes, within, request } => {
+                self.call(host, (call, within), to, bytes, request);
+            }
+            Output::Note(note) => observe(self.now(), host, note),
+            Output::End => self.crash(host),
         }
     }
 
@@ -495,7 +556,7 @@ impl<M: Member> Net<M> {
         }
         let jitter = nanos(self.weather.jitter);
         let jitter = if jitter == 0 { 0 } else { self.rng.random_range(0..=jitter) };
-        Some(self.now + nanos(self.weather.latency) + jitter + self.places[to].slow)
+        Some(self.now + nanos(self.weather.latency) + jitter + self.places[to].slow + self.places[to].lag)
     }
 }
 

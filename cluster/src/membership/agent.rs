@@ -307,7 +307,7 @@ impl Agent {
         self.settle(now);
         let mut seeds: BTreeMap<SocketAddr, u32> = addrs.into_iter().map(|addr| (addr, 0)).collect();
         let (known, own) = (self.core.known(), self.identity());
-        for member in others_up(&known, own).chain([own]) {
+        for member in others_up(known, own).chain([own]) {
             if let Some(up) = seeds.get_mut(&member.addr) {
                 *up += 1;
             }

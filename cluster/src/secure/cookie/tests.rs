@@ -19,6 +19,9 @@ fn addr(of: u128) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7000 + of as u16))
 }
 
+/// Messages, and an answer.
+type Brought = (Vec<Vec<u8>>, Option<Vec<u8>>);
+
 /// One end of first contacts.
 struct End {
     at: u128,
@@ -41,12 +44,7 @@ impl End {
         self.sealer.seal_gossip(boot(to), message)
     }
 
-    fn take(
-        &mut self,
-        now: Duration,
-        from: SocketAddr,
-        datagram: &[u8],
-    ) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>), DropReason> {
+    fn take(&mut self, now: Duration, from: SocketAddr, datagram: &[u8]) -> Result<Brought, DropReason> {
         let mut bytes = datagram.to_vec();
         let taken = self.reception.take(now, from, &mut bytes, &self.sealer)?;
         Ok(match taken {

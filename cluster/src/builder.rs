@@ -199,7 +199,7 @@ impl Builder {
         self
     }
 
-    /// Waits until `nodes` nodes, this one included, have formed the cluster together: they choose a [`ClusterId`], and a
+    /// Waits until `nodes` nodes, this one included, have formed the cluster together: they choose a [`ClusterId`](crate::ClusterId), and a
     /// node with another id is refused from then on. So nodes that start while they cannot reach each other never become
     /// two clusters. Give all of them the same number.
     ///

@@ -4,7 +4,7 @@
 //! is up as this node sees it, so those of a dead node are gone as soon as it is Down here, and are back, without a word of
 //! anybody, if it was not dead. A pure state machine: it is told who is up and which keys of the document have changed.
 //!
-//! Each change has a version, one more than the last; the newest [`LOG`] are kept.
+//! Each change has a version, one more than the last; the newest `LOG` are kept.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

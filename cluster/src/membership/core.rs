@@ -624,7 +624,9 @@ impl Core {
         }
         if now >= self.next_gossip {
             self.next_gossip += self.timings.gossip_interval;
-            for to in self.some_others(FANOUT) {
+            // Who hears none of many tells them little that is true.
+            let to = if self.is_cut_off() { Vec::new() } else { self.some_others(FANOUT) };
+            for to in to {
                 self.send(&to, Message::Gossip);
             }
         }
@@ -652,13 +654,18 @@ impl Core {
 
     /// A datagram has arrived. If it was we who were cut off, nobody had the chance to refute.
     fn hear(&mut self, now: Duration) {
-        if self.health.was_cut_off(self.timings.probe_period, self.lineup.len()) {
+        if self.is_cut_off() {
             for (key, suspicion) in &mut self.suspicions {
                 suspicion.begin_anew(now);
                 self.verdicts.set(*key, suspicion.deadline());
             }
         }
         self.health.heard(now);
+    }
+
+    /// Whether we hear none of many others.
+    fn is_cut_off(&self) -> bool {
+        self.health.is_cut_off(self.timings.probe_period, self.lineup.len())
     }
 
     /// When the next suspect is declared down.

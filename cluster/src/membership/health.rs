@@ -9,8 +9,8 @@
 //! - A failed probe counts if none of those who were asked to help is heard in time, not if one is missing: whoever hears one
 //!   of them is not slow. At a split, half of them are missing.
 //! - Whoever hears nothing at all is not slow but cut off, and must notice that: while nothing arrives the multiplier is 1.
-//! - That many others fall silent at once is not their failure: who is cut off from them suspects them, and waits with the
-//!   verdict. If it hears anybody again, its suspicions begin anew.
+//! - That many others fall silent at once is not their failure: who is cut off from them suspects them, keeps that to itself, and
+//!   waits with the verdict. If it hears anybody again, its suspicions begin anew.
 //! - A timer that is late is the best evidence of a process that stood still; see `Core::handle_timeout`.
 
 use std::time::Duration;
@@ -72,8 +72,8 @@ impl Health {
         now.saturating_sub(self.heard) > period * SILENT_PERIODS
     }
 
-    /// Whether nothing was heard from so many others while this node was running, so that it was cut off from them.
-    pub(super) fn was_cut_off(&self, period: Duration, others: usize) -> bool {
+    /// Whether nothing was heard from so many others for long although this node was running, so that it is cut off from them.
+    pub(super) fn is_cut_off(&self, period: Duration, others: usize) -> bool {
         others >= MANY && self.is_deaf(self.awake, period)
     }
 
@@ -121,12 +121,12 @@ mod tests {
         assert_eq!(health.speaks_at(due, PERIOD, MANY - 1), due, "so few may be down");
         assert_eq!(health.speaks_at(due, PERIOD, MANY), PERIOD * (1 + CUT_OFF_PERIODS));
         assert_eq!(health.speaks_at(due * 9, PERIOD, MANY), due * 9, "in the end it believes it");
-        assert!(!health.was_cut_off(PERIOD, MANY), "it did not run meanwhile");
+        assert!(!health.is_cut_off(PERIOD, MANY), "it did not run meanwhile");
         health.awake(due);
         let early = health.speaks_at(PERIOD * 5, PERIOD, MANY);
         assert_eq!(early, PERIOD * (1 + CUT_OFF_PERIODS), "that it became due earlier makes no difference");
-        assert!(health.was_cut_off(PERIOD, MANY) && !health.was_cut_off(PERIOD, MANY - 1));
+        assert!(health.is_cut_off(PERIOD, MANY) && !health.is_cut_off(PERIOD, MANY - 1));
         health.stood_still(due);
-        assert!(!health.was_cut_off(PERIOD, MANY));
+        assert!(!health.is_cut_off(PERIOD, MANY));
     }
 }

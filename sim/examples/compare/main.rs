@@ -27,7 +27,7 @@ use peers::ours::Ours;
 use peers::swim::Swim;
 use trouble::{Load, Trouble, troubled};
 
-const USAGE: &str = "compare [--nodes N,N,…] [--seed S] [--quick] [--only COLUMN]";
+const USAGE: &str = "compare [--nodes N,N,…] [--seed S] [--quick] [--only COLUMN,…]";
 
 /// How many members there are where some are in trouble.
 const TROUBLED_NODES: usize = 100;
@@ -171,7 +171,9 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    let wanted = |column: &Column| call.only.as_ref().is_none_or(|only| column.name().contains(only));
+    let wanted = |column: &Column| {
+        call.only.as_ref().is_none_or(|only| only.split(',').any(|word| column.name().contains(word)))
+    };
     let columns: Vec<Column> = Column::ALL.into_iter().filter(wanted).collect();
     let tasks: Vec<(Column, Task)> =
         tasks(&call).into_iter().flat_map(|task| columns.iter().map(move |column| (*column, task))).collect();

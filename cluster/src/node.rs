@@ -206,7 +206,7 @@ impl Node {
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
     /// use polity_cluster::{Node, Preset};
     ///
-    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).start().await?;
+    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).no_discovery().start().await?;
     /// let lobby = node.presence::<String>("lobby")?;
     /// let here = lobby.track("user-42", &"reads".to_owned())?;
     /// here.update(&"types".to_owned())?;
@@ -228,7 +228,7 @@ impl Node {
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
     /// use polity_cluster::{Node, Preset, TopicEvent};
     ///
-    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).start().await?;
+    /// let node = Node::builder("n1").cluster("shop").preset(Preset::Local).no_discovery().start().await?;
     /// let orders = node.topic::<String>("orders")?;
     /// let mut events = orders.subscribe()?;
     /// events.established().await?;

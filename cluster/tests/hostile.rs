@@ -81,10 +81,11 @@ async fn a_cluster_goes_on_while_strangers_flood_it() {
                 for target in &targets {
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let fill = (random >> 32) as u8;
-                    let mut forged = vec![fill; 50 + (random >> 40) as usize % 1_000];
-                    // Gossip under a boot that is anybody's, and a long header of QUIC with nothing that fits behind it.
-                    forged[..2].copy_from_slice(&[1, 0]);
-                    forged[33] = 1;
+                    let mut forged = vec![fill; 60 + (random >> 40) as usize % 1_000];
+                    // Gossip under the cluster's key and a boot that is anybody's, and a long header of QUIC with nothing
+                    // that fits behind it.
+                    forged[..5].copy_from_slice(&[1, 0x92, 0xe8, 0x6b, 0x38]);
+                    forged[36] = 1;
                     let mut initial = vec![fill; 1_200];
                     initial[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 8]);
                     initial[14] = 0;

@@ -6,7 +6,7 @@ use polity_cluster::presence::{MAX_PRESENCE_KEY_BYTES, MAX_PRESENCE_META_BYTES};
 use polity_cluster::{Node, Presence, PresenceEntry, PresenceError, PresenceEvent, Preset};
 
 async fn start(name: &str, seed: Option<&Node>) -> Node {
-    let builder = Node::builder(name).cluster("presence").preset(Preset::Local).listen("127.0.0.1:0");
+    let builder = Node::builder(name).cluster("presence").preset(Preset::Local).no_discovery().listen("127.0.0.1:0");
     builder.seeds(seed.map(Node::addr)).start().await.expect("the node starts")
 }
 

@@ -6,7 +6,7 @@ use polity_cluster::topic::MAX_MESSAGE_BYTES;
 use polity_cluster::{GapCause, Node, Preset, TopicError, TopicEvent, TopicSubscription};
 
 async fn start(name: &str, seed: Option<&Node>) -> Node {
-    let builder = Node::builder(name).cluster("topics").preset(Preset::Local).listen("127.0.0.1:0");
+    let builder = Node::builder(name).cluster("topics").preset(Preset::Local).no_discovery().listen("127.0.0.1:0");
     builder.seeds(seed.map(Node::addr)).start().await.expect("the node starts")
 }
 

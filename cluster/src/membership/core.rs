@@ -49,8 +49,8 @@ pub(crate) type SharedTable = Arc<Mutex<Table>>;
 
 /// How many members are asked to probe for us, and how many a round of gossip goes to (memberlist has three of each too).
 const FANOUT: usize = 3;
-/// About how many members check an accusation at once: twice as many as are needed, as some may be ill or slow.
-const CONFIRMERS: usize = 2 * CONFIRMATIONS;
+/// About how many members check an accusation at once: one more than are needed. Others come upon it in their own rounds.
+const CONFIRMERS: usize = CONFIRMATIONS + 1;
 /// How many probes are under way at once at most: one of our own round, and checks of accusations.
 const MAX_PROBES: usize = 8;
 /// How many probes for others are under way at once at most: 3 for each of a hundred members that have one failing.
@@ -618,8 +618,9 @@ impl Core {
         }
         if now >= self.next_probe {
             self.next_probe = now + self.timings.probe_period * self.stretch(now);
-            // Who hears nobody finds out about all of them as fast as it may: there is nobody to share the work.
-            let at_once = if self.health.is_deaf(now, self.timings.probe_period) { MAX_PROBES } else { 1 };
+            // Who hears none of a few finds out about all of them as fast as it may: there is nobody to share the work.
+            let deaf = self.health.is_deaf(now, self.timings.probe_period) && !self.is_cut_off();
+            let at_once = if deaf { MAX_PROBES } else { 1 };
             self.probe_next(now, at_once);
         }
         if now >= self.next_gossip {
@@ -732,27 +733,30 @@ impl Core {
         self.probes = running;
         for probe in ended {
             self.stats.failed_probes += 1;
-            self.accuse(now, &probe.target);
+            let is_news = self.accuse(now, &probe.target);
             if probe.nacks == 0 {
                 self.health.worsen();
-            } else if self.health.score() == 0 {
+            } else if is_news && self.health.score() == 0 {
                 // Whoever has just failed may not be the only one: half of the cluster may be cut off.
                 self.probe_next(now, 1);
             }
         }
     }
 
-    /// Nobody could get an answer from this member.
-    fn accuse(&mut self, now: Duration, target: &Handle) {
+    /// Nobody could get an answer from this member. Returns whether saying so adds anything.
+    fn accuse(&mut self, now: Duration, target: &Handle) -> bool {
         let (key, own) = (target.key(), self.own.key());
-        let Some(known) = self.known.get(key).filter(|known| known.id() == target && known.is_up()) else { return };
-        if self.suspicions.get(&key).is_some_and(|suspicion| suspicion.has(own)) {
-            return;
+        let Some(known) = self.known.get(key).filter(|known| known.id() == target && known.is_up()) else {
+            return false;
+        };
+        if self.suspicions.get(&key).is_some_and(|suspicion| suspicion.has(own) || suspicion.is_confirmed()) {
+            return false;
         }
         let suspect = Member::new(target.clone(), known.incarnation(), State::Suspect);
         self.take(now, suspect, own, true);
         // The suspect hears first: whatever is sent to it begins with that.
         self.send(target, Message::Gossip);
+        true
     }
 
     fn end_favours(&mut self, now: Duration) {

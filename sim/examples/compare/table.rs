@@ -126,7 +126,7 @@ pub(crate) fn print(columns: &[Column], found: &BTreeMap<Column, Found>, sizes: 
             median_and_worst(&times, Duration::from_secs(60))
         };
         table.life(format!("kill of 1 of {nodes} seen by the first, s"), *nodes, |life| times(life, |seen| seen.first));
-        table.life(format!("… by the last, s"), *nodes, |life| times(life, |seen| seen.last));
+        table.life("… by the last, s".to_owned(), *nodes, |life| times(life, |seen| seen.last));
     }
     for nodes in sizes {
         table.life(format!("quiet, {nodes}: msg/s; B/s + push-pull"), *nodes, |life| traffic(&life.quiet));

@@ -55,7 +55,7 @@ const ROWS: &[Row] = &[
     row(Mutation::ComesBackUnseen, "p2_presence", "P2", &[("partition", 1), ("partition", 2), ("partition", 5)]),
     row(Mutation::ForgetsDeletes, "k5_deletes_stay", "K5", &[("restart", 0), ("partition", 0), ("kill", 0)]),
     row(Mutation::DeniesWrites, "k6_honest_outcomes", "K6", &[("pairs", 14), ("mix", 32), ("mix", 44)]),
-    row(Mutation::DeniesWrites, "commands", "K6", &[("mix", 55), ("mix", 56)]),
+    row(Mutation::DeniesWrites, "commands", "K6", &[("mix", 75), ("mix", 55)]),
     row(Mutation::HidesSiblings, "set_full", "K1", &[("restart", 1), ("kill", 1), ("rolling", 1)]),
     row(Mutation::HidesSiblings, "counter", "K1", &[("partition", 0), ("kill", 1), ("pairs", 1)]),
     row(Mutation::HidesSiblings, "commands", "K1", &[("restart", 0), ("partition", 0), ("pairs", 1)]),

@@ -25,7 +25,7 @@ fn nobody_is_let_in_after_a_newer_boot_or_the_farewell() {
         let cluster = ("c".to_owned(), BTreeMap::new());
         let doorman = Arc::new(Doorman::new(cluster, name(&own.node), own.addr, Speaks::CURRENT, rings));
         let hello = Hello {
-            protocol: PROTOCOL,
+            protocol: Speaks::CURRENT.versions,
             cluster: "c".to_owned(),
             settings: BTreeMap::new(),
             name: name(&caller.node),
@@ -34,6 +34,8 @@ fn nobody_is_let_in_after_a_newer_boot_or_the_farewell() {
             expects: Some(own.node.clone()),
             cluster_id: None,
             keys: vec![Secret::new([1; 32]).expect("long enough").id()],
+            capabilities: Speaks::CURRENT.capabilities,
+            extensions: BTreeMap::new(),
         };
         assert!(!is_welcome(&doorman, &hello), "it has no boot yet");
         let at_the_door = {

@@ -191,6 +191,8 @@ impl Host {
 struct World {
     hosts: BTreeMap<usize, Host>,
     lives: u64,
+    /// Who has chosen a key that a member which it knows had not shown to hold.
+    too_soon: Option<usize>,
 }
 
 impl World {
@@ -289,7 +291,15 @@ impl World {
             }
             Event::Start(a, b, keys) => self.start(a, b, &keys),
             Event::Install(a, key) => self.step(a, |ring, _| ring.install(secret(key)).map(|_| ())),
-            Event::Use(a, key) => self.step(a, |ring, peers| ring.use_key(id(key), peers)),
+            Event::Use(a, key) => {
+                let mut held = true;
+                self.step(a, |ring, peers| {
+                    ring.use_key(id(key), peers)?;
+                    held = peers.values().all(|shown| shown.as_ref().is_some_and(|s| s.held.contains_key(&id(key))));
+                    Ok(())
+                });
+                self.too_soon = self.too_soon.or((!held).then_some(a));
+            }
             Event::Remove(a, key) => self.step(a, |ring, peers| ring.remove(id(key), peers)),
         }
     }
@@ -304,6 +314,9 @@ impl World {
 
     /// Nobody has given up a key with which a member seals as far as it knows, and nobody stands without a key.
     fn check(&self, before: &BTreeMap<usize, Host>) -> Result<(), String> {
+        if let Some(at) = self.too_soon {
+            return Err(format!("n{at} seals under a key that not all have shown to hold"));
+        }
         for (at, host) in &self.hosts {
             let (primary, _) = host.ring.primary();
             let Some(earlier) = before.get(at).filter(|earlier| earlier.life == host.life) else { continue };

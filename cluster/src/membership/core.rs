@@ -20,7 +20,6 @@
 //! - Down is final for a `rejoin` of a boot. A member that was declared down and is told so comes back under the next one.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +33,7 @@ use super::health::Health;
 use super::lineup::Lineup;
 use super::member::{Member, State};
 use super::message::{self, Header, Item, MAX_PAYLOAD_BYTES, Message, MessageError};
+use super::probes::{Acked, Failed, MAX_PROBES, Probes};
 use super::rumors::Rumors;
 use super::stats::{Churn, MembershipStats};
 use super::suspicion::{CONFIRMATIONS, Suspicion, needed};
@@ -51,10 +51,10 @@ pub(crate) type SharedTable = Arc<Mutex<Table>>;
 const FANOUT: usize = 3;
 /// About how many members check an accusation at once: one more than are needed. Others come upon it in their own rounds.
 const CONFIRMERS: usize = CONFIRMATIONS + 1;
-/// How many probes are under way at once at most: one of our own round, and checks of accusations.
-const MAX_PROBES: usize = 8;
-/// How many probes for others are under way at once at most: 3 for each of a hundred members that have one failing.
-const MAX_FAVOURS: usize = 300;
+/// Who hears others again after a silence may have taken all of them for dead. How many of these are told so whenever one of
+/// them is heard, once in a round of gossip at most, and for how long: a hundred are reunited within some seconds.
+const REUNITED: usize = 8;
+const REUNION: Duration = Duration::from_secs(15);
 /// How many members are known at most, up or down: a bound against a peer gone wrong, far above the clusters this is for.
 const MAX_MEMBERS: usize = 16_384;
 /// How many of them may be down: the one that would be forgotten first makes room.
@@ -66,6 +66,8 @@ pub(super) const MAX_NEWS: usize = 24;
 
 /// How often an entry of node state is piggybacked: six copies from each node miss one in 400, whom push-pull tells.
 const HINT_TRANSMISSIONS: u8 = 6;
+/// How often an accusation is that joins another.
+const SUPPORT_TRANSMISSIONS: u8 = 6;
 
 /// A change, or the end.
 #[derive(Debug)]
@@ -89,31 +91,6 @@ pub(crate) struct Change {
     pub(crate) after: Option<Member>,
 }
 
-/// A member whose answer is awaited.
-#[derive(Debug)]
-struct Probe {
-    number: u32,
-    target: Handle,
-    /// When others are asked, if they were not yet.
-    ask: Option<Duration>,
-    /// When it has failed.
-    end: Duration,
-    helpers: Vec<NameKey>,
-    /// How many of the helpers have said that they are there.
-    nacks: usize,
-}
-
-/// A probe for another member.
-#[derive(Debug)]
-struct Favour {
-    asker: NameKey,
-    /// The asker's number of it.
-    number: u32,
-    /// When the asker is told that there is no answer yet; that was done if there is none.
-    nack: Option<Duration>,
-    end: Duration,
-}
-
 /// The membership of one node.
 pub(crate) struct Core {
     own: Handle,
@@ -132,14 +109,15 @@ pub(crate) struct Core {
     /// By whom it is about, and by who accuses.
     rumors: Rumors<(NameKey, Option<NameKey>)>,
     hints: Rumors<(NameKey, String)>,
-    probes: Vec<Probe>,
-    /// By our own number.
-    favours: BTreeMap<u32, Favour>,
-    number: u32,
+    probes: Probes,
     health: Health,
     next_probe: Duration,
     next_gossip: Duration,
     next_announce: Duration,
+    /// Since we hear others again after a silence, until when it is told to more of them whenever one of them is heard, and
+    /// when next at the earliest.
+    reunited: Duration,
+    next_reunion: Duration,
     sends: VecDeque<(Handle, Bytes)>,
     outputs: VecDeque<Output>,
     changes: Vec<Change>,
@@ -169,13 +147,13 @@ impl Core {
             expiries: Deadlines::default(),
             rumors: Rumors::new(),
             hints: Rumors::new(),
-            probes: Vec::new(),
-            favours: BTreeMap::new(),
-            number: 0,
+            probes: Probes::default(),
             health: Health::default(),
             next_probe,
             next_gossip: timings.gossip_interval,
             next_announce,
+            reunited: Duration::ZERO,
+            next_reunion: Duration::ZERO,
             sends: VecDeque::new(),
             outputs: VecDeque::new(),
             changes: Vec::new(),
@@ -264,49 +242,41 @@ impl Core {
     fn answer(&mut self, now: Duration, source: &Handle, message: Message) {
         let down = self.known.get(source.key()).is_some_and(|known| known.id() == source && !known.is_up());
         match message {
-            Message::Ping(number) => return self.send(source, Message::Ack(number)),
+            Message::Ping(number) => self.send(source, Message::Ack(number)),
             Message::Ack(number) => self.handle_ack(source, number),
-            Message::Nack(number) => {
-                let probe = self.probes.iter_mut().find(|probe| probe.number == number);
-                if let Some(probe) = probe.filter(|probe| probe.helpers.contains(&source.key())) {
-                    probe.nacks += 1;
-                }
-            }
+            Message::Nack(number) => self.probes.handle_nack(source.key(), number),
             Message::PingReq { number, target, boot } => self.do_favour(now, source, (number, target, boot)),
             Message::Gossip => {}
         }
-        if down {
+        if down && (self.next_reunion..self.reunited).contains(&now) {
+            self.next_reunion = now + self.timings.gossip_interval;
+            self.announce_to_down(REUNITED);
+        }
+        if down && !matches!(message, Message::Ping(_)) {
             // It does not know; what is sent to it begins with that.
             self.send(source, Message::Gossip);
         }
     }
 
     fn handle_ack(&mut self, source: &Handle, number: u32) {
-        let of = |probe: &Probe| {
-            probe.number == number && (probe.target == *source || probe.helpers.contains(&source.key()))
-        };
-        if let Some(at) = self.probes.iter().position(of) {
-            self.probes.swap_remove(at);
-            self.health.improve();
-        } else if let Some(favour) = self.favours.remove(&number) {
-            if let Some(asker) = self.known.get(favour.asker).map(|asker| asker.id().clone()) {
-                self.send(&asker, Message::Ack(favour.number));
-            }
-        } else {
-            self.stats.late_acks += 1;
+        match self.probes.handle_ack(source, number) {
+            Acked::Ours => self.health.improve(),
+            Acked::For(asker, number) => self.send_to(asker, Message::Ack(number)),
+            Acked::Late => self.stats.late_acks += 1,
         }
     }
 
     fn do_favour(&mut self, now: Duration, source: &Handle, (number, target, boot): (u32, NameKey, Boot)) {
         let target = self.known.get(target).map(|known| known.id().clone()).filter(|id| id.node.boot == boot);
-        let (Some(target), true) = (target, self.favours.len() < MAX_FAVOURS) else {
-            return self.send(source, Message::Nack(number));
-        };
-        self.number = self.number.wrapping_add(1);
-        let nack = Some(now + self.timings.probe_timeout);
-        let favour = Favour { asker: source.key(), number, nack, end: now + self.timings.probe_period };
-        self.favours.insert(self.number, favour);
-        self.send(&target, Message::Ping(self.number));
+        let Timings { probe_timeout, probe_period, .. } = self.timings;
+        let taken = target.and_then(|target| {
+            let own = self.probes.favour(source.key(), number, now + probe_timeout, now + probe_period)?;
+            Some((target, own))
+        });
+        match taken {
+            Some((target, own)) => self.send(&target, Message::Ping(own)),
+            None => self.send(source, Message::Nack(number)),
+        }
     }
 
     /// All that a peer knows, by push-pull.
@@ -365,18 +335,21 @@ impl Core {
         if same
             && told.state() == State::Suspect
             && let Some(suspicion) = self.suspicions.get_mut(&key)
-            && suspicion.confirm(by)
+            && suspicion.confirm(by, self.needed)
         {
-            self.verdicts.set(key, suspicion.deadline());
+            self.verdicts.set(key, suspicion.deadline(self.needed));
             if spread {
-                self.rumors.add((key, Some(by)), message::member_item(&told, by));
+                // Who has not heard it has heard of the suspect: it need not reach everyone.
+                let sent = self.transmissions().saturating_sub(SUPPORT_TRANSMISSIONS);
+                self.rumors.add_as_if_sent((key, Some(by)), message::member_item(&told, by), sent);
             }
         }
     }
 
     /// Whether a verdict stands: the member's own, or ours, or one that enough others share.
     fn is_final(&self, key: NameKey, by: NameKey) -> bool {
-        by == key || by == self.own.key() || self.suspicions.get(&key).is_some_and(Suspicion::is_confirmed)
+        let shared = || self.suspicions.get(&key).is_some_and(|suspicion| suspicion.is_confirmed(self.needed));
+        by == key || by == self.own.key() || shared()
     }
 
     fn has_left(&self, id: &Handle) -> bool {
@@ -406,7 +379,7 @@ impl Core {
                 self.next_announce = now + self.timings.announce_to_down_interval;
             }
             self.lineup.remove(key);
-            self.probes.retain(|probe| probe.target.key() != key);
+            self.probes.give_up(key);
             self.expiries.set(key, now + self.timings.forget_down_after);
             if self.expiries.len() > MAX_DOWN
                 && let Some((_, oldest)) = self.expiries.first()
@@ -428,8 +401,8 @@ impl Core {
 
     fn begin_suspicion(&mut self, now: Duration, member: &Member, by: NameKey) {
         let key = member.key();
-        let suspicion = Suspicion::new(now, by, self.needed, self.members(), self.timings.suspicion);
-        self.verdicts.set(key, suspicion.deadline());
+        let suspicion = Suspicion::new(now, by, self.members(), self.timings.suspicion);
+        self.verdicts.set(key, suspicion.deadline(self.needed));
         self.suspicions.insert(key, suspicion);
         if by == self.own.key() {
             self.stats.suspicions_raised += 1;
@@ -437,9 +410,9 @@ impl Core {
         }
         self.stats.suspicions_heard += 1;
         let chance = CONFIRMERS as f64 / self.lineup.len().max(1) as f64;
-        let probed = self.probes.iter().any(|probe| probe.target.key() == key);
-        if !probed && self.health.score() == 0 && self.rng.random_bool(chance.min(1.0)) {
-            self.stats.confirming_probes += u64::from(self.probes.len() < MAX_PROBES);
+        let free = self.probes.has_room() && !self.probes.has(key);
+        if free && self.health.score() == 0 && self.rng.random_bool(chance.min(1.0)) {
+            self.stats.confirming_probes += 1;
             self.probe(now, key);
         }
     }
@@ -449,10 +422,14 @@ impl Core {
         let needed = needed(self.members() - self.suspicions.len());
         if needed != self.needed {
             self.needed = needed;
-            for (key, suspicion) in &mut self.suspicions {
-                suspicion.need(needed);
-                self.verdicts.set(*key, suspicion.deadline());
-            }
+            self.set_verdicts();
+        }
+    }
+
+    /// Sets anew when each suspect is declared down.
+    fn set_verdicts(&mut self) {
+        for (key, suspicion) in &self.suspicions {
+            self.verdicts.set(*key, suspicion.deadline(self.needed));
         }
     }
 
@@ -499,9 +476,7 @@ impl Core {
         }
         self.say_that_we_are_here();
         // Whoever accuses us hears first.
-        if let Some(accuser) = self.known.get(by).map(|known| known.id().clone()) {
-            self.send(&accuser, Message::Gossip);
-        }
+        self.send_to(by, Message::Gossip);
     }
 
     fn say_that_we_are_here(&mut self) {
@@ -562,14 +537,13 @@ impl Core {
         let own = Member::new(self.own.clone(), self.incarnation, State::Down);
         let key = own.key();
         self.rumors.add((key, None), message::member_item(&own, key));
-        for to in self.some_others(FANOUT) {
-            self.send(&to, Message::Gossip);
-        }
+        self.gossip();
     }
 
-    fn some_others(&mut self, count: usize) -> Vec<Handle> {
-        let keys = self.lineup.pick(count, |_| true, &mut self.rng);
-        keys.into_iter().filter_map(|key| self.known.get(key)).map(|member| member.id().clone()).collect()
+    /// Gossips to some of the others.
+    fn gossip(&mut self) {
+        let some = self.lineup.pick(FANOUT, |_| true, &mut self.rng);
+        some.into_iter().for_each(|key| self.send_to(key, Message::Gossip));
     }
 
     /// A push-pull was begun.
@@ -584,16 +558,14 @@ impl Core {
 
     /// When [`Core::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
-        let probes = self.probes.iter().map(|probe| probe.ask.unwrap_or(probe.end));
-        let favours = self.favours.values().map(|favour| favour.nack.unwrap_or(favour.end));
-        let deadlines = [self.next_verdict(), self.expiries.first().map(|(at, _)| at)].into_iter().flatten();
+        let deadlines = [self.probes.next(), self.next_verdict(), self.expiries.first().map(|(at, _)| at)];
         let regular = [
             (self.lineup.len() > 0, self.next_probe),
             (self.has_news(), self.next_gossip),
             (self.expiries.len() > 0, self.next_announce),
         ];
         let regular = regular.into_iter().filter(|(due, _)| *due).map(|(_, at)| at);
-        probes.chain(favours).chain(deadlines).chain(regular).min()
+        deadlines.into_iter().flatten().chain(regular).min()
     }
 
     /// Runs the timers that are due.
@@ -606,7 +578,10 @@ impl Core {
         }
         self.health.awake(now);
         self.pass_idle_gossip(now);
-        self.end_favours(now);
+        for (asker, number) in self.probes.late_favours(now) {
+            self.send_to(asker, Message::Nack(number));
+        }
+        self.ask_for_help(now);
         self.end_probes(now);
         while self.next_verdict().is_some_and(|at| at <= now)
             && let Some(key) = self.verdicts.pop_due(now)
@@ -625,15 +600,11 @@ impl Core {
         }
         if now >= self.next_gossip {
             self.next_gossip += self.timings.gossip_interval;
-            // Who hears none of many tells them little that is true.
-            let to = if self.is_cut_off() { Vec::new() } else { self.some_others(FANOUT) };
-            for to in to {
-                self.send(&to, Message::Gossip);
-            }
+            self.gossip();
         }
         if now >= self.next_announce {
             self.next_announce = now + self.timings.announce_to_down_interval;
-            self.announce_to_down();
+            self.announce_to_down(FANOUT);
         }
     }
 
@@ -641,25 +612,21 @@ impl Core {
     fn stood_still(&mut self, by: Duration) {
         self.stats.stalls += 1;
         self.health.stood_still(by);
-        for probe in &mut self.probes {
-            probe.ask = probe.ask.map(|at| at + by);
-            probe.end += by;
-        }
-        for (key, suspicion) in &mut self.suspicions {
-            suspicion.extend(by);
-            self.verdicts.set(*key, suspicion.deadline());
-        }
+        self.probes.extend(by);
+        self.suspicions.values_mut().for_each(|suspicion| suspicion.extend(by));
+        self.set_verdicts();
         self.next_gossip += by;
         self.next_probe += by;
     }
 
     /// A datagram has arrived. If it was we who were cut off, nobody had the chance to refute.
     fn hear(&mut self, now: Duration) {
+        if self.health.was_deaf(self.timings.probe_period) {
+            self.reunited = now + REUNION;
+        }
         if self.is_cut_off() {
-            for (key, suspicion) in &mut self.suspicions {
-                suspicion.begin_anew(now);
-                self.verdicts.set(*key, suspicion.deadline());
-            }
+            self.suspicions.values_mut().for_each(|suspicion| suspicion.begin_anew(now));
+            self.set_verdicts();
         }
         self.health.heard(now);
     }
@@ -691,50 +658,33 @@ impl Core {
     /// Pings a member and awaits its answer.
     fn probe(&mut self, now: Duration, key: NameKey) {
         let Some(target) = self.known.get(key).map(|member| member.id().clone()) else { return };
-        if self.probes.len() >= MAX_PROBES {
+        if !self.probes.has_room() {
             return;
         }
-        self.number = self.number.wrapping_add(1);
+        let Timings { probe_timeout, probe_period, .. } = self.timings;
         let stretch = self.stretch(now);
-        self.probes.push(Probe {
-            number: self.number,
-            target: target.clone(),
-            ask: Some(now + self.timings.probe_timeout * stretch),
-            end: now + self.timings.probe_period * stretch,
-            helpers: Vec::new(),
-            nacks: 0,
-        });
+        let number = self.probes.begin(target.clone(), now + probe_timeout * stretch, now + probe_period * stretch);
         self.stats.probes += 1;
-        self.send(&target, Message::Ping(self.number));
+        self.send(&target, Message::Ping(number));
+    }
+
+    /// Asks others to ping those that have not answered in time. Who is suspected itself would be of little help.
+    fn ask_for_help(&mut self, now: Duration) {
+        let Self { probes, lineup, suspicions, rng, .. } = self;
+        let asked = probes
+            .ask(now, |target| lineup.pick(FANOUT, |key| key != target.key() && !suspicions.contains_key(&key), rng));
+        for (number, target, helpers) in asked {
+            self.stats.indirect_probes += 1;
+            let request = Message::PingReq { number, target: target.key(), boot: target.node.boot };
+            helpers.into_iter().for_each(|helper| self.send_to(helper, request));
+        }
     }
 
     fn end_probes(&mut self, now: Duration) {
-        for at in 0..self.probes.len() {
-            let probe = &mut self.probes[at];
-            if probe.ask.is_some_and(|ask| ask <= now) {
-                probe.ask = None;
-                let (number, target) = (probe.number, probe.target.clone());
-                // Who is suspected itself would be of little help.
-                let suspicions = &self.suspicions;
-                let fit = |key| key != target.key() && !suspicions.contains_key(&key);
-                let helpers = self.lineup.pick(FANOUT, fit, &mut self.rng);
-                self.probes[at].helpers.clone_from(&helpers);
-                self.stats.indirect_probes += 1;
-                let request = Message::PingReq { number, target: target.key(), boot: target.node.boot };
-                for helper in helpers {
-                    if let Some(helper) = self.known.get(helper).map(|member| member.id().clone()) {
-                        self.send(&helper, request);
-                    }
-                }
-            }
-        }
-        let (ended, running): (Vec<Probe>, _) =
-            std::mem::take(&mut self.probes).into_iter().partition(|probe| probe.ask.is_none() && probe.end <= now);
-        self.probes = running;
-        for probe in ended {
+        for Failed { target, helped } in self.probes.end(now) {
             self.stats.failed_probes += 1;
-            let is_news = self.accuse(now, &probe.target);
-            if probe.nacks == 0 {
+            let is_news = self.accuse(now, &target);
+            if !helped {
                 self.health.worsen();
             } else if is_news && self.health.score() == 0 {
                 // Whoever has just failed may not be the only one: half of the cluster may be cut off.
@@ -749,7 +699,8 @@ impl Core {
         let Some(known) = self.known.get(key).filter(|known| known.id() == target && known.is_up()) else {
             return false;
         };
-        if self.suspicions.get(&key).is_some_and(|suspicion| suspicion.has(own) || suspicion.is_confirmed()) {
+        if self.suspicions.get(&key).is_some_and(|suspicion| suspicion.has(own) || suspicion.is_confirmed(self.needed))
+        {
             return false;
         }
         let suspect = Member::new(target.clone(), known.incarnation(), State::Suspect);
@@ -757,24 +708,6 @@ impl Core {
         // The suspect hears first: whatever is sent to it begins with that.
         self.send(target, Message::Gossip);
         true
-    }
-
-    fn end_favours(&mut self, now: Duration) {
-        let late: Vec<(NameKey, u32)> = self
-            .favours
-            .values_mut()
-            .filter(|favour| favour.nack.is_some_and(|nack| nack <= now))
-            .map(|favour| {
-                favour.nack = None;
-                (favour.asker, favour.number)
-            })
-            .collect();
-        for (asker, number) in late {
-            if let Some(asker) = self.known.get(asker).map(|asker| asker.id().clone()) {
-                self.send(&asker, Message::Nack(number));
-            }
-        }
-        self.favours.retain(|_, favour| favour.end > now);
     }
 
     fn declare_down(&mut self, now: Duration, key: NameKey) {
@@ -798,18 +731,21 @@ impl Core {
 
     /// Tells some of those that are down that they are, so that they come back if they run: the halves of a partition meet
     /// again, however long it was.
-    fn announce_to_down(&mut self) {
-        let some = self.expiries.keys().sample(&mut self.rng, FANOUT);
-        for key in some {
-            if let Some(down) = self.known.get(key).map(|member| member.id().clone()) {
-                self.send(&down, Message::Gossip);
-            }
-        }
+    fn announce_to_down(&mut self, count: usize) {
+        let some = self.expiries.keys().sample(&mut self.rng, count);
+        some.into_iter().for_each(|key| self.send_to(key, Message::Gossip));
     }
 
-    /// Whether there is something to gossip to somebody.
+    /// How often an update is piggybacked: SWIM's λ·log n with λ = 3 (section 4.1), at least 6 so that five nodes lose none at
+    /// 20 % loss, and at most 16, which is memberlist's for a thousand: there, more copies cost more than they bring.
+    fn transmissions(&self) -> u8 {
+        let log2 = usize::BITS - self.members().leading_zeros();
+        u8::try_from(3 * log2).unwrap_or(u8::MAX).clamp(6, 16)
+    }
+
+    /// Whether there is something to gossip to somebody. Who hears none of many tells them little that is true.
     fn has_news(&self) -> bool {
-        self.lineup.len() > 0 && !(self.rumors.is_empty() && self.hints.is_empty())
+        self.lineup.len() > 0 && !(self.rumors.is_empty() && self.hints.is_empty()) && !self.is_cut_off()
     }
 
     /// Lets the rounds of gossip pass that would have said nothing.
@@ -818,6 +754,13 @@ impl Core {
             let interval = self.timings.gossip_interval;
             let rounds = (now - self.next_gossip).as_nanos() / interval.as_nanos() + 1;
             self.next_gossip += interval.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Sends to a member, if it is known.
+    fn send_to(&mut self, key: NameKey, message: Message) {
+        if let Some(to) = self.known.get(key).map(|member| member.id().clone()) {
+            self.send(&to, message);
         }
     }
 
@@ -836,8 +779,8 @@ impl Core {
         if let Some(member) = self.known.get(key).filter(|member| member.id() == to && member.state() != State::Alive) {
             payload.extend_from_slice(&message::member_item(member, own.key()));
         }
-        let times = transmissions(self.lineup.len() + 1).get();
-        self.rumors.take(MAX_PAYLOAD_BYTES.saturating_sub(payload.len()), times, |about| about.0 == key, &mut payload);
+        let (room, times) = (MAX_PAYLOAD_BYTES.saturating_sub(payload.len()), self.transmissions());
+        self.rumors.take(room, times, |about| about.0 == key, &mut payload);
         let room = MAX_PAYLOAD_BYTES.saturating_sub(payload.len());
         self.hints.take(room, HINT_TRANSMISSIONS, |_| false, &mut payload);
         self.stats.sent += 1;
@@ -869,7 +812,7 @@ impl Core {
             suspects += usize::from(member.state() == State::Suspect);
             down += usize::from(!member.is_up());
             assert_eq!(self.lineup.has(key), member.is_up(), "{member:?}");
-            let deadline = self.suspicions.get(&key).map(Suspicion::deadline);
+            let deadline = self.suspicions.get(&key).map(|suspicion| suspicion.deadline(self.needed));
             assert_eq!(deadline.is_some(), member.state() == State::Suspect, "{member:?}");
             assert_eq!(self.verdicts.get(key), deadline, "{member:?}");
             assert_eq!(self.expiries.get(key).is_some(), !member.is_up(), "{member:?}");
@@ -877,11 +820,4 @@ impl Core {
         assert_eq!((up, suspects, down), (self.lineup.len(), self.suspicions.len(), self.expiries.len()));
         assert_eq!(self.verdicts.len(), suspects);
     }
-}
-
-/// How often an update is piggybacked: SWIM's λ·log n with λ = 3 (section 4.1), at least 6 so that five nodes lose none at
-/// 20 % loss, and at most 16, which is memberlist's for a thousand: there, more copies cost more than they bring.
-fn transmissions(members: usize) -> NonZeroU8 {
-    let log2 = usize::BITS - members.leading_zeros();
-    NonZeroU8::new(u8::try_from(3 * log2).unwrap_or(u8::MAX).clamp(6, 16)).expect("at least 6")
 }

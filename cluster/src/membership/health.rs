@@ -72,9 +72,14 @@ impl Health {
         now.saturating_sub(self.heard) > period * SILENT_PERIODS
     }
 
+    /// Whether nothing was heard for long although this node was running.
+    pub(super) fn was_deaf(&self, period: Duration) -> bool {
+        self.is_deaf(self.awake, period)
+    }
+
     /// Whether nothing was heard from so many others for long although this node was running, so that it is cut off from them.
     pub(super) fn is_cut_off(&self, period: Duration, others: usize) -> bool {
-        others >= MANY && self.is_deaf(self.awake, period)
+        others >= MANY && self.was_deaf(period)
     }
 
     /// When a verdict that is due at some time is spoken: later, if this node hears none of so many others by then, or by

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`core`] | the failure detector and gossip of one node, a state machine |
 //! | `health`, `suspicion` | Lifeguard: how slow we are ourselves; how long a suspect has |
-//! | `lineup`, `rumors`, `deadlines` | whom to probe next; what is being spread; when suspects and the dead are due |
+//! | `lineup`, `probes` | whom to probe next; whose answer is awaited |
+//! | `rumors`, `deadlines` | what is being spread; when suspects and the dead are due |
 //! | `member`, [`handle`] | what is known of a member, and which of two sayings holds |
 //! | `message` | bytes of datagrams |
 //! | [`agent`] | push-pull, seeds, farewells and node state around the core; the node's driver carries it out |
@@ -21,6 +22,7 @@ pub mod lean;
 mod lineup;
 pub(crate) mod member;
 mod message;
+mod probes;
 mod rumors;
 pub(crate) mod stats;
 mod suspicion;

@@ -33,6 +33,11 @@ impl<K: Ord + Clone> Rumors<K> {
 
     /// Spreads this from now on.
     pub(super) fn add(&mut self, about: K, bytes: Arc<[u8]>) {
+        self.add_as_if_sent(about, bytes, 0);
+    }
+
+    /// Spreads this after what was sent less often, and as much less often itself.
+    pub(super) fn add_as_if_sent(&mut self, about: K, bytes: Arc<[u8]>, sent: u8) {
         self.remove(&about);
         if self.queue.len() >= MAX_RUMORS
             && let Some((_, (oldest, _))) = self.queue.pop_last()
@@ -40,7 +45,7 @@ impl<K: Ord + Clone> Rumors<K> {
             self.places.remove(&oldest);
         }
         self.count += 1;
-        let place = (0, Reverse(self.count));
+        let place = (sent, Reverse(self.count));
         self.places.insert(about.clone(), place);
         self.queue.insert(place, (about, bytes));
     }

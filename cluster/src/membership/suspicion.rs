@@ -30,31 +30,25 @@ pub(super) fn needed(able: usize) -> usize {
 pub(super) struct Suspicion {
     began: Duration,
     accusers: BTreeSet<NameKey>,
-    needed: usize,
     shortest: Duration,
 }
 
 impl Suspicion {
-    /// In a cluster of so many members, where so many accusers are [`needed`]; `suspicion` is the preset's.
-    pub(super) fn new(began: Duration, accuser: NameKey, needed: usize, members: usize, suspicion: Duration) -> Self {
+    /// In a cluster of so many members; `suspicion` is the preset's.
+    pub(super) fn new(began: Duration, accuser: NameKey, members: usize, suspicion: Duration) -> Self {
         // Up to a hundred members the preset's time holds.
         let scale = ((members.max(1) as f64).log10() / 2.0).max(1.0);
-        Self { began, accusers: BTreeSet::from([accuser]), needed, shortest: suspicion.mul_f64(scale) }
-    }
-
-    /// So many accusers are [`needed`] now.
-    pub(super) fn need(&mut self, needed: usize) {
-        self.needed = needed;
+        Self { began, accusers: BTreeSet::from([accuser]), shortest: suspicion.mul_f64(scale) }
     }
 
     /// Another member accuses. Returns whether that is new and was still wanted.
-    pub(super) fn confirm(&mut self, accuser: NameKey) -> bool {
-        !self.is_confirmed() && self.accusers.insert(accuser)
+    pub(super) fn confirm(&mut self, accuser: NameKey, needed: usize) -> bool {
+        !self.is_confirmed(needed) && self.accusers.insert(accuser)
     }
 
-    /// Whether so many accuse that no one's illness explains it.
-    pub(super) fn is_confirmed(&self) -> bool {
-        self.accusers.len() > self.needed
+    /// Whether as many accuse as are [`needed`], so that no one's illness explains it.
+    pub(super) fn is_confirmed(&self, needed: usize) -> bool {
+        self.accusers.len() > needed
     }
 
     /// Whether this member accuses.
@@ -63,11 +57,11 @@ impl Suspicion {
     }
 
     /// When the suspect is declared down.
-    pub(super) fn deadline(&self) -> Duration {
-        if self.is_confirmed() {
+    pub(super) fn deadline(&self, needed: usize) -> Duration {
+        if self.is_confirmed(needed) {
             return self.began + self.shortest;
         }
-        let confirmed = (self.accusers.len() as f64).ln() / ((self.needed + 1) as f64).ln();
+        let confirmed = (self.accusers.len() as f64).ln() / ((needed + 1) as f64).ln();
         let longest = self.shortest * LONGEST;
         self.began + longest - (longest - self.shortest).mul_f64(confirmed)
     }
@@ -95,30 +89,29 @@ mod tests {
 
     #[test]
     fn it_begins_long_and_independent_accusers_shorten_it() {
-        let mut suspicion = Suspicion::new(Duration::ZERO, accuser(0), needed(9), 10, MIN);
-        assert_eq!(suspicion.deadline(), MIN * LONGEST);
-        assert!(!suspicion.confirm(accuser(0)), "nobody counts twice");
-        let mut before = suspicion.deadline();
+        let (mut suspicion, needed) = (Suspicion::new(Duration::ZERO, accuser(0), 10, MIN), needed(9));
+        assert_eq!(suspicion.deadline(needed), MIN * LONGEST);
+        assert!(!suspicion.confirm(accuser(0), needed), "nobody counts twice");
+        let mut before = suspicion.deadline(needed);
         for at in 1..=CONFIRMATIONS {
-            assert!(suspicion.confirm(accuser(at)));
-            assert!(suspicion.deadline() < before);
-            before = suspicion.deadline();
+            assert!(suspicion.confirm(accuser(at), needed));
+            assert!(suspicion.deadline(needed) < before);
+            before = suspicion.deadline(needed);
         }
         assert_eq!(before, MIN);
-        assert!(!suspicion.confirm(accuser(9)), "more are not needed");
+        assert!(!suspicion.confirm(accuser(9), needed), "more are not needed");
     }
 
     #[test]
     fn where_there_is_nobody_to_confirm_one_accuser_is_enough() {
         assert_eq!([1, 2, 3, 4, 5, 6, 100].map(needed), [0, 1, 1, 2, 2, 3, 3]);
-        let mut suspicion = Suspicion::new(MIN, accuser(0), needed(2), 3, MIN);
-        assert_eq!(suspicion.deadline(), MIN * 7);
-        suspicion.need(needed(1));
-        assert_eq!(suspicion.deadline(), MIN * 2, "the other is suspected too");
+        let suspicion = Suspicion::new(MIN, accuser(0), 3, MIN);
+        assert_eq!(suspicion.deadline(needed(2)), MIN * 7);
+        assert_eq!(suspicion.deadline(needed(1)), MIN * 2, "the other is suspected too");
     }
 
     #[test]
     fn it_grows_with_the_logarithm_of_the_cluster() {
-        assert_eq!(Suspicion::new(Duration::ZERO, accuser(0), 0, 1000, MIN).deadline(), MIN.mul_f64(1.5));
+        assert_eq!(Suspicion::new(Duration::ZERO, accuser(0), 1000, MIN).deadline(0), MIN.mul_f64(1.5));
     }
 }

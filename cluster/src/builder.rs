@@ -6,12 +6,9 @@ mod plan;
 mod start;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use zeroize::Zeroizing;
 
 use crate::config::{Preset, Timings};
 use crate::discovery::Discovery;
@@ -34,8 +31,9 @@ pub struct Builder {
     discoveries: Vec<Arc<dyn Discovery>>,
     default_discovery: bool,
     expected: Option<usize>,
-    secret: Option<Given>,
-    trusted: Vec<Given>,
+    /// Checked when the node is started. Never printed, and wiped when dropped.
+    secret: Option<Result<Secret, SecretError>>,
+    trusted: Vec<Result<Secret, SecretError>>,
     certificates: Option<Certificates>,
     preset: Preset,
     timings: Option<Timings>,
@@ -48,26 +46,6 @@ pub struct Builder {
     callers_runtime: bool,
     speaks: Speaks,
     env: Env,
-}
-
-/// A secret as it was given, which may be too short. Never printed, and wiped when dropped.
-#[derive(Clone)]
-struct Given(Zeroizing<Vec<u8>>);
-
-impl Given {
-    fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(Zeroizing::new(bytes.into()))
-    }
-
-    fn check(&self) -> Result<Secret, SecretError> {
-        Secret::new(self.0.as_slice())
-    }
-}
-
-impl fmt::Debug for Given {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("redacted")
-    }
 }
 
 impl Builder {
@@ -118,7 +96,7 @@ impl Builder {
 
     /// Members to join through, `HOST:PORT`. One that answers is enough. All are greeted for as long as the node runs
     /// while nobody is up at their address. A node's own address may be among them. Names are resolved again for ever,
-    /// and every address of a name counts: see [`StaticList`].
+    /// and every address of a name counts: see [`StaticList`](crate::discovery::StaticList).
     pub fn seeds<S: ToString>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.seeds = seeds.into_iter().map(|seed| seed.to_string()).collect();
         self
@@ -139,16 +117,17 @@ impl Builder {
     }
 
     /// Leaves out what the preset looks for by itself. With [`Preset::Local`] a node finds others of its cluster on the
-    /// same machine by [`Multicast`]; one that nobody answers within 200 ms goes on. Tests that must stay alone, and
-    /// whoever cannot spare that time, turn it off. What was given to [`Builder::discover`] stays.
+    /// same machine by [`Multicast`](crate::discovery::Multicast); one that nobody answers within 200 ms goes on. Tests
+    /// that must stay alone, and whoever cannot spare that time, turn it off. What was given to [`Builder::discover`]
+    /// stays.
     pub fn no_discovery(mut self) -> Self {
         self.default_discovery = false;
         self
     }
 
-    /// Waits until `nodes` nodes, this one included, have formed the cluster together: they choose a [`ClusterId`](crate::ClusterId), and a
-    /// node with another id is refused from then on. So nodes that start while they cannot reach each other never become
-    /// two clusters. Give all of them the same number.
+    /// Waits until `nodes` nodes, this one included, have formed the cluster together: they choose a
+    /// [`ClusterId`](crate::ClusterId), and a node with another id is refused from then on. So nodes that start while they
+    /// cannot reach each other never become two clusters. Give all of them the same number.
     ///
     /// It must be **more than half of those that start** while the cluster forms, each start of a process counted: of
     /// five nodes expect three, and four or five if some may be started again meanwhile. Nodes that join later need not
@@ -179,14 +158,14 @@ impl Builder {
 
     /// The cluster's secret: at least 32 random bytes. Required unless all is on loopback with [`Preset::Local`].
     pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Self {
-        self.secret = Some(Given::new(secret));
+        self.secret = Some(Secret::new(secret));
         self
     }
 
     /// A further secret that this node accepts, for a node that starts in the middle of a rotation: the new one while
     /// members may not hold it yet, or the old one while they may still seal with it. See [`keyring`](crate::keyring).
     pub fn also_trust(mut self, secret: impl Into<Vec<u8>>) -> Self {
-        self.trusted.push(Given::new(secret));
+        self.trusted.push(Secret::new(secret));
         self
     }
 

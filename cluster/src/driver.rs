@@ -139,12 +139,14 @@ pub(crate) struct Driver {
     leaving: Option<oneshot::Sender<()>>,
     background: JoinSet<()>,
     forms: bool,
+    charter: watch::Receiver<Option<ClusterId>>,
     chartered: bool,
 }
 
 impl Driver {
     /// A driver that has met `greeted` already.
     pub(crate) fn new(mut parts: Parts, greeted: Vec<Identity>, seeds: BTreeSet<SocketAddr>) -> Self {
+        let charter = parts.doorman.charter().subscribe();
         let reception = Reception::new(parts.opener, StdRng::from_rng(&mut parts.rng));
         let mut driver = Self {
             agent: Agent::new((parts.core, parts.table.clone(), parts.timings, parts.rng), greeted, seeds),
@@ -168,6 +170,7 @@ impl Driver {
             leaving: None,
             background: parts.background,
             forms: parts.forms,
+            charter,
             chartered: false,
         };
         driver.take_charter();
@@ -177,16 +180,14 @@ impl Driver {
 
     /// Runs until the node stops.
     pub(crate) async fn run(mut self) {
-        let (mut stopped, mut chartered) = (self.stop.subscribe(), self.doorman.charter().subscribe());
-        // It may have changed since the driver was made.
-        chartered.mark_changed();
+        let mut stopped = self.stop.subscribe();
         loop {
             self.publish();
             let due = self.agent.poll_timeout().map(|due| self.started + due);
             tokio::select! {
                 biased;
                 () = until_stopped(&mut stopped) => break,
-                Ok(()) = chartered.changed() => self.take_charter(),
+                Ok(()) = self.charter.changed() => self.take_charter(),
                 Ok(()) = self.ring.changed() => self.take_ring(),
                 Some((from, mut datagram)) = self.datagrams.recv() => self.handle_datagram(from, &mut datagram),
                 Some(command) = self.commands.recv() => self.handle_command(command),
@@ -211,7 +212,7 @@ impl Driver {
 
     /// From now on we listen only to members of our own cluster, if that has an id, and tell everyone which it is.
     fn take_charter(&mut self) {
-        let Some(id) = self.doorman.charter().get().filter(|_| !self.chartered) else { return };
+        let Some(id) = self.charter.borrow_and_update().filter(|_| !self.chartered) else { return };
         self.chartered = true;
         self.sealer.charter(id);
         self.reception.charter(id);

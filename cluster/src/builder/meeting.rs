@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::{Builder, ground};
 use crate::discovery::{Asker, First};
 use crate::error::Error;
-use crate::formation::Charter;
 use crate::formation::driver::remembered;
+use crate::formation::{Charter, ClusterId};
 use crate::ground::Executor;
 use crate::hello::Refusal;
 use crate::identity::Identity;
@@ -32,6 +32,8 @@ pub(super) struct Found {
     pub(super) seeds: BTreeSet<SocketAddr>,
     pub(super) met: Vec<Identity>,
     pub(super) generation: u64,
+    /// The id of the cluster that the folder remembers.
+    pub(super) remembered: Option<ClusterId>,
 }
 
 impl Builder {
@@ -45,14 +47,15 @@ impl Builder {
         patience: Duration,
     ) -> Result<Found, Error> {
         let unread = |error| ground("cannot read the id of the cluster", error);
-        if let Some(id) = remembered(&self.env, self.data_dir.as_ref(), &self.cluster).map_err(unread)? {
+        let remembered = remembered(&self.env, self.data_dir.as_ref(), &self.cluster).map_err(unread)?;
+        if let Some(id) = remembered {
             charter.adopt(id);
         }
         let First { seeds, is_first } = asker.first().await?;
         let (met, heard) = self.meet((rpc, executor), own, &seeds, patience).await?;
         let known = met.iter().map(|(_, generation)| *generation).max();
         let generation = self.next_generation(known, !heard && !is_first)?;
-        Ok(Found { seeds, met: met.into_iter().map(|(identity, _)| identity).collect(), generation })
+        Ok(Found { seeds, met: met.into_iter().map(|(identity, _)| identity).collect(), generation, remembered })
     }
 
     /// Greets all seeds until one lets us in. Returns who did, and our name's generation as they know it; nobody, if

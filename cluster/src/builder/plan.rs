@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Builder, Given};
+use super::Builder;
 use crate::config::{Preset, Timings};
 use crate::discovery::{Discovery, MAX_DISCOVERIES, StaticList};
 use crate::error::Error;
@@ -73,13 +73,13 @@ impl Builder {
             return Err(Error::config("advertise", "others cannot reach an unspecified address: name one"));
         }
         let secret = match &self.secret {
-            Some(secret) => secret.check()?,
+            Some(secret) => secret.clone()?,
             None if self.preset == Preset::Local && listen.ip().is_loopback() => Secret::open(&self.cluster),
             None => {
                 return Err(Error::config("secret", "required, unless all is on loopback with the preset `Local`"));
             }
         };
-        let trusted: Vec<_> = self.trusted.iter().map(Given::check).collect::<Result<_, _>>()?;
+        let trusted = self.trusted.iter().cloned().collect::<Result<Vec<_>, _>>()?;
         let ring = Ring::new(secret, trusted)?;
         let timings = self.timings.clone().unwrap_or_else(|| Timings::preset(self.preset));
         timings.validate().map_err(|problem| Error::config("timings", problem))?;

@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
@@ -41,6 +43,9 @@ use crate::transport::socket::GossipSink;
 use crate::transport::{Transport, TransportParts};
 use crate::version::WIRE_KEY;
 
+/// How long a start that has failed waits for the node's thread to end: it has nothing left to do.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
 impl Builder {
     /// Like [`Builder::start`], and calls `prepare` when the node has its identity and before any peer can know of it:
     /// the place to register the services that a member must have.
@@ -57,7 +62,7 @@ impl Builder {
         } else {
             Executor::own_thread(&self.name, self.env.ground().gate())
         };
-        let executor = executor.map_err(|e| ground("cannot start the node's thread", e))?;
+        let mut executor = executor.map_err(|e| ground("cannot start the node's thread", e))?;
         let drops = Arc::new(Drops::default());
         let (ring, rings) = watch::channel(Arc::new(plan.ring.clone()));
         let (transport, addr, doorman, datagrams) = match self.open(&plan, &executor, &mut rng, (&rings, tls), &drops) {
@@ -73,7 +78,7 @@ impl Builder {
         let mut asker = Asker::new(context, &plan.discoveries, self.lan(), StdRng::from_rng(&mut rng), handle);
         let found =
             self.find_members(&mut asker, doorman.charter(), (&rpc, &executor), addr, plan.timings.solo_after).await;
-        let Found { seeds: seed_addrs, met, generation } = match found {
+        let Found { seeds: seed_addrs, met, generation, remembered } = match found {
             Ok(found) => found,
             Err(error) => {
                 transport.shutdown().await;
@@ -103,7 +108,7 @@ impl Builder {
         let (joined, stats) = (Arc::new(joined), Arc::new(watch::Sender::default()));
         let mut background = JoinSet::new();
         let (counts, memory) = (asker.counts(), Memory::of(&self.env, self.data_dir.as_ref()));
-        asker.announce(&mut background);
+        asker.announce(&executor, &mut background);
         let ask_for_ever =
             asker.run(plan.timings.announce_interval, seed_addrs.clone(), memory, members.clone(), commands.clone());
         executor.spawn_in(&mut background, ask_for_ever);
@@ -118,6 +123,7 @@ impl Builder {
             rpc: rpc.clone(),
             env: self.env.clone(),
             folder: self.data_dir.clone(),
+            remembered,
             rng: StdRng::from_rng(&mut rng),
         };
         let asked = former.serve();
@@ -170,6 +176,7 @@ impl Builder {
             }
         };
         let driver = executor.spawn(drive.instrument(span));
+        let ended = executor.take_end();
         let node = Node::new(Inner {
             id,
             addr,
@@ -195,15 +202,17 @@ impl Builder {
         });
         let prepared = prepare(&node);
         let _ = begin.send(());
-        match node.ready().await {
-            Ok(()) => Ok((node, prepared)),
+        let error = match node.ready().await {
+            Ok(()) => return Ok((node, prepared)),
             // It was never a member for long enough to learn of it, so it is no process that another one took over from.
-            Err(Error::NameTaken { by }) => {
-                node.stop().await;
-                Err(Error::Outpaced { by })
-            }
-            Err(error) => Err(error),
-        }
+            Err(Error::NameTaken { by }) => Error::Outpaced { by },
+            Err(error) => error,
+        };
+        node.stop().await;
+        drop((node, prepared));
+        // Unless somebody has kept a handle of the node, its port is free then.
+        let _ = timeout(END_WITHIN, ended).await;
+        Err(error)
     }
 
     /// What the node says of itself from the beginning.

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Context, Discovery, DiscoveryError, MAX_SEEDS, Memory};
 use crate::driver::Command;
+use crate::ground::Executor;
 use crate::membership::view::Members;
 
 /// How long one discovery may take to answer: a name server that is down makes itself felt after about as long.
@@ -145,38 +146,35 @@ impl Asker {
     }
 
     /// What is announced for as long as the node runs.
-    pub(crate) fn announce(&self, tasks: &mut JoinSet<()>) {
+    pub(crate) fn announce(&self, executor: &Executor, tasks: &mut JoinSet<()>) {
         for source in &self.sources {
-            let announcing = source.discovery.announce(self.context.clone());
-            tasks.spawn_on(self.context.env().ground().gate().pass(announcing), &self.handle);
+            executor.spawn_in(tasks, source.discovery.announce(self.context.clone()));
         }
     }
 
     /// Asks these, side by side. Returns the first failure.
     async fn ask(&mut self, which: impl Fn(&Source) -> bool) -> Option<DiscoveryError> {
         // Each has a task of its own, so that one that panics takes nothing with it.
-        let mut asking = JoinSet::new();
+        let (mut asking, mut open) = (JoinSet::new(), BTreeSet::new());
         for (at, source) in self.sources.iter().enumerate().filter(|(_, source)| which(source)) {
             let (discovery, context) = (source.discovery.clone(), self.context.clone());
             let gate = context.env().ground().gate();
             let question = async move { (at, timeout(FIND_WITHIN, discovery.find(&context)).await) };
             asking.spawn_on(gate.pass(question), &self.handle);
+            open.insert(at);
             self.counts.asked.fetch_add(1, Ordering::Relaxed);
         }
-        let mut answered = BTreeSet::new();
-        let asked: Vec<usize> = (0..self.sources.len()).filter(|at| which(&self.sources[*at])).collect();
         let mut failures: Vec<(usize, DiscoveryError)> = Vec::new();
         while let Some(answer) = asking.join_next().await {
             let Ok((at, answer)) = answer else { continue };
-            answered.insert(at);
+            open.remove(&at);
             let late = |_| DiscoveryError::new(self.describe(at), format!("no answer within {FIND_WITHIN:?}"));
             match answer.map_err(late).and_then(|answer| answer) {
                 Ok(found) => self.take(at, found),
                 Err(error) => failures.push((at, error)),
             }
         }
-        let panicked = asked.into_iter().filter(|at| !answered.contains(at));
-        failures.extend(panicked.map(|at| (at, DiscoveryError::new(self.describe(at), "it panicked"))));
+        failures.extend(open.into_iter().map(|at| (at, DiscoveryError::new(self.describe(at), "it panicked"))));
         // In the order in which they were given, so that the error does not depend on who was quicker.
         failures.sort_by_key(|(at, _)| *at);
         for (at, error) in &failures {

@@ -50,11 +50,7 @@ pub struct ClusterIdError;
 impl FromStr for ClusterId {
     type Err = ClusterIdError;
     fn from_str(text: &str) -> Result<Self, ClusterIdError> {
-        let hex = text.replace('-', "");
-        if hex.len() != 32 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(ClusterIdError);
-        }
-        let id = u128::from_str_radix(&hex, 16).map(Self).map_err(|_| ClusterIdError)?;
+        let id = u128::from_str_radix(&text.replace('-', ""), 16).map(Self).map_err(|_| ClusterIdError)?;
         if id.to_string().eq_ignore_ascii_case(text) { Ok(id) } else { Err(ClusterIdError) }
     }
 }

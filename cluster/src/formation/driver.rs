@@ -66,6 +66,8 @@ pub(crate) struct Former {
     pub(crate) rpc: Rpc,
     pub(crate) env: Env,
     pub(crate) folder: Option<PathBuf>,
+    /// The id that the folder holds already.
+    pub(crate) remembered: Option<ClusterId>,
     pub(crate) rng: StdRng,
 }
 
@@ -117,6 +119,7 @@ impl Former {
                 }
                 Some(_) = writing.join_next(), if !writing.is_empty() => {}
                 _ = view.next(), if core.is_forming() => {
+                    while view.try_next().is_some() {}
                     core.handle_view(started.elapsed(), self.up().into_keys().collect());
                 }
                 () = sleep_until(due.unwrap_or(started)), if due.is_some() => {
@@ -149,6 +152,9 @@ impl Former {
                 }
                 Output::Formed(id) => {
                     let holds = self.charter.adopt(id);
+                    if self.remembered == Some(holds) {
+                        continue;
+                    }
                     tracing::info!(id = %holds, cluster = %self.cluster, "the cluster has an id");
                     if let Some(folder) = self.folder.clone() {
                         writing.spawn(remember(self.env.clone(), folder, self.cluster.clone(), holds));

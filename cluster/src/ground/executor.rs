@@ -18,8 +18,10 @@ use super::Gate;
 pub(crate) struct Executor {
     handle: Handle,
     gate: Gate,
-    /// Dropped to let the thread end, and told when it has. `None` if the runtime is the caller's.
-    thread: Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>,
+    /// Dropped to let the thread end. `None` if the runtime is the caller's.
+    thread: Option<oneshot::Sender<()>>,
+    /// Told when it has, and that nothing is left of it. `None` if somebody waits for that already.
+    ended: Option<oneshot::Receiver<()>>,
 }
 
 impl Executor {
@@ -29,7 +31,7 @@ impl Executor {
     /// There is none: the caller is not inside a tokio runtime.
     pub(crate) fn of_caller(gate: Gate) -> io::Result<Self> {
         let handle = Handle::try_current().map_err(io::Error::other)?;
-        Ok(Self { handle, gate, thread: None })
+        Ok(Self { handle, gate, thread: None, ended: None })
     }
 
     /// A new thread with a runtime of its own, which ends when this value is dropped.
@@ -49,7 +51,7 @@ impl Executor {
             runtime.shutdown_background();
             let _ = ending.send(());
         })?;
-        Ok(Self { handle, gate, thread: Some((stop, ended)) })
+        Ok(Self { handle, gate, thread: Some(stop), ended: Some(ended) })
     }
 
     /// Enters the runtime, for what must be created inside it (sockets, timers).
@@ -58,10 +60,19 @@ impl Executor {
     }
 
     /// Ends the thread, if it is the node's own, and what runs on it. Returns when nothing is left of it.
-    pub(crate) async fn end(self) {
-        if let Some((stop, ended)) = self.thread {
-            drop(stop);
-            let _ = ended.await;
+    pub(crate) async fn end(mut self) {
+        let ended = self.take_end();
+        drop(self);
+        ended.await;
+    }
+
+    /// What waits until nothing is left of the thread, once this value was dropped.
+    pub(crate) fn take_end(&mut self) -> impl Future<Output = ()> + use<> {
+        let ended = self.thread.as_ref().and(self.ended.take());
+        async move {
+            if let Some(ended) = ended {
+                let _ = ended.await;
+            }
         }
     }
 

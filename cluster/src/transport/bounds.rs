@@ -17,8 +17,8 @@ use crate::sync::Mutex;
 /// is sent a retry first (RFC 9000, 8.1.2), which costs it a round trip and this node nothing that it keeps. QUIC sends
 /// at most three times what such an address has sent (RFC 9000, 8.1), and quinn sees to it.
 pub(crate) const UNVALIDATED: usize = 32;
-/// How many handshakes may be under way from one address, of those who have shown that it is theirs. A handshake takes some milliseconds, so that is thousands in a
-/// second, and one stranger cannot take the places of all others.
+/// How many handshakes may be under way from one address, of those who have shown that it is theirs. A handshake takes
+/// some milliseconds, so that is thousands in a second, and one stranger cannot take the places of all others.
 pub(crate) const OF_ONE_ADDRESS: usize = 16;
 
 /// How long QUIC keeps a connection after its handshake has failed: three times what it takes for lost until it has
@@ -36,7 +36,8 @@ const DATAGRAM_BYTES: usize = 1472;
 
 /// How far ahead of what TLS has read the bytes of a handshake may arrive: our own flights have some 2 KiB.
 const CRYPTO_BYTES: usize = 8 << 10;
-/// What quinn may keep of packets beyond the bytes of the handshake that were in them (`Assembler::insert`).
+/// What quinn may keep of packets beyond the bytes of the handshake that were in them (`Assembler::insert`). The socket
+/// gives each of them a buffer of its own.
 const CRYPTO_SLACK_BYTES: usize = 32 << 10;
 /// The longest message of a handshake, which rustls collects before it looks at it (`MAX_HANDSHAKE_SIZE`).
 const TLS_MESSAGE_BYTES: usize = 64 << 10;

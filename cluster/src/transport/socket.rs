@@ -25,6 +25,10 @@ const KIND_BITS: u8 = 0b1100_0000;
 /// batch of up to 32 buffers.
 const GOSSIP_ROUNDS: usize = 8;
 
+/// How many buffers of a receive are left for packets of handshakes that came together with others, see [`part`]. The
+/// longest flight of ours is three packets.
+const SPARE_BUFFERS: usize = 8;
+
 /// Takes the gossip that arrives.
 pub(crate) trait GossipSink: Send + Sync {
     /// Called on the library's executor for each datagram; must not block.
@@ -93,8 +97,9 @@ impl AsyncUdpSocket for DemuxSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        let filled = bufs.len().saturating_sub(SPARE_BUFFERS).max(1);
         for _ in 0..GOSSIP_ROUNDS {
-            let received = match self.inner.poll_recv(cx, bufs, meta) {
+            let received = match self.inner.poll_recv(cx, &mut bufs[..filled], &mut meta[..filled]) {
                 Poll::Ready(Ok(received)) => received,
                 other => return other,
             };
@@ -109,7 +114,7 @@ impl AsyncUdpSocket for DemuxSocket {
                 self.ledger.received(meta.addr, meta.len);
             }
             if kept_bytes > 0 {
-                return Poll::Ready(Ok(received));
+                return Poll::Ready(Ok(part(bufs, meta, received)));
             }
         }
         cx.waker().wake_by_ref();
@@ -160,6 +165,45 @@ fn take_gossip(buf: &mut [u8], meta: &mut RecvMeta, mut sink: impl FnMut(&[u8]))
     taken
 }
 
+/// Gives each packet of a handshake a buffer of its own, and returns how many buffers are filled now. The order stays.
+///
+/// QUIC keeps a whole buffer for as long as it keeps any packet that was in it, so a stranger could have it keep 64 KiB
+/// for each packet. What finds no buffer is dropped as if it were lost, which takes more than a handshake ever sends at
+/// once. Where the system fills one buffer at a time they stay together.
+fn part(bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta], mut filled: usize) -> usize {
+    let mut at = 0;
+    while at < filled && bufs.len() > 1 {
+        let RecvMeta { len, stride, .. } = meta[at];
+        if let Some(first) = first_run(&bufs[at][..len], stride) {
+            if filled < bufs.len() {
+                bufs[at + 1..=filled].rotate_right(1);
+                meta[at + 1..=filled].rotate_right(1);
+                let (before, after) = bufs.split_at_mut(at + 1);
+                after[0][..len - first].copy_from_slice(&before[at][first..len]);
+                meta[at + 1] = RecvMeta { len: len - first, ..meta[at] };
+                filled += 1;
+            }
+            meta[at].len = first;
+        }
+        at += 1;
+    }
+    filled
+}
+
+/// Where the first packet of a handshake ends, or begins if others come before it. `None` if the buffer need not be parted.
+fn first_run(buf: &[u8], stride: usize) -> Option<usize> {
+    let stride = if stride == 0 { buf.len().max(1) } else { stride };
+    match buf.chunks(stride).position(is_of_handshake)? {
+        0 => Some(stride).filter(|end| *end < buf.len()),
+        before => Some(before * stride),
+    }
+}
+
+/// Whether a packet of QUIC has a long header (RFC 9000, 17.2).
+fn is_of_handshake(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| first & 0x80 != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +237,34 @@ mod tests {
     fn pure_buffers_are_left_alone_or_emptied() {
         assert_eq!(filter(&[b"\x41cd", b"\x80ef"], 3), (b"\x41cd\x80ef".to_vec(), vec![]));
         assert_eq!(filter(&[b"\x01cd", b"\x00ef"], 3).0, b"");
+    }
+
+    /// Parts buffers of segments of three bytes among `room` buffers, and returns what each filled one holds then.
+    fn parted(received: &[&[u8]], room: usize) -> Vec<Vec<u8>> {
+        let mut memory = vec![[0; 64]; room];
+        let mut bufs: Vec<_> = memory.iter_mut().map(|buf| IoSliceMut::new(buf)).collect();
+        let mut meta = vec![RecvMeta::default(); room];
+        for ((buf, meta), bytes) in bufs.iter_mut().zip(&mut meta).zip(received) {
+            buf[..bytes.len()].copy_from_slice(bytes);
+            (meta.len, meta.stride) = (bytes.len(), 3);
+        }
+        let filled = part(&mut bufs, &mut meta, received.len());
+        assert!(meta[..filled].iter().all(|meta| meta.stride == 3));
+        (0..filled).map(|at| bufs[at][..meta[at].len].to_vec()).collect()
+    }
+
+    #[test]
+    fn a_packet_of_a_handshake_has_a_buffer_of_its_own() {
+        assert_eq!(parted(&[b"\x41ab\x42c", b"\xc0d"], 4), [&b"\x41ab\x42c"[..], b"\xc0d"]);
+        let all = parted(&[b"\xc0ab\xc1cd\x41ef\x42gh\xc2ij\x43k", b"\x44lm"], 8);
+        assert_eq!(all, [&b"\xc0ab"[..], b"\xc1cd", b"\x41ef\x42gh", b"\xc2ij", b"\x43k", b"\x44lm"]);
+    }
+
+    #[test]
+    fn what_finds_no_buffer_is_lost_and_nothing_else() {
+        let some = parted(&[b"\xc0ab\xc1cd\xc2ef\x41gh", b"\x42ij"], 3);
+        assert_eq!(some, [&b"\xc0ab"[..], b"\xc1cd", b"\x42ij"]);
+        assert_eq!(parted(&[b"\xc0ab\xc1cd"], 1), [b"\xc0ab\xc1cd"]);
     }
 
     #[test]

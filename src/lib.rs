@@ -35,10 +35,11 @@ mod node;
 
 pub use node::{Builder, Error, Node};
 pub use polity_cluster::{
-    Boot, Capabilities, ClusterId, Document, DocumentError, DocumentEvent, Env, GapCause, Gate, Ground, Health, Member,
-    MemberEvent, Members, MembershipStats, NodeId, NodeName, Presence, PresenceEntry, PresenceError, PresenceEvent,
-    PresenceGuard, PresenceSubscription, Preset, Profile, Speaks, Status, StopReason, Subscription, Timings, Topic,
-    TopicError, TopicEvent, TopicSubscription, VersionRange, View,
+    Boot, Capabilities, Certificates, CertificatesError, ClusterId, Document, DocumentError, DocumentEvent, Env,
+    GapCause, Gate, Ground, Health, Keyring, KeyringError, Member, MemberEvent, Members, MembershipStats, NodeId,
+    NodeName, Presence, PresenceEntry, PresenceError, PresenceEvent, PresenceGuard, PresenceSubscription, Preset,
+    Profile, Secret, SecretError, Speaks, Status, StopReason, Subscription, Timings, Topic, TopicError, TopicEvent,
+    TopicSubscription, VersionRange, View,
 };
 #[cfg(feature = "turmoil")]
 pub use polity_cluster::{Carriage, DiskFault, Memory, Simulated, Wire, seed_keys};

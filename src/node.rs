@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use polity_cluster::discovery::Discovery;
-use polity_cluster::{Env, Preset, Timings, VersionRange};
+use polity_cluster::{Certificates, Env, Preset, Timings, VersionRange};
 use polity_kv::{ConfigError, Kv, KvConfig};
 
 /// Why a node did not start, or what it could not do.
@@ -137,6 +137,17 @@ impl Builder {
     /// The cluster's secret: at least 32 random bytes. Required unless all is on loopback with [`Preset::Local`].
     pub fn secret(self, secret: impl Into<Vec<u8>>) -> Self {
         Self { cluster: self.cluster.secret(secret), ..self }
+    }
+
+    /// A further secret that this node accepts, for a node that starts in the middle of a rotation: see
+    /// [`keyring`](polity_cluster::keyring).
+    pub fn also_trust(self, secret: impl Into<Vec<u8>>) -> Self {
+        Self { cluster: self.cluster.also_trust(secret), ..self }
+    }
+
+    /// Certificates of an authority of the operator's instead of those that follow from the secret.
+    pub fn certificates(self, certificates: Certificates) -> Self {
+        Self { cluster: self.cluster.certificates(certificates), ..self }
     }
 
     /// Where the members are in relation to each other. [`Preset::Lan`] unless said otherwise.

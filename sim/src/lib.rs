@@ -16,6 +16,7 @@
 //! | [`play`] | lets a case happen |
 //! | [`world`] | hosts, links, processes, clients, and demands on them |
 //! | [`process`] | what runs on a host: a program with a node in it |
+//! | `rotation` | an operator who changes the secret |
 //! | [`workload`] | what the clients do, one kind a file |
 //! | [`network`] | what links do to datagrams |
 //! | [`recorder`] | takes down the history and the trace |
@@ -47,6 +48,7 @@ pub mod play;
 pub mod process;
 pub mod recorder;
 pub mod report;
+mod rotation;
 pub mod run;
 pub mod scenario;
 pub mod settings;

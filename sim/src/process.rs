@@ -20,6 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::history::{Event, Host, Life, MemberList, Seen, Standing};
 use crate::recorder::Recorder;
+use crate::rotation::{Secrets, rotate};
 use crate::settings::{Settings, Stranger};
 use crate::workload::{self, Client, Paces, Workload};
 
@@ -77,6 +78,7 @@ pub(crate) struct Given {
     pub(crate) wire: Wire,
     pub(crate) gate: Gate,
     pub(crate) recorder: Recorder,
+    pub(crate) secrets: Arc<Secrets>,
     /// Whether clients are to work.
     pub(crate) work: watch::Receiver<bool>,
 }
@@ -130,6 +132,12 @@ impl Process {
         self.given.host
     }
 
+    /// What kind of stranger it is, if it is one.
+    fn stranger(&self) -> Option<Stranger> {
+        let which = self.host().0.checked_sub(Host::FIRST_STRANGER)?;
+        Some(self.settings().strangers[usize::from(which)])
+    }
+
     /// Randomness that follows from the world's seed, and differs from process to process.
     pub fn rng(&mut self) -> &mut StdRng {
         &mut self.rng
@@ -152,11 +160,14 @@ impl Process {
             .cluster("sim")
             .listen(SocketAddr::new(turmoil::lookup(host.to_string()), PORT + moved))
             .seeds((0..settings.seeds).map(|host| SocketAddr::new(turmoil::lookup(Host(host).to_string()), PORT)))
-            .secret([7; 32])
             .zone(format!("z{}", host.0 % settings.zones.max(1)))
             .timings(settings.timings())
             .kv(settings.kv())
             .env(Env::new(ground));
+        builder = match self.stranger() {
+            Some(Stranger::WrongSecret) => builder.secret([8; 32]),
+            _ => self.given.secrets.give(builder),
+        };
         if settings.disk {
             builder = builder.data_dir("/var/lib/polity");
         }
@@ -201,12 +212,9 @@ pub(crate) struct Standard;
 
 impl Program for Standard {
     fn run(&self, process: Process) -> LocalFuture<anyhow::Result<()>> {
-        match process.host().0.checked_sub(Host::FIRST_STRANGER) {
+        match process.stranger() {
             None => Box::pin(standard(process)),
-            Some(which) => {
-                let stranger = process.settings().strangers[usize::from(which)];
-                Box::pin(strange(process, stranger))
-            }
+            Some(stranger) => Box::pin(strange(process, stranger)),
         }
     }
 }
@@ -216,8 +224,12 @@ async fn standard(mut process: Process) -> anyhow::Result<()> {
     let node = loop {
         match process.start(process.builder()).await {
             Ok(node) => break node,
-            // Whoever watches over the process starts it again and again.
-            Err(error) if error.is_retryable() || process.given.memory.disk() == polity::DiskFault::Fails => {
+            // Whoever watches over the process starts it again and again, with what the operator has changed meanwhile.
+            Err(error)
+                if error.is_retryable()
+                    || process.given.memory.disk() == polity::DiskFault::Fails
+                    || process.settings().rotating =>
+            {
                 tracing::info!(%error, "start again");
                 tokio::time::sleep(START_AGAIN).await;
             }
@@ -235,6 +247,11 @@ async fn standard(mut process: Process) -> anyhow::Result<()> {
     let mut paces = Paces { work: process.given.work.clone(), rng: StdRng::from_rng(process.rng()) };
     for task in workloads.iter().flat_map(|workload| (workload.clients)(&client, &mut paces)) {
         process.spawn(task);
+    }
+    if process.settings().rotating && host == Host(0) {
+        let (hosts, rng) = ((0..client.hosts).map(Host).collect(), StdRng::from_rng(process.rng()));
+        let secrets = process.given.secrets.clone();
+        process.spawn(rotate(node.clone(), secrets, hosts, recorder.clone(), rng));
     }
     loop {
         tokio::select! {
@@ -277,7 +294,7 @@ async fn standard(mut process: Process) -> anyhow::Result<()> {
 async fn strange(mut process: Process, stranger: Stranger) -> anyhow::Result<()> {
     loop {
         let builder = match stranger {
-            Stranger::WrongSecret => process.builder().secret([8; 32]),
+            Stranger::WrongSecret => process.builder(),
             Stranger::OtherCluster => process.builder().cluster("another"),
             Stranger::OtherShards => {
                 let mut kv = process.settings().kv();

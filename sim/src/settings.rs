@@ -80,6 +80,9 @@ pub struct Settings {
     /// Whether the first process of each host is of the build before, and those that follow are of this one.
     #[serde(default)]
     pub upgrade: bool,
+    /// Whether an operator changes the cluster's secret again and again.
+    #[serde(default)]
+    pub rotating: bool,
     /// The stores.
     pub store: Store,
     /// What the clients do, by name: see [`workload::ALL`].
@@ -107,6 +110,7 @@ impl Settings {
             pace: 100,
             moving: false,
             upgrade: false,
+            rotating: false,
             store: Store {
                 shards: 64,
                 replicas: store.replicas.get(),

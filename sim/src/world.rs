@@ -23,6 +23,7 @@ use crate::history::{Event, History, Host};
 use crate::network::Network;
 use crate::process::{Command, Given, Program, Standard};
 use crate::recorder::{Record, Recorder};
+use crate::rotation::Secrets;
 use crate::settings::Settings;
 use crate::workload::seed_of;
 
@@ -109,9 +110,10 @@ impl World {
             out: settings.late().collect(),
             settings: settings.clone(),
         };
+        let secrets = Arc::new(Secrets::default());
         let strangers = (Host::FIRST_STRANGER..).map(Host).take(settings.strangers.len());
         for host in (0..settings.hosts).map(Host).chain(strangers) {
-            world.add_host(host, seed, &program);
+            world.add_host(host, seed, &program, &secrets);
         }
         for host in world.out.clone() {
             world.sim.crash(host.to_string());
@@ -119,7 +121,7 @@ impl World {
         world
     }
 
-    fn add_host(&mut self, host: Host, seed: u64, program: &Arc<dyn Program>) {
+    fn add_host(&mut self, host: Host, seed: u64, program: &Arc<dyn Program>, secrets: &Arc<Secrets>) {
         let memory = Arc::new(Memory::default());
         self.memories.insert(host, memory.clone());
         let starts = std::cell::Cell::new(0);
@@ -133,6 +135,7 @@ impl World {
             wire: self.network.wire(&self.recorder),
             gate: Gate::default(),
             recorder: self.recorder.clone(),
+            secrets: secrets.clone(),
             work: self.work.subscribe(),
         };
         let (reins, program) = (self.reins.clone(), program.clone());

@@ -10,6 +10,7 @@ pub mod pairs;
 pub mod partition;
 pub mod restart;
 pub mod rolling;
+pub mod rotation;
 pub mod upgrade;
 
 use std::time::Duration;
@@ -46,13 +47,14 @@ impl Scenario {
 }
 
 /// All scenarios, in the order in which they are listed.
-pub const ALL: [Scenario; 9] = [
+pub const ALL: [Scenario; 10] = [
     formation::SCENARIO,
     kill::SCENARIO,
     partition::SCENARIO,
     restart::SCENARIO,
     rolling::SCENARIO,
     upgrade::SCENARIO,
+    rotation::SCENARIO,
     alone::SCENARIO,
     pairs::SCENARIO,
     mix::SCENARIO,

@@ -226,7 +226,7 @@ impl Builder {
         for (key, value) in self.kv.must_match() {
             cluster = cluster.must_match(key, value);
         }
-        let (cluster, kv) = cluster.start_with(|node| Kv::start(node, self.kv)).await?;
+        let (cluster, kv) = cluster.start_with(|node| Kv::start(node, self.kv.clone())).await?;
         Ok(Node { cluster, kv: kv? })
     }
 }

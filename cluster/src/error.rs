@@ -95,9 +95,9 @@ pub enum Error {
         source: Arc<std::io::Error>,
     },
 
-    /// The cluster knows a newer boot of this node's name than the seeds that let it in did. Nothing is left running, and
-    /// the next start will be newer.
-    #[error("the cluster knows a newer boot of this node's name ({by}) than its seeds did: start again")]
+    /// The cluster knew a newer boot of this node's name with every boot that was tried: another process starts under the
+    /// same name again and again. Nothing is left running.
+    #[error("the cluster has a newer boot of this node's name ({by}) each time: does another process use the name?")]
     Outpaced {
         /// The newer boot.
         by: Boot,

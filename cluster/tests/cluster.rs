@@ -87,6 +87,26 @@ async fn a_name_comes_back_under_a_newer_boot_and_the_older_process_stops() {
     until(&first, |view| view.members["b"].id == *new.id() && view.members["b"].status == Status::Alive).await;
 }
 
+/// Seeds that knew less than the cluster does: asked again, they would say the same.
+#[tokio::test]
+async fn a_node_that_is_outpaced_while_it_starts_takes_a_newer_boot() {
+    let first = builder("a").start().await.expect("starts");
+    let (seed, mut faster) = (first.addr(), Vec::new());
+    // When the seed has said which boot is the last that it knows, and before the node says hello to anybody.
+    let outpace = |_: &Node| {
+        if faster.is_empty() {
+            let start = async move { builder("b").seeds([seed]).start().await.expect("starts") };
+            let thread = std::thread::spawn(|| tokio::runtime::Runtime::new().expect("starts").block_on(start));
+            faster.push(thread.join().expect("it does not panic"));
+        }
+    };
+    let (second, ()) = builder("b").seeds([seed]).start_with(outpace).await.expect("starts");
+    let faster = faster.pop().expect("it was started");
+    assert!(second.id().boot > faster.id().boot, "{} {}", second.id(), faster.id());
+    assert_eq!(faster.stopped().await, StopReason::NameTaken { by: second.id().boot });
+    until(&first, |view| view.members["b"].id == *second.id() && view.members["b"].status == Status::Alive).await;
+}
+
 #[tokio::test]
 async fn a_stranger_is_told_why_it_may_not_join() {
     let member = builder("a").must_match("shards", 256).start().await.expect("starts");

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use polity::{Capabilities, Preset, Timings};
-use polity_sim::history::Host;
+use polity_sim::history::{Event, Host};
 use polity_sim::process::Process;
+use polity_sim::run::run;
 use polity_sim::settings::Settings;
 use polity_sim::world::World;
 
@@ -68,5 +69,16 @@ fn a_cluster_is_upgraded_node_by_node() {
         for (host, seen) in versions.lock().expect("no test panicked").iter() {
             assert_eq!(seen, &(expected.clone(), upgraded == 4), "{host} after {upgraded} were upgraded");
         }
+    }
+}
+
+/// The scenario is about something: in every world the secret is changed, however often its nodes fail meanwhile.
+#[test]
+fn the_secret_is_changed_whatever_happens() {
+    let scenario = polity_sim::scenario::find("rotation").expect("it is listed");
+    for seed in 0..3 {
+        let history = run(&scenario.case(seed)).history;
+        let is_change = |event: &Event| matches!(event, Event::Note { text, .. } if text == "the secret was changed");
+        assert!(history.entries.iter().any(|entry| is_change(&entry.event)), "seed {seed}");
     }
 }

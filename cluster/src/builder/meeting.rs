@@ -37,14 +37,15 @@ pub(super) struct Found {
 }
 
 impl Builder {
-    /// Finds out where others are, meets one if there is one, and which generation this node is.
+    /// Finds out where others are, meets one if there is one, and which generation this node is: one after `newest` at
+    /// least.
     pub(super) async fn find_members(
         &self,
         asker: &mut Asker,
         charter: &Charter,
         (rpc, executor): (&Rpc, &Executor),
         own: SocketAddr,
-        patience: Duration,
+        (patience, newest): (Duration, u64),
     ) -> Result<Found, Error> {
         let unread = |error| ground("cannot read the id of the cluster", error);
         let remembered = remembered(&self.env, self.data_dir.as_ref(), &self.cluster).map_err(unread)?;
@@ -53,7 +54,7 @@ impl Builder {
         }
         let First { seeds, is_first } = asker.first().await?;
         let (met, heard) = self.meet((rpc, executor), own, &seeds, patience).await?;
-        let known = met.iter().map(|(_, generation)| *generation).max();
+        let known = met.iter().map(|(_, generation)| *generation).fold(newest, u64::max);
         let generation = self.next_generation(known, !heard && !is_first)?;
         Ok(Found { seeds, met: met.into_iter().map(|(identity, _)| identity).collect(), generation, remembered })
     }
@@ -138,9 +139,9 @@ impl Builder {
     ///
     /// A node that is `cut_off` from all seeds, and may have lost its folder, cannot know what it was before. The wall
     /// clock is then the best guess: most likely it is above, and if it is not, the node stops when it meets its cluster.
-    fn next_generation(&self, known: Option<u64>, cut_off: bool) -> Result<u64, Error> {
+    fn next_generation(&self, known: u64, cut_off: bool) -> Result<u64, Error> {
         let path = self.data_dir.as_ref().map(|folder| folder.join(GENERATION_FILE));
-        let mut newest = known.unwrap_or(0);
+        let mut newest = known;
         let ground_of = self.env.ground();
         if let Some(path) = &path {
             let error = |e| ground(&format!("cannot read {}", path.display()), e);

@@ -43,16 +43,34 @@ use crate::transport::socket::GossipSink;
 use crate::transport::{Transport, TransportParts};
 use crate::version::WIRE_KEY;
 
+/// How many boots a start tries, if the cluster knows newer ones than the seeds do.
+const BOOTS: u32 = 4;
 /// How long a start that has failed waits for the node's thread to end: it has nothing left to do.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
 impl Builder {
     /// Like [`Builder::start`], and calls `prepare` when the node has its identity and before any peer can know of it:
-    /// the place to register the services that a member must have.
+    /// the place to register the services that a member must have. It is called again for a newer boot if the cluster
+    /// knows of one; what came of the earlier call is dropped then.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is left running.
-    pub async fn start_with<T>(self, prepare: impl FnOnce(&Node) -> T) -> Result<(Node, T), Error> {
+    /// Those of [`Builder::start`].
+    pub async fn start_with<T>(self, mut prepare: impl FnMut(&Node) -> T) -> Result<(Node, T), Error> {
+        let (mut newest, mut left) = (0, BOOTS);
+        loop {
+            left -= 1;
+            match self.try_to_start(newest, &mut prepare).await {
+                Err(Error::Outpaced { by }) if left > 0 => {
+                    tracing::info!(name = %self.name, %by, "the cluster knows a newer boot than the seeds did: begin again");
+                    newest = by.generation;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Starts one boot, newer than the generation that is known.
+    async fn try_to_start<T>(&self, newest: u64, prepare: &mut impl FnMut(&Node) -> T) -> Result<(Node, T), Error> {
         let plan = self.validate()?;
         let mut rng = StdRng::from_seed(self.env.ground().seed());
         let leaf_seed = Zeroizing::new(rng.random());
@@ -76,8 +94,8 @@ impl Builder {
         let context = Context::with_ring(self.env.clone(), &self.cluster, rings.clone(), addr);
         let handle = executor.handle().clone();
         let mut asker = Asker::new(context, &plan.discoveries, self.lan(), StdRng::from_rng(&mut rng), handle);
-        let found =
-            self.find_members(&mut asker, doorman.charter(), (&rpc, &executor), addr, plan.timings.solo_after).await;
+        let patience = plan.timings.solo_after;
+        let found = self.find_members(&mut asker, doorman.charter(), (&rpc, &executor), addr, (patience, newest)).await;
         let Found { seeds: seed_addrs, met, generation, remembered } = match found {
             Ok(found) => found,
             Err(error) => {

@@ -10,6 +10,7 @@
 //! | `replica` | which replica a boot is |
 //! | `shared` | what handle, driver and peers share: the replica under one lock |
 //! | `driver` | the task that carries out what the replica asks for |
+//! | `departures` | whose replica nobody has to wait for any more |
 //! | `directory` | the documents of a node by name, and what peers ask of them |
 //! | `watch` | snapshots and changes |
 //!
@@ -17,6 +18,7 @@
 //! Strong eventual consistency (C1 to C5 in `docs/SEMANTICS.md`), in memory: an update that no other node has received is
 //! lost with its node; [`Document::flushed`] says when others have it.
 
+mod departures;
 mod directory;
 mod driver;
 mod replica;

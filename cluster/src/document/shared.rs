@@ -10,28 +10,25 @@ use polity_crdt::{Change, Crdt, Delta, HybridClock, ReplicaId, Timestamp, Writer
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::departures::Departures;
 use super::directory::{Opening, Served};
 use super::replica::Holder;
 use super::watch::Unseen;
 use super::{DocumentError, DocumentStats, MAX_UPDATE_BYTES};
 use crate::ground::Env;
 use crate::identity::NodeId;
-use crate::membership::view::{Members, Status};
+use crate::membership::view::Members;
 use crate::node::Node;
 use crate::rpc::Rpc;
 
 /// How many keys may have changed since a watcher last looked before it is given a snapshot instead.
 const MAX_WATCHED_KEYS: usize = 16_384;
 
-/// How often it is looked whether holders are no members any more.
-const LOOK_FOR_ABSENT_EVERY: Duration = Duration::from_secs(60);
-
 pub(super) struct Shared<T: Crdt> {
     name: String,
     node: NodeId,
     env: Env,
     config: SyncConfig,
-    departs_after: Option<Duration>,
     rpc: Rpc,
     members: Members,
     started: Instant,
@@ -53,11 +50,7 @@ struct State<T: Crdt> {
     next_watcher: u64,
     exports: Vec<T::Delta>,
     clock: HybridClock,
-    /// The boots that were seen to be gone for good, while they were known.
-    departed: BTreeSet<NodeId>,
-    /// Since when the holders of these are no members at all.
-    absent: BTreeMap<ReplicaId, Duration>,
-    looked_for_absent: Duration,
+    departures: Departures,
     malformed: u64,
     stopped: bool,
 }
@@ -91,7 +84,6 @@ impl<T: Crdt> Shared<T> {
             node: node.id().clone(),
             env: node.env().clone(),
             config: config.clone(),
-            departs_after,
             rpc: node.rpc().clone(),
             members: node.members().clone(),
             started: Instant::now(),
@@ -103,9 +95,7 @@ impl<T: Crdt> Shared<T> {
                 next_watcher: 0,
                 exports: Vec::new(),
                 clock: HybridClock::new(),
-                departed: BTreeSet::new(),
-                absent: BTreeMap::new(),
-                looked_for_absent: Duration::ZERO,
+                departures: Departures::new(departs_after),
                 malformed: 0,
                 stopped: false,
             }),
@@ -320,41 +310,13 @@ impl<T: Crdt> Shared<T> {
             *newest = (*newest).max(*life);
         }
         let newest_life = |node: &NodeId| newest.get(node).copied().unwrap_or(0);
-        for holder in known.values() {
-            let node = &holder.node;
-            let gone = view.members.get(&node.name).is_some_and(|member| {
-                member.id.boot > node.boot || member.id.boot == node.boot && member.status == Status::Left
-            });
-            if gone {
-                state.departed.insert(node.clone());
-            }
-        }
-        state.departed.retain(|node| newest.contains_key(node));
-        let departed = known
-            .iter()
-            .filter(|(_, holder)| state.departed.contains(&holder.node) || holder.life < newest_life(&holder.node));
-        let mut departed: BTreeSet<ReplicaId> = departed.map(|(id, _)| *id).collect();
         let up = view
             .up()
             .map(|member| Holder { node: member.id.clone(), life: newest_life(&member.id) }.replica(&self.name));
         let up: BTreeSet<ReplicaId> = up.collect();
+        let unknown = state.engine.live_actors().filter(|id| !known.contains_key(id) && !up.contains(id));
         let now = self.now();
-        if let Some(grace) = self.departs_after {
-            let is_listed = |node: &NodeId| view.members.get(&node.name).is_some_and(|member| member.id == *node);
-            let unlisted = known.iter().filter(|(_, holder)| !is_listed(&holder.node)).map(|(id, _)| *id);
-            let unknown = state.engine.live_actors().filter(|id| !known.contains_key(id) && !up.contains(id));
-            let absent: BTreeMap<ReplicaId, Duration> =
-                unlisted.chain(unknown).map(|id| (id, state.absent.get(&id).copied().unwrap_or(now))).collect();
-            for (id, since) in &absent {
-                if now.saturating_sub(*since) >= grace {
-                    departed.insert(*id);
-                    // It stays departed for as long as it is known, whoever comes.
-                    state.departed.extend(known.get(id).map(|holder| holder.node.clone()));
-                }
-            }
-            state.absent = absent;
-            state.looked_for_absent = now;
-        }
+        let departed = state.departures.look(now, &view, &known, unknown.collect());
         state.engine.handle_departed(now, departed);
         state.engine.handle_up(now, up);
     }
@@ -419,7 +381,7 @@ impl<T: Crdt> Shared<T> {
     pub(super) fn advance(&self, requests: &mut Vec<Errand>) -> Option<Instant> {
         let now = self.now();
         let mut state = self.lock();
-        if self.departs_after.is_some() && now.saturating_sub(state.looked_for_absent) >= LOOK_FOR_ABSENT_EVERY {
+        if state.departures.is_due(now) {
             self.tell_members(&mut state);
         }
         state.engine.handle_timeout(now);

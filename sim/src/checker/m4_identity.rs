@@ -3,7 +3,8 @@
 //!
 //! 1. No boot of a host is used twice, and they grow from process to process. Only one that founds a cluster apart from
 //!    the other may not know what its host was before.
-//! 2. Nobody lists a boot that no process of that host ever had.
+//! 2. Nobody lists a boot that no process of that host ever had. While a process starts it may have several, and be
+//!    ready with the last: what is first seen meanwhile may be one of them.
 //! 3. A node never takes a host's older boot for its newest again; nor, of one boot, an older rejoin; and what it has once
 //!    taken for down comes back under the next rejoin only. So a restart is seen as down and then up, or as the newer
 //!    boot in the place of the older.
@@ -12,6 +13,7 @@
 //!    if it lives that long. What disturbs the members puts off the bound, as for M1.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{Facts, Violation, violation};
 use crate::history::{Event, Host, Life, Seen, view_at};
@@ -46,12 +48,19 @@ fn lists_are_true(facts: &Facts<'_>) -> Vec<Violation> {
     let mut lives: BTreeSet<(Host, Life)> = BTreeSet::new();
     // A process that died before it had started may have been seen; what its boot was, the history does not know.
     let mut unknown: BTreeSet<Host> = BTreeSet::new();
+    let mut starts: BTreeMap<Host, Vec<(Duration, Duration)>> = BTreeMap::new();
     for process in &facts.processes {
         match process.ready {
-            Some((_, life)) => drop(lives.insert((process.host, life))),
+            Some((ready, life)) => {
+                lives.insert((process.host, life));
+                starts.entry(process.host).or_default().push((process.launched, ready));
+            }
             None => drop(unknown.insert(process.host)),
         }
     }
+    let starts = |host: &Host, at: Duration| {
+        starts.get(host).into_iter().flatten().any(|(from, to)| (*from..=*to).contains(&at))
+    };
     let mut newest: BTreeMap<(Host, Host), Seen> = BTreeMap::new();
     let mut violations = Vec::new();
     for entry in &facts.history.entries {
@@ -60,7 +69,10 @@ fn lists_are_true(facts: &Facts<'_>) -> Vec<Violation> {
             // Whom strangers see is M5's.
             Event::View { host: observer, members } if !observer.is_stranger() => {
                 for (host, seen) in members.iter().filter(|(host, _)| !host.is_stranger()) {
-                    if !lives.contains(&(*host, seen.life)) && !unknown.contains(host) {
+                    let is_known = unknown.contains(host) || lives.contains(&(*host, seen.life));
+                    if !is_known && starts(host, entry.at) {
+                        lives.insert((*host, seen.life));
+                    } else if !is_known {
                         let text = format!("{observer} lists {host} as {:?}, which it never was", seen.life);
                         violations.push(violation("M4", entry.at, text));
                     }
@@ -165,6 +177,21 @@ mod tests {
     #[test]
     fn a_boot_that_nobody_had_is_bad() {
         assert_eq!(restarted(2, vec![back(2500, 2), back(3000, 3)]).len(), 1);
+    }
+
+    #[test]
+    fn a_boot_that_was_tried_before_the_last_is_good_if_it_was_seen_then() {
+        let tried = |seen_ms, ready_ms| {
+            let ready = at(ready_ms, Event::Ready { host: Host(2), life: crate::checker::hand::life(3) });
+            let launched = at(2050, Event::Launched { host: Host(2) });
+            let mut views = vec![back(2055, 2), launched];
+            let seen = view(seen_ms, 0, &[(0, 1, Standing::Alive), (1, 2, Standing::Alive), (2, 2, Standing::Alive)]);
+            let now = view(9000, 0, &[(0, 1, Standing::Alive), (1, 2, Standing::Alive), (2, 3, Standing::Alive)]);
+            views.extend(if seen_ms < ready_ms { [seen, ready] } else { [ready, seen] });
+            views.push(now);
+            restarted(2, views).len()
+        };
+        assert_eq!([tried(2100, 2300), tried(2300, 2100)], [0, 1]);
     }
 
     #[test]

@@ -129,9 +129,10 @@ impl Builder {
     /// [`ClusterId`](crate::ClusterId), and a node with another id is refused from then on. So nodes that start while they
     /// cannot reach each other never become two clusters. Give all of them the same number.
     ///
-    /// It must be **more than half of those that start** while the cluster forms, each start of a process counted: of
-    /// five nodes expect three, and four or five if some may be started again meanwhile. Nodes that join later need not
-    /// say it. With [`Builder::data_dir`] a node remembers the id, and a cluster that starts again as a whole keeps it;
+    /// It must be **more than half of the boots** that there are while the cluster forms: each start of a process is one,
+    /// and one more whenever it turns out that the cluster knows a newer boot of its name than its seeds did. Of five
+    /// nodes expect three, and four or five if some may be started again meanwhile. Nodes that join later need not say
+    /// it. With [`Builder::data_dir`] a node remembers the id, and a cluster that starts again as a whole keeps it;
     /// without, a restarted node takes the id from others, and counts as one more that starts if it meets only such as
     /// have none.
     ///

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::Timings;
@@ -67,6 +67,9 @@ impl Drops {
     }
 }
 
+/// After how many turns something other than a datagram has its turn, however many datagrams there are.
+const DATAGRAMS_IN_A_ROW: u32 = 16;
+
 /// What handles and RPC handlers ask of the driver.
 pub(crate) enum Command {
     PushPull(PushPull, Reply<PushPullAnswer>),
@@ -75,6 +78,8 @@ pub(crate) enum Command {
     Spread(Entry),
     /// These are the seeds from now on.
     Seeds(BTreeSet<SocketAddr>),
+    /// The cluster's id is where a restart finds it.
+    Kept,
     /// Say farewell within this time, and stop.
     Leave(Duration, oneshot::Sender<()>),
 }
@@ -114,6 +119,8 @@ pub(crate) struct Parts {
     pub(crate) background: JoinSet<()>,
     /// Whether the node is ready only once its cluster has an id.
     pub(crate) forms: bool,
+    /// Whether it is ready only once the id is where a restart finds it.
+    pub(crate) keeps: bool,
 }
 
 pub(crate) struct Driver {
@@ -139,6 +146,7 @@ pub(crate) struct Driver {
     leaving: Option<oneshot::Sender<()>>,
     background: JoinSet<()>,
     forms: bool,
+    keeps: bool,
     charter: watch::Receiver<Option<ClusterId>>,
     chartered: bool,
 }
@@ -170,6 +178,7 @@ impl Driver {
             leaving: None,
             background: parts.background,
             forms: parts.forms,
+            keeps: parts.keeps,
             charter,
             chartered: false,
         };
@@ -181,7 +190,13 @@ impl Driver {
     /// Runs until the node stops.
     pub(crate) async fn run(mut self) {
         let mut stopped = self.stop.subscribe();
+        let mut in_a_row = 0;
         loop {
+            if in_a_row >= DATAGRAMS_IN_A_ROW {
+                in_a_row = 0;
+                self.take_what_waits();
+            }
+            in_a_row += 1;
             self.publish();
             let due = self.agent.poll_timeout().map(|due| self.started + due);
             tokio::select! {
@@ -191,13 +206,7 @@ impl Driver {
                 Ok(()) = self.ring.changed() => self.take_ring(),
                 Some((from, mut datagram)) = self.datagrams.recv() => self.handle_datagram(from, &mut datagram),
                 Some(command) = self.commands.recv() => self.handle_command(command),
-                Some(done) = self.errands.join_next(), if !self.errands.is_empty() => {
-                    match done {
-                        Ok(done) => self.handle_done(done),
-                        // An errand that panicked has brought nothing.
-                        Err(_) => self.agent.handle_failed(None),
-                    }
-                }
+                Some(done) = self.errands.join_next(), if !self.errands.is_empty() => self.handle_ended(done),
                 () = tokio::time::sleep_until(due.unwrap_or(self.started)), if due.is_some() => {}
             }
             let now = self.now();
@@ -208,6 +217,24 @@ impl Driver {
         self.errands.shutdown().await;
         // Whoever was superseded must not be served by either.
         self.transport.shutdown().await;
+    }
+
+    /// Takes what would have to wait for as long as datagrams come, whoever sends them.
+    fn take_what_waits(&mut self) {
+        if let Ok(command) = self.commands.try_recv() {
+            self.handle_command(command);
+        }
+        if let Some(done) = self.errands.try_join_next() {
+            self.handle_ended(done);
+        }
+    }
+
+    fn handle_ended(&mut self, done: Result<Done, JoinError>) {
+        match done {
+            Ok(done) => self.handle_done(done),
+            // An errand that panicked has brought nothing.
+            Err(_) => self.agent.handle_failed(None),
+        }
     }
 
     /// From now on we listen only to members of our own cluster, if that has an id, and tell everyone which it is.
@@ -289,6 +316,7 @@ impl Driver {
                 }
             }
             Command::Seeds(seeds) => self.agent.handle_seeds(now, seeds),
+            Command::Kept => self.keeps = false,
             Command::Spread(entry) => self.agent.handle_spread(now, &entry),
             Command::Leave(within, done) => {
                 self.leaving.get_or_insert(done);
@@ -413,7 +441,7 @@ impl Driver {
             self.news.notify_one();
         }
         // Only now can whoever waits for it see the members.
-        let now = self.agent.joined() && (self.chartered || !self.forms);
+        let now = self.agent.joined() && (self.chartered || !self.forms) && !self.keeps;
         self.joined.send_if_modified(|joined| std::mem::replace(joined, now) != now);
     }
 }

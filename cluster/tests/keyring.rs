@@ -243,3 +243,15 @@ async fn no_secret_is_ever_printed() {
         assert!(!shown.contains(text) && !shown.contains(list), "{shown}");
     }
 }
+
+/// A rotation by restarts that is ended while the cluster runs: one node was not told of the new secret.
+#[tokio::test]
+async fn who_lacks_a_key_that_is_to_be_used_is_sent_it() {
+    let first = builder("n0", 1).also_trust([2; 32]).start().await.expect("starts");
+    let second = builder("n1", 1).seeds([first.addr()]).start().await.expect("starts");
+    until_up(&first, 2).await;
+    let error = first.keyring().use_key(secret(2).id()).await.expect_err("the other cannot open it");
+    assert!(matches!(error, KeyringError::NotHeld { .. }) && error.is_retryable(), "{error}");
+    accepted(|| first.keyring().use_key(secret(2).id())).await;
+    until(&second, |status| status.own().is_some_and(|keys| keys.primary == secret(2).id())).await;
+}

@@ -142,6 +142,7 @@ impl Builder {
             env: self.env.clone(),
             folder: self.data_dir.clone(),
             remembered,
+            tell: commands.clone(),
             rng: StdRng::from_rng(&mut rng),
         };
         let asked = former.serve();
@@ -182,6 +183,7 @@ impl Builder {
             rng,
             background,
             forms: self.expected.is_some(),
+            keeps: self.expected.is_some() && self.data_dir.is_some() && remembered.is_none(),
         };
         tracing::info!(node = %id, %addr, cluster = %self.cluster, "node started");
 
@@ -281,7 +283,7 @@ impl Builder {
             socket,
             rng_seed: rng.random(),
             tls,
-            reset_key: *plan.ring.primary().1.reset_key(&plan.name),
+            reset_key: plan.ring.primary().1.reset_key(&plan.name),
             config: TransportConfig::default(),
             policy: doorman.clone(),
             gossip,

@@ -125,6 +125,8 @@ impl Asker {
         tell: mpsc::Sender<Command>,
     ) {
         let mut write_at = Instant::now() + WRITE_EVERY;
+        // A folder that does not answer keeps nobody from asking.
+        let mut writing = JoinSet::new();
         loop {
             self.ask(|_| true).await;
             let view = members.snapshot();
@@ -137,8 +139,13 @@ impl Asker {
                 // An error means that the node has stopped, and this task with it.
                 let _ = tell.send(Command::Seeds(seeds)).await;
             }
-            if Instant::now() >= write_at {
-                memory.write(self.context.env()).await;
+            if let Some(written) = writing.try_join_next() {
+                memory.written(written.unwrap_or(false));
+            }
+            if Instant::now() >= write_at && writing.is_empty() {
+                if let Some(write) = memory.write(self.context.env()) {
+                    writing.spawn_on(write, &self.handle);
+                }
                 write_at = Instant::now() + WRITE_EVERY;
             }
             sleep(interval.mul_f64(self.rng.random_range(0.75..1.25))).await;

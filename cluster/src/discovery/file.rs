@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
 
 use super::list::resolve_all;
 use super::memory::read;
@@ -17,20 +20,27 @@ const MAX_FILE_BYTES: usize = 64 << 10;
 ///
 /// A file that is missing, or has a line that is something else, is an error: what it said before goes on to count. So
 /// write it as a whole and rename it into its place. A file without any entry says that nobody else is there.
+///
+/// While a read has no end, because its disk does not answer, it is not begun again: it would take a thread each time.
 #[derive(Debug, Clone)]
-pub struct WatchedFile(PathBuf);
+pub struct WatchedFile {
+    path: PathBuf,
+    /// Whoever holds it reads.
+    reads: Arc<Mutex<()>>,
+}
 
 impl WatchedFile {
     /// The file at this path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        Self { path: path.into(), reads: Arc::default() }
     }
 
     async fn entries(&self, context: &Context) -> Result<Vec<String>, DiscoveryError> {
         let error = |cause: Box<dyn std::error::Error + Send + Sync>| {
-            DiscoveryError::new(format!("cannot read seeds from {}", self.0.display()), cause)
+            DiscoveryError::new(format!("cannot read seeds from {}", self.path.display()), cause)
         };
-        let content = read(context.env(), self.0.clone()).await.map_err(|cause| error(cause.into()))?;
+        let reads = self.reads.clone().lock_owned().await;
+        let content = read(context.env(), self.path.clone(), reads).await.map_err(|cause| error(cause.into()))?;
         let content = content.ok_or_else(|| error("there is no such file".into()))?;
         if content.len() > MAX_FILE_BYTES {
             return Err(error(format!("it has more than {MAX_FILE_BYTES} bytes").into()));

@@ -80,14 +80,24 @@ impl Memory {
         self.addrs.iter().copied().filter(|addr| !known.contains(addr)).sample(rng, GREETED)
     }
 
-    /// Writes the file if something has changed since it was written.
-    pub(crate) async fn write(&mut self, env: &Env) {
-        let Some(path) = self.path.clone().filter(|_| !self.is_written) else { return };
+    /// Writes the file if something has changed since it was written. [`Memory::written`] is to be told whether it was.
+    pub(crate) fn write(&mut self, env: &Env) -> Option<impl Future<Output = bool> + Send + use<>> {
+        let path = self.path.clone().filter(|_| !self.is_written)?;
         let text: String = self.addrs.iter().map(|addr| format!("{addr}\n")).collect();
-        match write(env, path, text.into_bytes()).await {
-            Ok(()) => self.is_written = true,
-            Err(error) => tracing::warn!(%error, "the addresses of the members cannot be written"),
-        }
+        self.is_written = true;
+        let env = env.clone();
+        Some(async move {
+            let written = write(&env, path, text.into_bytes()).await;
+            if let Err(error) = &written {
+                tracing::warn!(%error, "the addresses of the members cannot be written");
+            }
+            written.is_ok()
+        })
+    }
+
+    /// Takes in whether the file was written.
+    pub(crate) fn written(&mut self, is_written: bool) {
+        self.is_written &= is_written;
     }
 }
 
@@ -102,13 +112,18 @@ pub(crate) async fn write(env: &Env, path: PathBuf, content: Vec<u8>) -> io::Res
     writing.await.map_err(io::Error::other)?
 }
 
-/// Reads a file in the same way: a folder may be on a network that does not answer.
-pub(crate) async fn read(env: &Env, path: PathBuf) -> io::Result<Option<Vec<u8>>> {
+/// Reads a file in the same way: a folder may be on a network that does not answer. What is `held` is dropped when it has
+/// been read, even if nobody waits for that any more.
+pub(crate) async fn read<H: Send + 'static>(env: &Env, path: PathBuf, held: H) -> io::Result<Option<Vec<u8>>> {
     if !env.ground().own_thread() {
         return env.ground().read(&path);
     }
     let env = env.clone();
-    tokio::task::spawn_blocking(move || env.ground().read(&path)).await.map_err(io::Error::other)?
+    let reading = tokio::task::spawn_blocking(move || {
+        let _held = held;
+        env.ground().read(&path)
+    });
+    reading.await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]

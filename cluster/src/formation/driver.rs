@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::core::{Answer, Formation, Output, Request};
 use super::{Charter, ClusterId};
 use crate::discovery::write;
+use crate::driver::Command;
 use crate::ground::Env;
 use crate::identity::NodeId;
 use crate::membership::view::Members;
@@ -46,12 +47,14 @@ pub(crate) fn remembered(env: &Env, folder: Option<&PathBuf>, cluster: &str) -> 
     }
 }
 
-async fn remember(env: Env, folder: PathBuf, cluster: String, id: ClusterId) {
+async fn remember(env: Env, folder: PathBuf, cluster: String, id: ClusterId, tell: mpsc::Sender<Command>) {
     let path = folder.join(FILE);
     while let Err(error) = write(&env, path.clone(), format!("{id}\n{cluster}\n").into_bytes()).await {
         tracing::warn!(path = %path.display(), %error, "the id of the cluster cannot be written");
         sleep(WRITE_AGAIN).await;
     }
+    // An error means that the node has stopped.
+    let _ = tell.send(Command::Kept).await;
 }
 
 /// What the task is made of.
@@ -68,6 +71,8 @@ pub(crate) struct Former {
     pub(crate) folder: Option<PathBuf>,
     /// The id that the folder holds already.
     pub(crate) remembered: Option<ClusterId>,
+    /// The driver, who is told when the folder holds the id.
+    pub(crate) tell: mpsc::Sender<Command>,
     pub(crate) rng: StdRng,
 }
 
@@ -157,7 +162,13 @@ impl Former {
                     }
                     tracing::info!(id = %holds, cluster = %self.cluster, "the cluster has an id");
                     if let Some(folder) = self.folder.clone() {
-                        writing.spawn(remember(self.env.clone(), folder, self.cluster.clone(), holds));
+                        writing.spawn(remember(
+                            self.env.clone(),
+                            folder,
+                            self.cluster.clone(),
+                            holds,
+                            self.tell.clone(),
+                        ));
                     }
                 }
             }

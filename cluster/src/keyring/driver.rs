@@ -171,6 +171,8 @@ impl Keeper {
                 work.pending.push(Pending { goal, key, until: Instant::now() + PATIENCE, done });
             }
             Err(error) => {
+                // Who lacks a key that is to be used is sent it.
+                self.put(&work.ring);
                 let _ = done.send(Err(error));
             }
         }

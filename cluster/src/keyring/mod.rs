@@ -42,7 +42,7 @@ use crate::secure::ring::{KEYS_KEY, KeyId, MAX_KEYS_OF_RING, Shown};
 #[non_exhaustive]
 pub enum KeyringError {
     // Nothing was changed.
-    /// Members do not show that they hold the key; nothing was changed. They are being sent it: ask again.
+    /// Members do not show that they hold the key, and the one before is still in use. They are being sent it: ask again.
     #[error("the key {key} cannot be used yet: {} not shown that it is held there; ask again", have(members))]
     NotHeld {
         /// The key that was to be used.

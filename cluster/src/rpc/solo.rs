@@ -45,7 +45,7 @@ impl Solo {
             socket: quinn::TokioRuntime.wrap_udp_socket(socket)?,
             rng_seed: seed,
             tls: TlsIdentity::from_ca_seed(&secret, name, &seed)?,
-            reset_key: seed,
+            reset_key: seed.into(),
             config: TransportConfig::default(),
             policy: Arc::new(Alone { node: node.clone(), addr }),
             gossip: Arc::new(NoGossip),

@@ -24,7 +24,7 @@ use crate::identity::NodeName;
 /// A node's certificate must carry its name, as the URI `polity:` and the name's bytes in lower-case hexadecimal, or as a
 /// DNS name that is the same letter by letter, among its subject alternative names; and it must be good for servers and for
 /// clients, if it says for what it is good. Others refuse a node that calls itself otherwise. The private key is never
-/// printed, and wiped from memory when dropped.
+/// printed, and what is held here is wiped from memory when dropped; TLS keeps a copy of its own.
 #[derive(Clone)]
 pub struct Certificates {
     roots: Vec<CertificateDer<'static>>,

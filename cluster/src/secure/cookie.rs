@@ -43,6 +43,8 @@ const CHALLENGE_BYTES: usize = OVERHEAD_BYTES + KIND_BYTES + BODY_BYTES;
 const KEY_LIFE: Duration = Duration::from_secs(2);
 /// How many messages are held: 77 KB. A thousand nodes that all meet this one within a few seconds fill a part of it.
 const MAX_HELD: usize = 64;
+/// How often one message that is held is challenged: its own copy may come from elsewhere, some more than once.
+const MAX_CHALLENGES_OF_ONE: u32 = 4;
 /// How many messages of one sender are held: it can hardly say more in one round trip.
 const MAX_HELD_OF_ONE: usize = 8;
 /// How many challenges, and how many echoes, are sent in a second at most: 20 kB/s of each. Nobody who may be asked needs
@@ -78,6 +80,8 @@ struct Held {
     serial: u64,
     /// Which key makes its cookies.
     key: u64,
+    /// How often it was challenged.
+    challenged: u32,
     message: Box<[u8]>,
 }
 
@@ -134,12 +138,16 @@ impl Reception {
         match kind {
             Kind::Gossip if is_known => return Ok(Taken::Gossip(boot, body)),
             Kind::Gossip => {
-                if size < CHALLENGE_BYTES || !self.challenges.take(now) {
+                met.lost += self.expire(now);
+                // Whoever sends one datagram again and again must not use up what others need.
+                let copies = self.held.iter().find(|held| held.boot == boot && held.counter == counter);
+                let is_enough = copies.is_some_and(|held| held.challenged >= MAX_CHALLENGES_OF_ONE);
+                if size < CHALLENGE_BYTES || is_enough || !self.challenges.take(now) {
                     return Err(DropReason::Unproven);
                 }
-                met.lost += self.expire(now);
                 let (held, lost) = self.hold(boot, counter, body);
                 met.lost += lost;
+                self.held[held].challenged += 1;
                 let body = said(counter, self.keys.cookie(&self.held[held], from).ok_or(DropReason::Unproven)?);
                 met.reply = Some(sealer.seal_kind(boot, Kind::Challenge, &body, 0));
             }
@@ -147,6 +155,7 @@ impl Reception {
                 let (cited, _) = heard(body)
                     .filter(|(cited, _)| (1..=sealer.newest()).contains(cited))
                     .ok_or(DropReason::Malformed)?;
+                met.lost += self.expire(now);
                 if !is_known && cited > self.sent_before_forgetting {
                     met.released = self.admit(boot, key_id, counter, sealer);
                 }
@@ -192,7 +201,7 @@ impl Reception {
         let lost = if is_full { self.held.iter().position(oldest).and_then(|at| self.held.remove(at)) } else { None };
         self.serial += 1;
         let (serial, key) = (self.serial, self.keys.newest);
-        self.held.push_back(Held { boot, counter, serial, key, message: message.into() });
+        self.held.push_back(Held { boot, counter, serial, key, challenged: 0, message: message.into() });
         (self.held.len() - 1, usize::from(lost.is_some()))
     }
 

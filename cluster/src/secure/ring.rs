@@ -175,10 +175,11 @@ impl Ring {
         Ok(key)
     }
 
-    /// Makes a key the primary, if every live member shows that it holds it.
+    /// Makes a key the primary, if every live member shows that it holds it. If not, it counts as installed from then on,
+    /// so that those who lack it are sent it.
     ///
     /// # Errors
-    /// [`KeyringError::Removed`], [`KeyringError::Unknown`], [`KeyringError::NotHeld`]. Nothing was changed then.
+    /// [`KeyringError::Removed`], [`KeyringError::Unknown`], [`KeyringError::NotHeld`].
     pub(crate) fn use_key(&mut self, key: KeyId, peers: &Peers) -> Result<(), KeyringError> {
         if self.is_removed(key) {
             return Err(KeyringError::Removed { key });
@@ -189,6 +190,7 @@ impl Ring {
         let holds = |shown: &Option<Shown>| shown.as_ref().is_some_and(|shown| shown.held.contains_key(&key));
         let members = names(peers, |shown| !holds(shown));
         if !members.is_empty() && !mutated(Mutation::UsesKeysUnheld) {
+            self.keys.entry(key).and_modify(|key| key.installed = true);
             return Err(KeyringError::NotHeld { key, members });
         }
         if self.primary.key != key || self.primary.at == 0 {

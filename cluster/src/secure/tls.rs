@@ -108,8 +108,8 @@ impl TlsIdentity {
             let authority_key = key_pair(&seed)?;
             roots.add(authority_of(&label, &authority_key)?)?;
             let params = authority_params(&label);
-            let issuer = Issuer::from_params(&params, &authority_key);
-            let leaf = leaf_params(name)?.signed_by(&leaf_key, &issuer)?.der().clone();
+            let issuer = Issuer::from_params(&params, &*authority_key);
+            let leaf = leaf_params(name)?.signed_by(&*leaf_key, &issuer)?.der().clone();
             let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialized_der().to_vec()));
             let certified = Arc::new(CertifiedKey::from_der(vec![leaf], key, &provider)?);
             leaves.push(Leaf { authority: roots.subjects().pop(), certified });
@@ -174,11 +174,12 @@ fn leaf_params(name: &NodeName) -> Result<CertificateParams, TlsError> {
     Ok(params)
 }
 
-fn key_pair(seed: &[u8; 32]) -> Result<KeyPair, rcgen::Error> {
+fn key_pair(seed: &[u8; 32]) -> Result<Zeroizing<KeyPair>, rcgen::Error> {
     let mut der = Zeroizing::new(Vec::with_capacity(ED25519_PKCS8.len() + seed.len()));
     der.extend_from_slice(&ED25519_PKCS8);
     der.extend_from_slice(seed);
-    KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(der.as_slice()), &rcgen::PKCS_ED25519)
+    let pair = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(der.as_slice()), &rcgen::PKCS_ED25519)?;
+    Ok(Zeroizing::new(pair))
 }
 
 #[derive(Debug)]

@@ -17,8 +17,10 @@ use crate::sync::Mutex;
 /// is sent a retry first (RFC 9000, 8.1.2), which costs it a round trip and this node nothing that it keeps. QUIC sends
 /// at most three times what such an address has sent (RFC 9000, 8.1), and quinn sees to it.
 pub(crate) const UNVALIDATED: usize = 32;
-/// How many handshakes may be under way from one address, of those who have shown that it is theirs. A handshake takes
-/// some milliseconds, so that is thousands in a second, and one stranger cannot take the places of all others.
+/// How many handshakes may be under way in all. A handshake takes some milliseconds, so that is thousands in a second.
+pub(crate) const MOST: usize = 52;
+/// How many of them may come from one address, of those who have shown that it is theirs: one stranger cannot take the
+/// places of all others. Of IPv6 the first half counts, because whoever has one address has all that begin like it.
 pub(crate) const OF_ONE_ADDRESS: usize = 16;
 
 /// How long QUIC keeps a connection after its handshake has failed: three times what it takes for lost until it has
@@ -46,11 +48,10 @@ const TLS_MESSAGE_BYTES: usize = 64 << 10;
 const CONNECTION_BYTES: usize = 45 << 10;
 const HANDSHAKE_BYTES: usize = CRYPTO_BYTES + CRYPTO_SLACK_BYTES + TLS_MESSAGE_BYTES + CONNECTION_BYTES;
 
-/// What one stranger can have this node keep at most: it may pretend to be many as long as nobody has to prove an address,
-/// and then be one of them.
+/// What all strangers together can have this node keep at most.
 pub(crate) const STRANGER_BYTES: usize =
-    (UNVALIDATED + OF_ONE_ADDRESS) * HANDSHAKE_BYTES + MAX_INCOMING * DATAGRAM_BYTES + INCOMING_BYTES_TOTAL as usize;
-const _: () = assert!(STRANGER_BYTES <= 8 << 20);
+    MOST * HANDSHAKE_BYTES + MAX_INCOMING * DATAGRAM_BYTES + INCOMING_BYTES_TOTAL as usize;
+const _: () = assert!(STRANGER_BYTES <= 8 << 20 && UNVALIDATED + OF_ONE_ADDRESS < MOST);
 
 /// What a connection may send before its hello was taken, all its streams together: the hello, the byte in front of it and
 /// its length. Who gets there holds the secret, and may yet belong elsewhere.
@@ -64,6 +65,14 @@ pub(crate) fn limit_strangers(quic: &mut quinn::TransportConfig) {
 /// Gives a connection that was welcomed what members may send.
 pub(crate) fn trust(connection: &quinn::Connection) {
     connection.set_receive_window(CONNECTION_WINDOW.into());
+}
+
+/// Who an address belongs to.
+fn holder(addr: IpAddr) -> IpAddr {
+    match addr.to_canonical() {
+        IpAddr::V6(addr) => IpAddr::V6((u128::from(addr) >> 64 << 64).into()),
+        v4 => v4,
+    }
 }
 
 /// Who has come to shake hands, and may.
@@ -106,7 +115,7 @@ impl Places {
             return Answer::Retry;
         }
         // An address that was not shown may be another's, who must not be kept out for it.
-        let of = is_validated.then(|| from.ip().to_canonical());
+        let of = is_validated.then(|| holder(from.ip()));
         let of_address = of.and_then(|of| taken.by_address.get(&of).copied()).unwrap_or(0);
         if taken.all >= taken.most || of_address >= OF_ONE_ADDRESS {
             return Answer::Full;
@@ -145,7 +154,7 @@ mod tests {
 
     #[test]
     fn those_who_show_their_address_get_in_whatever_the_others_do() {
-        let places = Places::new(64);
+        let places = Places::new(MOST);
         let mut inside = Vec::new();
         for stranger in 0..1_000 {
             match places.ask(from(stranger), false) {
@@ -161,6 +170,15 @@ mod tests {
         let other = place(places.ask(from(3_000), true)).expect("there is room for others");
         drop((own, other, inside));
         assert!(lock(&places.0).by_address.is_empty() && lock(&places.0).all == 0);
+    }
+
+    #[test]
+    fn a_network_of_one_holder_is_one() {
+        let (places, mut inside) = (Places::new(MOST), Vec::new());
+        let of = |network: u16, host: u16| SocketAddr::from(([0xfd00, 0, 0, network, 0, 0, 0, host], 9));
+        inside.extend((0..100).filter_map(|host| place(places.ask(of(1, host), true))));
+        assert_eq!(inside.len(), OF_ONE_ADDRESS);
+        assert!(place(places.ask(of(2, 1), true)).is_some());
     }
 
     fn place(answer: Answer) -> Option<Place> {

@@ -39,8 +39,7 @@ pub(crate) struct TransportConfig {
     pub(crate) stall_after: Duration,
     /// How exact deadlines are. 5 ms.
     pub(crate) sweep: Duration,
-    /// Inbound connections that have not finished their hello. 64: twice those that need not show their address, see
-    /// [`super::bounds`].
+    /// Inbound connections that have not finished their hello: see [`super::bounds`].
     pub(crate) max_handshakes: usize,
     /// Inbound connections in all. 4,096, at 45 KiB each when idle.
     pub(crate) max_connections: usize,
@@ -70,7 +69,7 @@ impl Default for TransportConfig {
             backoff_max: Duration::from_secs(5),
             stall_after: Duration::from_millis(300),
             sweep: Duration::from_millis(5),
-            max_handshakes: 64,
+            max_handshakes: super::bounds::MOST,
             max_connections: 4_096,
             max_links: 4_096,
             initial_rtt: Duration::from_millis(20),

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::error::{Phase, RpcErrorKind};
 use super::frame::Lane;
+use super::ledger::Proof;
 use super::{CLOSE_REFUSED, CLOSE_SHED, CLOSE_SHUTDOWN, Shared};
 use crate::hello::{self, Hello, HelloAnswer, MAX_HELLO_BYTES, Refusal, Welcome};
 use crate::identity::{NodeId, NodeName};
@@ -31,11 +32,12 @@ const CERTIFICATE_EXPIRED: u64 = 0x12d;
 /// QUIC's code of an endpoint that turns a connection away.
 const CONNECTION_REFUSED: u64 = 0x2;
 
-/// A connection that was welcomed, and its control lane.
+/// A connection that was welcomed, and its control lane; the proof of its address is to be kept as long as it is.
 pub(crate) struct Dialled {
     pub(crate) connection: Connection,
     pub(crate) control: (SendStream, RecvStream),
     pub(crate) welcome: Welcome,
+    pub(crate) proof: Proof,
 }
 
 /// The two halves of one lane's stream.
@@ -71,6 +73,7 @@ async fn dial_inner(
     };
     let connection =
         within(config.connect_timeout, "handshake", connect).await.map_err(|kind| (Phase::Connecting, kind))?;
+    let proof = shared.prove(connection.remote_address());
     greeting();
     let greet = within(config.hello_timeout, "hello", greet(&connection, hello));
     let agreed = greet.await.and_then(|(control, welcome)| {
@@ -79,7 +82,7 @@ async fn dial_inner(
         Ok((control, welcome))
     });
     match agreed {
-        Ok((control, welcome)) => Ok(Dialled { connection, control, welcome }),
+        Ok((control, welcome)) => Ok(Dialled { connection, control, welcome, proof }),
         Err(kind) => {
             connection.close(CLOSE_REFUSED, b"no agreement");
             Err((Phase::Greeting, kind))
@@ -128,10 +131,13 @@ pub(crate) fn proves(connection: &Connection, name: &NodeName) -> Result<(), Ref
 }
 
 /// Opens the lanes that the hello did not need and returns all, in the order of [`Lane::ALL`].
-pub(crate) async fn open_lanes(dialled: Dialled) -> Result<[LaneStreams; 3], RpcErrorKind> {
-    let call = open_lane(&dialled.connection, Lane::Call).await?;
-    let bulk = open_lane(&dialled.connection, Lane::Bulk).await?;
-    Ok([dialled.control, call, bulk])
+pub(crate) async fn open_lanes(
+    connection: &Connection,
+    control: LaneStreams,
+) -> Result<[LaneStreams; 3], RpcErrorKind> {
+    let call = open_lane(connection, Lane::Call).await?;
+    let bulk = open_lane(connection, Lane::Bulk).await?;
+    Ok([control, call, bulk])
 }
 
 async fn open_lane(connection: &Connection, lane: Lane) -> Result<LaneStreams, RpcErrorKind> {

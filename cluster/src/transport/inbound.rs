@@ -22,6 +22,7 @@ use super::bounds::{self, Answer, Place};
 use super::frame::{self, Frame, FrameBuffer, Lane, Malformed, Status};
 use super::greeting::{LaneStreams, proves, read_message, write_message};
 use super::lane::{self, LaneEnd, Side};
+use super::ledger::Proof;
 use super::pending::index_of;
 use super::queue::Queue;
 use super::tasks::lock;
@@ -305,7 +306,7 @@ pub(crate) async fn accept_for_ever(shared: Arc<Shared>) {
 
 /// A connection from its first packet to its end.
 async fn serve_connection(shared: Arc<Shared>, incoming: Incoming, place: Place) {
-    let Some((connection, control, inbound)) = receive(&shared, incoming).await else {
+    let Some((connection, control, inbound, _proof)) = receive(&shared, incoming).await else {
         shared.stats.handshake_failures.inc();
         return;
     };
@@ -363,7 +364,7 @@ async fn run_lane(inbound: Arc<Inbound>, lane: Lane, (mut send, mut recv): LaneS
     }
 }
 
-type Received = (Connection, LaneStreams, Arc<Inbound>);
+type Received = (Connection, LaneStreams, Arc<Inbound>, Proof);
 
 /// The handshake and the hello of a connection; `None` if either fails, with the connection closed.
 async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {
@@ -385,6 +386,7 @@ async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {
             return None;
         }
     };
+    let proof = shared.prove(from);
     drop(watch);
     let deadline = Instant::now() + shared.config.hello_timeout;
     let hello = async {
@@ -414,7 +416,7 @@ async fn receive(shared: &Arc<Shared>, incoming: Incoming) -> Option<Received> {
         (HelloAnswer::Welcome(_), Some(node)) => {
             let caller = Caller { node, addr: hello.addr };
             let inbound = Inbound::open(Arc::clone(shared), caller, Some(connection.clone()));
-            Some((connection, (send, recv), inbound))
+            Some((connection, (send, recv), inbound, proof))
         }
         // Refused, or welcomed without a boot of its own: the peer reads the answer and goes.
         (answer, _) => {

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::{Phase, RpcErrorKind};
 use super::frame::{self, Frame, FrameBuffer, Lane, Malformed};
-use super::greeting::{self, LaneStreams};
+use super::greeting::{self, Dialled, LaneStreams};
 use super::inbound::Inbound;
 use super::lane::{self, LaneEnd, Side};
 use super::pending::{Ending, Pending, Waiting};
@@ -276,13 +276,13 @@ impl Link {
         }
         let hello = self.shared.policy.hello(Some(&self.peer.node));
         let greeting = || self.enter(epoch, Stage::Greeting);
-        let dialled = match greeting::dial(&self.shared, self.peer.addr, &hello, greeting).await {
+        let dialled = greeting::dial(&self.shared, self.peer.addr, &hello, greeting).await;
+        let Dialled { connection, control, proof: _proof, .. } = match dialled {
             Ok(dialled) => dialled,
             Err((_, kind)) => return Some(Ended::Never(kind)),
         };
-        let connection = dialled.connection.clone();
         let up_since = Instant::now();
-        let streams = match greeting::open_lanes(dialled).await {
+        let streams = match greeting::open_lanes(&connection, control).await {
             Ok(streams) => streams,
             Err(kind) => return Some(Ended::Never(kind)),
         };

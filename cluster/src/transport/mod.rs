@@ -46,12 +46,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use ring::{hkdf, hmac};
 use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
 
 use self::bounds::Places;
 use self::config::TransportConfig;
 use self::error::RpcErrorKind;
 use self::inbound::{Inbound, RawReply, Request};
-use self::ledger::Watch;
+use self::ledger::{Proof, Watch};
 use self::link::Link;
 use self::socket::{DemuxSocket, GossipSink};
 use self::stats::TransportStats;
@@ -124,7 +125,7 @@ pub(crate) struct TransportParts {
     /// The node's certificates.
     pub(crate) tls: TlsIdentity,
     /// From which stateless resets are made. The same after a restart of the node, different for every node.
-    pub(crate) reset_key: [u8; 32],
+    pub(crate) reset_key: Zeroizing<[u8; 32]>,
     /// Limits and times.
     pub(crate) config: TransportConfig,
     /// How the node introduces itself, and whom it admits.
@@ -207,7 +208,8 @@ impl Transport {
             .incoming_buffer_size(bounds::INCOMING_BYTES)
             .incoming_buffer_size_total(bounds::INCOMING_BYTES_TOTAL);
 
-        let mut endpoint_config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &reset_key)));
+        let mut endpoint_config =
+            EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key.as_slice())));
         let id_seed: [u8; 32] = rng.random();
         endpoint_config
             .grease_quic_bit(false)
@@ -313,6 +315,11 @@ impl Shared {
     /// Has what is sent to an address limited until it is shown to be the dialler's.
     pub(crate) fn watch(&self, addr: SocketAddr) -> Watch {
         self.socket.ledger.watch(addr)
+    }
+
+    /// Has what is sent to an address not limited, because there is a connection to it.
+    pub(crate) fn prove(&self, addr: SocketAddr) -> Proof {
+        self.socket.ledger.prove(addr)
     }
 
     /// Whether this node is meant.

@@ -20,12 +20,8 @@ pub(crate) struct Mistakes {
     pub(crate) by_healthy: u64,
     /// How often anybody did while nobody else did: once for each time that such a one was buried, however many believed it.
     pub(crate) raised: u64,
-    /// How often the first was one that ran undisturbed.
-    pub(crate) raised_by_healthy: u64,
     /// How often a member came back under another identity because others believed it down.
     pub(crate) rejoins: u64,
-    /// How often such a one was suspected by another.
-    pub(crate) suspected: u64,
 }
 
 impl std::ops::AddAssign for Mistakes {
@@ -33,9 +29,7 @@ impl std::ops::AddAssign for Mistakes {
         self.seen += other.seen;
         self.by_healthy += other.by_healthy;
         self.raised += other.raised;
-        self.raised_by_healthy += other.raised_by_healthy;
         self.rejoins += other.rejoins;
-        self.suspected += other.suspected;
     }
 }
 
@@ -67,11 +61,7 @@ impl Watch {
     fn take(&mut self, at: Duration, observer: Host, sight: Sight) {
         match sight {
             Sight::Rejoined => self.mistakes.rejoins += 1,
-            Sight::Suspect(subject) => {
-                self.mistakes.suspected += u64::from(self.running[subject] && !self.slow[subject]);
-                self.set(at, observer, subject, true);
-            }
-            Sight::Up(subject) => self.set(at, observer, subject, true),
+            Sight::Up(subject) | Sight::Suspect(subject) => self.set(at, observer, subject, true),
             Sight::Down(subject) => self.set(at, observer, subject, false),
         }
     }
@@ -105,7 +95,6 @@ impl Watch {
             self.mistakes.seen += 1;
             self.mistakes.by_healthy += u64::from(healthy);
             self.mistakes.raised += u64::from(first);
-            self.mistakes.raised_by_healthy += u64::from(first && healthy);
         }
     }
 
@@ -136,6 +125,18 @@ pub(crate) struct Arena<L: Library> {
 }
 
 impl<L: Library> Arena<L> {
+    /// A cluster whose members know each other, and how long it took them. Those that do not manage it `within` that time
+    /// are told of each other instead.
+    pub(crate) fn formed(library: L, hosts: usize, seed: u64, within: Duration) -> (Self, Option<Duration>) {
+        let mut arena = Self::new(library, hosts, seed, false);
+        let formation = arena.run_until_agreed(within);
+        if formation.is_none() {
+            arena = Self::new(library, hosts, seed, true);
+            arena.run_until_agreed(within);
+        }
+        (arena, formation)
+    }
+
     /// So many members that start at once, on a quiet network.
     pub(crate) fn new(library: L, hosts: usize, seed: u64, knowing: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);

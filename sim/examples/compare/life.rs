@@ -15,7 +15,7 @@ const SETTLING: Duration = Duration::from_secs(20);
 /// How long that is.
 const QUIET: Duration = Duration::from_secs(60);
 /// How long a kill may go unseen.
-const DETECTION: Duration = Duration::from_secs(60);
+pub(crate) const DETECTION: Duration = Duration::from_secs(60);
 /// How long the members have between two kills.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -45,14 +45,8 @@ pub(crate) struct Life {
 pub(crate) fn live<L: Library>(library: L, plan: Plan, seed: u64) -> Life {
     let mut life = Life::default();
     for run in 0..plan.runs {
-        let mut arena = Arena::new(library, plan.nodes, seed + run, false);
-        let formation = arena.run_until_agreed(FORMATION);
+        let (mut arena, formation) = Arena::formed(library, plan.nodes, seed + run, FORMATION);
         life.formations.push(formation);
-        if formation.is_none() {
-            // What comes after is measured on a cluster whose members know each other.
-            arena = Arena::new(library, plan.nodes, seed + run, true);
-            arena.run_until_agreed(FORMATION);
-        }
         arena.run(SETTLING);
         let before = arena.traffic();
         arena.run(QUIET);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::arena::Mistakes;
-use crate::life::{FORMATION, Life};
+use crate::life::{DETECTION, FORMATION, Life};
 use crate::trouble::{Load, Trouble};
 use crate::{Column, Found, troubles};
 
@@ -123,7 +123,7 @@ pub(crate) fn print(columns: &[Column], found: &BTreeMap<Column, Found>, sizes: 
     for nodes in sizes {
         let times = |life: &Life, which: fn(&crate::arena::Detection) -> Duration| {
             let times: Vec<_> = life.kills.iter().map(|kill| kill.as_ref().map(which)).collect();
-            median_and_worst(&times, Duration::from_secs(60))
+            median_and_worst(&times, DETECTION)
         };
         table.life(format!("kill of 1 of {nodes} seen by the first, s"), *nodes, |life| times(life, |seen| seen.first));
         table.life("… by the last, s".to_owned(), *nodes, |life| times(life, |seen| seen.last));

@@ -66,7 +66,7 @@ pub(crate) fn since(before: Traffic, now: Traffic) -> Traffic {
 
 /// Lets so many members form a cluster and lets this go wrong for some time.
 pub(crate) fn troubled<L: Library>(library: L, hosts: usize, trouble: Trouble, time: Duration, seed: u64) -> Load {
-    let mut arena = formed(library, hosts, seed);
+    let (mut arena, _) = Arena::formed(library, hosts, seed, FORMATION);
     arena.run(SETTLING);
     arena.take_mistakes();
     let before = arena.traffic();
@@ -83,16 +83,6 @@ pub(crate) fn troubled<L: Library>(library: L, hosts: usize, trouble: Trouble, t
     let traffic = since(before, arena.traffic());
     arena.run(AFTERMATH);
     Load { mistakes: arena.take_mistakes(), traffic, member_seconds: hosts as f64 * time.as_secs_f64() }
-}
-
-/// A cluster in which all agree; where a library takes too long for that, one that is told of all members.
-pub(crate) fn formed<L: Library>(library: L, hosts: usize, seed: u64) -> Arena<L> {
-    let mut arena = Arena::new(library, hosts, seed, false);
-    if arena.run_until_agreed(FORMATION).is_none() {
-        arena = Arena::new(library, hosts, seed, true);
-        arena.run_until_agreed(FORMATION);
-    }
-    arena
 }
 
 /// A number between two, each order of magnitude as likely as another.

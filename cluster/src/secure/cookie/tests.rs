@@ -107,7 +107,7 @@ fn golden_bytes() {
     // The cookie is nobody's business but its maker's; this pins what it is made of.
     let mut keys = Keys::new(StdRng::seed_from_u64(1));
     keys.key = hmac::Key::new(hmac::HMAC_SHA256, &[9; 32]);
-    let held = Held { boot: boot(1), counter: 2, serial: 3, key: 0, message: Box::default() };
+    let held = Held { boot: boot(1), counter: 2, serial: 3, key: 0, challenged: 0, message: Box::default() };
     let with = |ip: [u8; 4], port| keys.cookie(&held, SocketAddr::from((ip, port))).expect("a living key");
     assert_ne!(with([127, 0, 0, 1], 1), with([127, 0, 0, 2], 1));
     assert_ne!(with([127, 0, 0, 1], 1), with([127, 0, 0, 1], 2));

@@ -114,6 +114,19 @@ impl<T: Crdt> Replica<T> {
         self.update_with(mutate, &mut |_, _, _| ())
     }
 
+    /// As [`Replica::update`], but writes under another id: for a state whose writer changes from time to time, as that of a
+    /// stored record does. What [`Replica::new`] says of ids holds for this one.
+    ///
+    /// # Errors
+    /// Those of the mutator. Nothing was changed then.
+    pub fn update_as(&mut self, id: ReplicaId, mutate: impl FnOnce(&T, &mut Writer<'_>) -> Change<T>) -> Change<T> {
+        let delta = mutate(&self.state, &mut Writer::new(id, &self.seen))?;
+        if let Some(delta) = &delta {
+            self.merge(delta.clone());
+        }
+        Ok(delta)
+    }
+
     /// As [`Replica::update`], and tells `observe` what came and went.
     ///
     /// # Errors

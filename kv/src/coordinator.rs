@@ -16,12 +16,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::{Outcome as RpcOutcome, Peer, Rpc, RpcError};
-use polity_cluster::{Node, NodeId};
+use polity_cluster::{Env, Node, NodeId};
 use polity_crdt::VersionVector;
 use polity_shard::ShardId;
 use tokio::time::Instant;
@@ -29,10 +29,10 @@ use tokio::time::Instant;
 use crate::config::{Consistency, KvConfig};
 use crate::error::{KvError, Outcome};
 use crate::map::Map;
-use crate::record::{self, Blob, Record};
+use crate::record::{self, Blob, Record, Update};
 use crate::roster::Roster;
 use crate::standing::Fates as _;
-use crate::store::{Store, WriteError};
+use crate::store::{self, Store, WriteError, millis};
 use crate::sync::RwLock;
 use crate::tally::{Tally, Verdict, Vouch};
 use crate::wire::{MERGE, Merge, READ, Read, WRITE, Write, WriteAnswer};
@@ -49,6 +49,27 @@ pub(crate) struct Coordinator {
     pub(crate) store: Arc<Store>,
     pub(crate) map: RwLock<Arc<Map>>,
     pub(crate) config: KvConfig,
+    env: Env,
+}
+
+/// A write that is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) update: Update,
+    /// What it replaces of a causal key. `None`: what a quorum knows.
+    pub(crate) context: Option<VersionVector>,
+    /// Whether a quorum is asked first what it knows.
+    pub(crate) looks: bool,
+    pub(crate) level: Consistency,
+}
+
+/// What came of a write.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// It covers what was written.
+    pub(crate) context: VersionVector,
+    pub(crate) changed: u32,
+    pub(crate) total: i128,
 }
 
 /// Why an operation did not get enough answers.
@@ -86,7 +107,8 @@ enum Failed {
 
 impl Coordinator {
     pub(crate) fn new(node: &Node, store: Arc<Store>, config: KvConfig) -> Self {
-        Self { node: node.id().clone(), rpc: node.rpc().clone(), store, map: RwLock::default(), config }
+        let (id, rpc, env) = (node.id().clone(), node.rpc().clone(), node.env().clone());
+        Self { node: id, rpc, store, map: RwLock::default(), config, env }
     }
 
     pub(crate) fn map(&self) -> Arc<Map> {
@@ -97,6 +119,11 @@ impl Coordinator {
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
     }
 
+    /// The wall clock, since the Unix epoch.
+    pub(crate) fn wall(&self) -> Duration {
+        self.env.ground().wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
+
     // ---- read -----------------------------------------------------------------------------------------------------
 
     /// Reads a key: the merge of what enough replicas have.
@@ -104,7 +131,10 @@ impl Coordinator {
         let deadline = Instant::now() + within;
         loop {
             match self.gather(key, level, deadline).await {
-                Ok(record) => return Ok(record),
+                Ok(mut record) => {
+                    record.latch(millis(self.wall()));
+                    return Ok(record);
+                }
                 Err(few) if few.again && self.pause(deadline).await => {}
                 Err(few) => return Err(few.error("a read", Outcome::NotApplied)),
             }
@@ -146,7 +176,7 @@ impl Coordinator {
         };
         let mut take = |node: &NodeId, tally: &mut Tally, vouch, record: Option<Blob>| -> Result<(), String> {
             if let Some(bytes) = record {
-                merged.merge_owned(record::decode(&bytes.0).map_err(|error| error.to_string())?);
+                merged.merge(record::decode(&bytes.0).map_err(|error| error.to_string())?);
             }
             tally.answered(node.clone(), vouch);
             Ok(())
@@ -266,19 +296,12 @@ impl Coordinator {
 
     // ---- write ----------------------------------------------------------------------------------------------------
 
-    /// Writes a value, or deletes if there is none. Returns the context that covers what was written.
-    pub(crate) async fn write(
-        &self,
-        key: Blob,
-        value: Option<Blob>,
-        context: Option<VersionVector>,
-        level: Consistency,
-        within: Duration,
-    ) -> Result<VersionVector, KvError> {
+    /// Writes to a key.
+    pub(crate) async fn write(&self, key: Blob, asked: Asked, within: Duration) -> Result<Done, KvError> {
         let deadline = Instant::now() + within;
         loop {
-            match self.try_write(&key, value.as_ref(), context.as_ref(), level, deadline).await {
-                Ok(context) => return Ok(context),
+            match self.try_write(&key, &asked, deadline).await {
+                Ok(done) => return Ok(done),
                 Err(Failed::TooFew(few)) if few.again && self.pause(deadline).await => {}
                 Err(Failed::TooFew(few)) => return Err(few.error("a write", Outcome::NotApplied)),
                 Err(Failed::ForGood(error)) => return Err(error),
@@ -287,14 +310,7 @@ impl Coordinator {
     }
 
     /// Hands a write over to one replica after the other, until one has got it.
-    async fn try_write(
-        &self,
-        key: &Blob,
-        value: Option<&Blob>,
-        context: Option<&VersionVector>,
-        level: Consistency,
-        deadline: Instant,
-    ) -> Result<VersionVector, Failed> {
+    async fn try_write(&self, key: &Blob, asked: &Asked, deadline: Instant) -> Result<Done, Failed> {
         let map = self.map();
         let shard = self.store.shard_of(&key.0);
         let mut errors = Errors::default();
@@ -307,13 +323,19 @@ impl Coordinator {
             }
             let write = Write {
                 key: key.clone(),
-                value: value.cloned(),
-                context: context.cloned(),
-                level,
+                update: asked.update.clone(),
+                context: asked.context.clone(),
+                looks: asked.looks,
+                level: asked.level,
                 timeout_ms: u32::try_from(left.mul_f64(COORDINATORS_SHARE).as_millis()).unwrap_or(u32::MAX),
             };
             match self.hand_over(&map, &node, write, left).await {
-                HandedOver::Answered(WriteAnswer::Done(context)) => return Ok(context),
+                HandedOver::Answered(WriteAnswer::Done { context, changed, total }) => {
+                    return Ok(Done { context, changed, total });
+                }
+                HandedOver::Answered(WriteAnswer::WrongKind(found)) => {
+                    return Err(Failed::ForGood(KvError::WrongKind { found, wanted: asked.update.kind }));
+                }
                 HandedOver::Answered(WriteAnswer::NotHere(reason)) | HandedOver::NotReached(reason) => {
                     errors.note(&node, Err(reason));
                 }
@@ -364,29 +386,34 @@ impl Coordinator {
         if let Err(few) = self.is_possible(&map, &rosters, write.level) {
             return not_enough(few);
         }
-        let context = match write.context {
-            Some(context) => context,
-            // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
-            None => match self.gather(&write.key, write.level, deadline).await {
-                Ok(record) => record.context().clone(),
+        // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
+        let known = match write.context.is_none() && write.looks {
+            true => match self.gather(&write.key, write.level, deadline).await {
+                Ok(record) => Some(record),
                 Err(few) => return not_enough(few),
             },
+            false => None,
         };
+        let wall = self.wall();
+        let asked = store::Write { update: &write.update, context: write.context.as_ref(), known, wall };
 
         let mut tally = Tally::new(target, write.level);
         let named = tally.target_id();
-        let written = match self.store.write(shard, &write.key.0, write.value.as_ref(), &context, named) {
+        let written = match self.store.write(shard, &write.key.0, asked, named) {
             Ok(written) => written,
             Err(WriteError::TooManySiblings(count) | WriteError::RecordTooLarge(count)) => {
                 return WriteAnswer::TooManySiblings(u32::try_from(count).unwrap_or(u32::MAX));
             }
+            Err(WriteError::WrongKind(kind)) => return WriteAnswer::WrongKind(kind),
+            Err(WriteError::Nonsense) => return WriteAnswer::NotHere("the steps are of another kind".to_owned()),
             Err(WriteError::Malformed(error)) => return WriteAnswer::NotHere(error.to_string()),
             Err(WriteError::Engine(error)) => {
                 return WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() };
             }
         };
+        let done = WriteAnswer::Done { context: written.context, changed: written.changed, total: written.total };
         if mutated(Mutation::AckAlone) {
-            return WriteAnswer::Done(written.context);
+            return done;
         }
         tally.asked(&self.node);
         tally.answered(self.node.clone(), written.vouch);
@@ -413,11 +440,11 @@ impl Coordinator {
             for peer in all.iter().filter_map(|node| map.peer(node)) {
                 self.rpc.call(&peer, &MERGE, &merge, within).forget();
             }
-            return WriteAnswer::Done(written.context);
+            return done;
         }
         let everyone = usize::MAX;
         match self.collect(&map, &mut tally, all.into(), everyone, deadline, ask, take, Errors::default()).await {
-            Ok(()) => WriteAnswer::Done(written.context),
+            Ok(()) => done,
             Err(few) if mutated(Mutation::DeniesWrites) => not_enough(few),
             Err(few) => {
                 WriteAnswer::Unknown { answered: few.answered as u32, needed: few.needed as u32, reason: few.reason }

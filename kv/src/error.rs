@@ -1,6 +1,7 @@
 //! What can go wrong with an operation, and whether it may have happened all the same.
 
 use crate::engine::EngineError;
+use crate::record::Kind;
 
 /// Whether an operation that failed may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,15 @@ pub enum KvError {
     TooManySiblings {
         /// How many.
         siblings: usize,
+    },
+
+    /// The key holds something of another kind. Nothing was written.
+    #[error("the key holds a {found} value, and this is for a {wanted} one")]
+    WrongKind {
+        /// What it holds.
+        found: Kind,
+        /// What the call is for.
+        wanted: Kind,
     },
 
     // Retry.

@@ -15,10 +15,10 @@ use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
 use crate::config::{ConfigError, Consistency, KvConfig};
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Asked, Coordinator};
 use crate::engine::{Engine, MemoryEngine};
 use crate::error::KvError;
-use crate::record::{Blob, Record};
+use crate::record::{Blob, Kind, Record, Update};
 use crate::serve;
 use crate::settled;
 use crate::store::Store;
@@ -64,9 +64,10 @@ pub struct Entry {
 
 impl Entry {
     fn new(record: &Record) -> Self {
-        let shown = if mutated(Mutation::HidesSiblings) { 1 } else { record.len() };
+        let values = record.values();
+        let shown = if mutated(Mutation::HidesSiblings) { 1 } else { values.len() };
         Self {
-            values: record.values().take(shown).map(|value| value.0.clone()).collect(),
+            values: values.into_iter().take(shown).map(|value| value.0.clone()).collect(),
             context: Context(record.context().clone()),
         }
     }
@@ -339,8 +340,13 @@ impl<'a> IntoFuture for Put<'a> {
             kv.check(&key, value.as_ref())?;
             let here = &kv.inner.coordinator;
             let within = within.unwrap_or(here.config.timeout);
-            let written = here.write(key, value, context.map(|context| context.0), level, within).await?;
-            Ok(Context(written))
+            let asked = Asked {
+                update: Update::put(Kind::Causal, value),
+                context: context.map(|context| context.0),
+                looks: true,
+                level,
+            };
+            Ok(Context(here.write(key, asked, within).await?.context))
         };
         Box::pin(put.instrument(span))
     }

@@ -11,6 +11,7 @@
 //! | [`mod@tally`] | when enough have answered | pure |
 //! | [`mod@digest`] | what a shard holds, in a few numbers | pure |
 //! | [`mod@record`] | what is kept under a key | pure |
+//! | [`mod@expiries`] | what expires when | pure |
 //! | [`mod@engine`] | where records are kept | trait |
 //! | [`mod@store`] | one node's shards: standing, digest and records under one lock each | synchronous |
 //! | [`mod@serve`] | what a node does for its peers | handlers |
@@ -26,6 +27,7 @@ mod digest;
 mod engine;
 mod errands;
 mod error;
+mod expiries;
 mod kv;
 mod map;
 #[cfg(all(test, not(feature = "shuttle")))]
@@ -45,3 +47,4 @@ pub use config::{ConfigError, Consistency, KvConfig};
 pub use engine::{Engine, EngineError, MemoryEngine, Visit};
 pub use error::{KvError, Outcome};
 pub use kv::{Context, Entry, Get, Kv, NotAContext, Put};
+pub use record::Kind;

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::config::KvConfig;
 use crate::coordinator::Coordinator;
-use crate::record::Blob;
+use crate::record::{Blob, MAX_STEPS, Update};
 use crate::roster::Roster;
 use crate::settled;
 use crate::store::{Store, WriteError};
@@ -31,7 +31,7 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
     rpc.serve_async(WRITE, move |_, write| {
         let here = here.clone();
         async move {
-            limits.check(&write.key, write.value.as_ref()).map_err(Failure::not_applied)?;
+            limits.check_update(&write.key, &write.update).map_err(Failure::not_applied)?;
             Ok(here.coordinate(write).await)
         }
     });
@@ -63,18 +63,23 @@ impl Limits {
         Self { key: config.max_key_bytes, value: config.max_value_bytes, record: 2 * config.max_record_bytes() }
     }
 
-    fn check(&self, key: &Blob, value: Option<&Blob>) -> Result<(), String> {
+    fn check(&self, key: &Blob) -> Result<(), String> {
         if key.0.is_empty() || key.0.len() > self.key {
             return Err(format!("a key has 1 to {} bytes", self.key));
         }
-        if value.is_some_and(|value| value.0.len() > self.value) {
-            return Err(format!("a value has at most {} bytes", self.value));
+        Ok(())
+    }
+
+    fn check_update(&self, key: &Blob, update: &Update) -> Result<(), String> {
+        self.check(key)?;
+        if update.steps.len() > MAX_STEPS || update.bytes() > self.value {
+            return Err(format!("an update has at most {MAX_STEPS} steps and {} bytes", self.value));
         }
         Ok(())
     }
 
     fn check_record(&self, key: &Blob, record: &Blob) -> Result<(), String> {
-        self.check(key, None)?;
+        self.check(key)?;
         if record.0.len() > self.record {
             return Err(format!("a record has at most {} bytes", self.record));
         }
@@ -103,6 +108,8 @@ fn handle_merge(store: &Store, limits: Limits, merge: &Merge, reply: Reply<Vouch
 fn failure(error: WriteError) -> Failure {
     match error {
         WriteError::Malformed(error) => Failure::not_applied(error.to_string()),
+        WriteError::WrongKind(kind) => Failure::not_applied(format!("the key holds a {kind} value")),
+        WriteError::Nonsense => Failure::not_applied("the steps are of another kind than the update".to_owned()),
         WriteError::TooManySiblings(count) | WriteError::RecordTooLarge(count) => {
             Failure::not_applied(format!("{count} siblings are too many"))
         }
@@ -111,7 +118,7 @@ fn failure(error: WriteError) -> Failure {
 }
 
 fn handle_read(store: &Store, limits: Limits, read: &Read, reply: Reply<ReadAnswer>) {
-    let checked = limits.check(&read.key, None).and_then(|()| shard_of(store, read.shard, &read.key));
+    let checked = limits.check(&read.key).and_then(|()| shard_of(store, read.shard, &read.key));
     let shard = match checked {
         Ok(shard) => shard,
         Err(reason) => return reply.fail(Failure::not_applied(reason)),

@@ -9,16 +9,18 @@ mod races;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use polity_cluster::NodeId;
 use polity_cluster::mutation::{Mutation, mutated};
-use polity_crdt::{ReplicaId, VersionVector};
+use polity_crdt::{HybridClock, ReplicaId, VersionVector};
 use polity_shard::{ShardCount, ShardId};
 
 use crate::config::KvConfig;
 use crate::digest::{Buckets, Digest};
 use crate::engine::{Engine, EngineError};
-use crate::record::{self, Blob, NotARecord, Record};
+use crate::expiries::Expiries;
+use crate::record::{self, Blob, Kind, Millis, NotARecord, Record, Refused, Update, Writing};
 use crate::roster::{Roster, RosterId};
 use crate::standing::Standing;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
@@ -37,12 +39,16 @@ struct Shard {
     /// The replica that this node is for the shard's keys. A new one each time the shard's records were dropped, so
     /// that no dot is ever used twice.
     replica: ReplicaId,
+    clock: HybridClock,
+    expiries: Expiries,
 }
 
 /// Why a write was not done here.
 #[derive(Debug)]
 pub(crate) enum WriteError {
     Malformed(NotARecord),
+    WrongKind(Kind),
+    Nonsense,
     TooManySiblings(usize),
     RecordTooLarge(usize),
     Engine(EngineError),
@@ -74,11 +80,28 @@ pub(crate) struct Account {
     pub(crate) digest: Digest,
 }
 
-/// A record as it is after a write, and who must have it.
+/// A write, and what its writer knows.
+#[derive(Debug)]
+pub(crate) struct Write<'a> {
+    pub(crate) update: &'a Update,
+    /// What it replaces of a causal key. `None`: what the writer knows.
+    pub(crate) context: Option<&'a VersionVector>,
+    /// What a quorum knew a moment ago, if it was asked.
+    pub(crate) known: Option<Record>,
+    /// The wall clock, since the Unix epoch.
+    pub(crate) wall: Duration,
+}
+
+/// What a write has done, and who must have it.
 #[derive(Debug)]
 pub(crate) struct Written {
+    /// What others need to have it too.
     pub(crate) record: Vec<u8>,
     pub(crate) context: VersionVector,
+    /// How many of its steps have changed something.
+    pub(crate) changed: u32,
+    /// What a counter stands at, as far as is known here.
+    pub(crate) total: i128,
     pub(crate) vouch: Vouch,
 }
 
@@ -100,6 +123,8 @@ impl Store {
                 digest: Digest::default(),
                 holds_records: false,
                 replica: store.next_replica(),
+                clock: HybridClock::new(),
+                expiries: Expiries::default(),
             })
         });
         Self { shards: shards.collect(), ..store }
@@ -221,63 +246,87 @@ impl Store {
         let old = self.engine.load(shard, key)?;
         if old.as_deref() != Some(bytes) {
             let theirs = record::decode(bytes).map_err(WriteError::Malformed)?;
-            if mutated(Mutation::ForgetsDeletes) && theirs.is_empty() {
+            if mutated(Mutation::ForgetsDeletes) && !theirs.is_live() {
                 return Ok(guard.vouch(named));
             }
             let mut ours = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode);
             if let Ok(ours) = &mut ours
-                && ours.merge_owned(theirs)
+                && ours.merge(theirs)
             {
-                self.put_record(&mut guard, shard, key, old.as_deref(), &record::encode(ours))?;
+                self.put_record(&mut guard, shard, key, old.as_deref(), ours)?;
             }
             ours.map_err(WriteError::Malformed)?;
         }
         Ok(guard.vouch(named))
     }
 
-    /// Writes a value, or a delete if there is none, over what `context` covers.
+    /// Writes to a key.
     pub(crate) fn write(
         &self,
         shard: ShardId,
         key: &[u8],
-        value: Option<&Blob>,
-        context: &VersionVector,
+        write: Write<'_>,
         named: RosterId,
     ) -> Result<Written, WriteError> {
+        let Write { update, context, known, wall } = write;
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
         let mut record = match old.as_deref() {
             Some(bytes) => record::decode(bytes).map_err(WriteError::Malformed)?,
             None => Record::default(),
         };
+        // A causal write replaces what its writer has seen: not what has come meanwhile.
+        let seen = known.as_ref().map(|known| known.context().clone());
+        if let Some(known) = known {
+            record.merge(known);
+        }
+        let at = guard.clock.now(wall);
+        record.latch(millis(wall));
         if mutated(Mutation::ReplacesUnseen) {
-            record.delete(&record.context().clone());
+            record.clear();
         }
-        // What the writer has seen now: not the siblings that it did not know and that stay beside its value.
-        let mut seen = context.clone();
-        match value {
-            Some(value) => {
-                let dot = record.put(guard.replica, context, value.clone()).map_err(|error| {
-                    WriteError::Engine(EngineError { action: "counted a write", cause: error.to_string() })
-                })?;
-                seen.insert(dot);
-            }
-            None => {
-                record.delete(context);
-            }
-        }
-        if value.is_some() && record.len() > self.max_siblings {
-            return Err(WriteError::TooManySiblings(record.len()));
-        }
-        if mutated(Mutation::KnowsTooMuch) {
-            seen = record.context().clone();
+        let writing = Writing { replica: guard.replica, context: context.or(seen.as_ref()), at };
+        let applied = record.apply(update, &writing).map_err(|refused| match refused {
+            Refused::WrongKind(kind) => WriteError::WrongKind(kind),
+            Refused::Nonsense => WriteError::Nonsense,
+            Refused::Exhausted(cause) => WriteError::Engine(EngineError { action: "counted a write", cause }),
+        })?;
+        if record.siblings() > self.max_siblings && !update.clears {
+            return Err(WriteError::TooManySiblings(record.siblings()));
         }
         let bytes = record::encode(&record);
         if bytes.len() > self.max_record_bytes + MAX_HISTORY_BYTES {
-            return Err(WriteError::RecordTooLarge(record.len()));
+            return Err(WriteError::RecordTooLarge(record.siblings()));
         }
-        self.put_record(&mut guard, shard, key, old.as_deref(), &bytes)?;
-        Ok(Written { record: bytes, context: seen, vouch: guard.vouch(named) })
+        self.put_bytes(&mut guard, shard, key, old.as_deref(), (&bytes, record.next_expiry()))?;
+        let delta = if update.kind == Kind::Causal { bytes } else { record::encode(&applied.delta) };
+        let context = if mutated(Mutation::KnowsTooMuch) { record.context().clone() } else { applied.context };
+        Ok(Written {
+            record: delta,
+            context,
+            changed: applied.changed,
+            total: record.total(),
+            vouch: guard.vouch(named),
+        })
+    }
+
+    /// Removes what has expired, of at most so many keys. Returns whether more has.
+    pub(crate) fn expire(&self, shard: ShardId, wall: Duration, at_most: usize) -> Result<bool, EngineError> {
+        let now = millis(wall);
+        let mut guard = self.shard(shard);
+        let due = guard.expiries.due(now, at_most);
+        for key in &due {
+            let old = self.engine.load(shard, key)?;
+            let record = old.as_deref().map(record::decode);
+            if let Some(Ok(mut record)) = record
+                && record.latch(now)
+            {
+                self.put_record(&mut guard, shard, key, old.as_deref(), &record)?;
+            } else {
+                guard.expiries.set(key, None);
+            }
+        }
+        Ok(due.len() == at_most)
     }
 
     fn put_record(
@@ -286,11 +335,23 @@ impl Store {
         shard: ShardId,
         key: &[u8],
         old: Option<&[u8]>,
-        new: &[u8],
+        record: &Record,
+    ) -> Result<(), EngineError> {
+        self.put_bytes(guard, shard, key, old, (&record::encode(record), record.next_expiry()))
+    }
+
+    fn put_bytes(
+        &self,
+        guard: &mut Shard,
+        shard: ShardId,
+        key: &[u8],
+        old: Option<&[u8]>,
+        (new, expires): (&[u8], Option<Millis>),
     ) -> Result<(), EngineError> {
         self.engine.store(shard, key, new)?;
         guard.digest.change(key, old, new);
         guard.holds_records = true;
+        guard.expiries.set(key, expires);
         Ok(())
     }
 
@@ -329,6 +390,7 @@ impl Store {
         self.engine.clear(shard)?;
         guard.digest = Digest::default();
         guard.holds_records = false;
+        guard.expiries.clear();
         guard.replica = self.next_replica();
         Ok(true)
     }
@@ -348,6 +410,11 @@ impl Store {
 
 /// Room for the causal history beside a record's values: some hundred writers of one key.
 const MAX_HISTORY_BYTES: usize = 64 << 10;
+
+/// A wall clock's time as records have it.
+pub(crate) fn millis(wall: Duration) -> Millis {
+    u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)
+}
 
 impl Shard {
     fn vouch(&self, named: RosterId) -> Vouch {

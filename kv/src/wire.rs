@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Consistency;
 use crate::digest::{Buckets, Digest};
-use crate::record::Blob;
+use crate::record::{Blob, Kind, Update};
 use crate::roster::{Roster, RosterId};
 use crate::tally::Vouch;
 
@@ -84,34 +84,34 @@ pub(crate) struct ReadAnswer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Write {
     pub(crate) key: Blob,
-    /// `None` deletes.
-    pub(crate) value: Option<Blob>,
-    /// `None` replaces what a quorum knows.
+    pub(crate) update: Update,
+    /// What it replaces of a causal key. `None` replaces what a quorum knows.
     pub(crate) context: Option<VersionVector>,
+    /// Whether a quorum is asked first what it knows.
+    pub(crate) looks: bool,
     pub(crate) level: Consistency,
     pub(crate) timeout_ms: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum WriteAnswer {
-    Done(VersionVector),
+    Done {
+        context: VersionVector,
+        /// How many steps have changed something.
+        changed: u32,
+        /// What a counter stands at.
+        total: i128,
+    },
     /// Not written, and another replica may do better.
     NotHere(String),
     /// Not written, and no other replica would.
     TooManySiblings(u32),
+    /// Not written: the key holds something of this kind.
+    WrongKind(Kind),
     /// Not written; `again` if it may succeed in a moment, with the members as they are.
-    NotEnough {
-        answered: u32,
-        needed: u32,
-        reason: String,
-        again: bool,
-    },
+    NotEnough { answered: u32, needed: u32, reason: String, again: bool },
     /// Written here, and too few others are known to have it.
-    Unknown {
-        answered: u32,
-        needed: u32,
-        reason: String,
-    },
+    Unknown { answered: u32, needed: u32, reason: String },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -240,7 +240,7 @@ impl World {
                 collect.pending -= 1;
                 if let Ok(Answer::Vouched { vouch, record, current }) = answer {
                     if let Some(bytes) = record {
-                        merged.merge_owned(record::decode(&bytes).expect("ours"));
+                        merged.merge(record::decode(&bytes).expect("ours"));
                     }
                     collect.tally.answered(from.clone(), vouch);
                     collect.served.insert(current);

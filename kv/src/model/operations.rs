@@ -1,9 +1,12 @@
 //! Reads and writes as `coordinator` carries them out, and what a read must find.
 
+use std::time::Duration;
+
 use polity_crdt::VersionVector;
 
 use super::*;
-use crate::record;
+use crate::record::{self, Kind, Update};
+use crate::store;
 use crate::tally::Verdict;
 
 impl World {
@@ -57,7 +60,7 @@ impl World {
             tally.asked(&owner);
             if let Ok(Answer::Vouched { vouch, record, current }) = self.serve(at, &request) {
                 if let Some(bytes) = record {
-                    merged.merge_owned(record::decode(&bytes).expect("ours"));
+                    merged.merge(record::decode(&bytes).expect("ours"));
                 }
                 tally.answered(owner.clone(), vouch);
                 served.insert(current);
@@ -117,11 +120,13 @@ impl World {
         let proc = &self.procs[at];
         let owner = proc.id.clone();
         let served = BTreeSet::from([proc.store.placed(SHARD)]);
-        let written = proc.store.write(SHARD, KEYS[key], value.as_ref(), context, named).expect("room");
+        let update = Update::put(Kind::Causal, value.clone());
+        let write = store::Write { update: &update, context: Some(context), known: None, wall: Duration::ZERO };
+        let written = proc.store.write(SHARD, KEYS[key], write, named).expect("room");
         tally.asked(&owner);
         tally.answered(owner.clone(), written.vouch);
         let record = record::decode(&written.record).expect("ours");
-        let dot = value.map(|value| record.siblings().find(|(_, v)| **v == value).expect("just written").0);
+        let dot = value.map(|value| record.dot_of(&value).expect("just written"));
         let request = Request::Merge { named, key: KEYS[key].to_vec(), record: written.record };
         let mut all: Vec<NodeId> = rosters.iter().flat_map(Roster::nodes).cloned().collect();
         all.sort_unstable();

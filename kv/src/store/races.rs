@@ -41,12 +41,16 @@ fn blob(text: &str) -> Blob {
 /// A record that another replica has made.
 fn from_elsewhere(text: &str) -> Vec<u8> {
     let mut record = Record::default();
-    record.put(ReplicaId(7), &VersionVector::new(), blob(text)).expect("room");
+    let at = polity_crdt::Timestamp::default();
+    let writing = Writing { replica: ReplicaId(7), context: None, at };
+    record.apply(&Update::put(Kind::Causal, Some(blob(text))), &writing).expect("room");
     record::encode(&record)
 }
 
 fn put(store: &Store, key: &[u8], text: &str, named: RosterId) -> Written {
-    store.write(SHARD, key, Some(&blob(text)), &VersionVector::new(), named).expect("room")
+    let update = Update::put(Kind::Causal, Some(blob(text)));
+    let write = Write { update: &update, context: Some(&VersionVector::new()), known: None, wall: Duration::ZERO };
+    store.write(SHARD, key, write, named).expect("room")
 }
 
 /// All that the store holds, and whether its digest says so.
@@ -142,7 +146,7 @@ fn writes_of_one_key_lose_nothing() {
             second.await.expect("it ends");
             let all = content(&store);
             let record = record::decode(&all[0].1.0).expect("ours");
-            assert_eq!((all.len(), record.len()), (1, 3), "three values side by side");
+            assert_eq!((all.len(), record.siblings()), (1, 3), "three values side by side");
         });
     });
 }

@@ -90,7 +90,7 @@ fn a_retry_that_has_not_seen_the_first_attempt_stands_beside_it() {
     world.drain();
     assert_eq!(world.holds(second), 1, "it was cut off when it arrived");
     let known = [first, second].map(|at| world.record(at, 0));
-    assert_eq!(known.iter().map(|record| record.len()).sum::<usize>(), 2);
+    assert_eq!(known.iter().map(|record| record.values().len()).sum::<usize>(), 2);
     world.part(&[second], &[third]);
     assert_eq!(world.values_at(second), [1, 2]);
     world.put_over_all(second);

@@ -208,7 +208,7 @@ impl World {
     /// The values that the last read found, by the order in which they were written.
     fn values(&self) -> Vec<u64> {
         let number = |value: &Blob| u64::from_be_bytes(value.0[..].try_into().expect("eight bytes"));
-        let mut values: Vec<u64> = self.found.values().map(number).collect();
+        let mut values: Vec<u64> = self.found.values().into_iter().map(number).collect();
         values.sort_unstable();
         values
     }
@@ -223,7 +223,7 @@ impl World {
 
     /// What one node holds, without asking others.
     fn holds(&self, at: usize) -> usize {
-        self.record(at, 0).len()
+        self.record(at, 0).values().len()
     }
 
     fn context_at(&self, at: usize) -> VersionVector {

@@ -1,0 +1,206 @@
+use super::*;
+use polity_crdt::ReplicaId;
+use proptest::prelude::*;
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp { millis, logical: 0 }
+}
+
+fn writing(replica: u64, millis: u64) -> Writing<'static> {
+    Writing { replica: ReplicaId(replica), context: None, at: at(millis) }
+}
+
+fn blob(text: &str) -> Blob {
+    Blob::from(text.as_bytes().to_vec())
+}
+
+fn record() -> Record {
+    let mut record = Record::default();
+    record.apply(&Update::put(Kind::Causal, Some(blob("v"))), &writing(5, 1)).expect("room");
+    record
+}
+
+#[test]
+fn golden_bytes() {
+    let bytes = encode(&record());
+    assert_eq!(decode(&bytes), Ok(record()));
+    assert_eq!(bytes, [2, 0, 0, 0, 0, 0, 1, 0, 5, 1, 0, 1, b'v'], "the format of records: docs/WIRE.md");
+}
+
+#[test]
+fn other_versions_and_trailing_bytes_are_refused() {
+    let mut bytes = encode(&record());
+    bytes.push(0);
+    assert!(decode(&bytes).is_err());
+    bytes.pop();
+    bytes[0] = 1;
+    assert!(decode(&bytes).is_err());
+    assert!(decode(&[]).is_err());
+}
+
+#[test]
+fn a_key_has_one_kind_until_nothing_is_there() {
+    let mut record = record();
+    let insert = Update::of(Kind::Set, vec![Step::Insert(blob("x"))]);
+    assert_eq!(record.apply(&insert, &writing(1, 2)), Err(Refused::WrongKind(Kind::Causal)));
+    let old = record.clone();
+    record.apply(&Update::put(Kind::Causal, None), &writing(1, 3)).expect("deletes");
+    record.apply(&insert, &writing(1, 4)).expect("the key is free");
+    // Whoever has slept through that learns it, and brings nothing back.
+    let mut late = old.clone();
+    assert!(late.merge(record.clone()) && !record.merge(old));
+    assert_eq!((late.elements().count(), late), (1, record));
+}
+
+#[test]
+fn of_two_kinds_on_two_sides_the_greater_stays() {
+    let mut map = Record::default();
+    map.apply(&Update::of(Kind::Map, vec![Step::Set(blob("f"), blob("v"))]), &writing(1, 1)).expect("writes");
+    let mut other = record();
+    assert!(other.merge(map.clone()) && other == map && !map.merge(record()));
+}
+
+#[test]
+fn what_has_expired_is_removed_and_what_was_written_later_stays() {
+    let with_ttl = Update { expires: Some(Some(100)), ..Update::put(Kind::Causal, Some(blob("short"))) };
+    let mut here = Record::default();
+    here.apply(&with_ttl, &writing(1, 1)).expect("writes");
+    let mut there = here.clone();
+    there.apply(&Update::put(Kind::Causal, Some(blob("long"))), &writing(2, 2)).expect("writes");
+    assert!(!here.latch(99) && here.latch(100) && !here.latch(101) && !here.is_live());
+    here.merge(there.clone());
+    there.merge(here.clone());
+    assert_eq!((here.values(), &there), (vec![&blob("long")], &here));
+}
+
+#[test]
+fn a_set_that_has_expired_begins_anew_without_a_limit() {
+    let insert = |text| Update::of(Kind::Set, vec![Step::Insert(blob(text))]);
+    let mut here = Record::default();
+    here.apply(&Update { expires: Some(Some(100)), ..insert("old") }, &writing(1, 1)).expect("writes");
+    let old = here.clone();
+    assert!(here.latch(100));
+    here.apply(&insert("new"), &writing(1, 101)).expect("writes");
+    assert_eq!((here.expires(), here.latch(500)), (None, false));
+    here.merge(old);
+    assert_eq!(here.elements().collect::<Vec<_>>(), [&blob("new")], "it does not revive");
+}
+
+#[test]
+fn the_latest_write_wins_even_by_a_clock_that_is_behind() {
+    let put = |text| Update::put(Kind::LastWriterWins, Some(blob(text)));
+    let mut record = Record::default();
+    record.apply(&put("first"), &writing(1, 500)).expect("writes");
+    record.apply(&put("second"), &writing(2, 10)).expect("writes");
+    assert_eq!(record.values(), [&blob("second")]);
+}
+
+fn text() -> impl Strategy<Value = Blob> {
+    prop::sample::select(vec!["a", "b", "c"]).prop_map(blob)
+}
+
+fn step(kind: Kind) -> BoxedStrategy<Step> {
+    match kind {
+        Kind::Causal | Kind::LastWriterWins => text().prop_map(Step::Put).boxed(),
+        Kind::Counter => (-5..5i64).prop_map(Step::Add).boxed(),
+        Kind::Set => prop_oneof![text().prop_map(Step::Insert), text().prop_map(Step::Remove)].boxed(),
+        Kind::Map => {
+            prop_oneof![(text(), text()).prop_map(|(f, v)| Step::Set(f, v)), text().prop_map(Step::Remove)].boxed()
+        }
+    }
+}
+
+fn updates() -> impl Strategy<Value = (u8, Update)> {
+    let kinds = vec![Kind::Causal, Kind::LastWriterWins, Kind::Counter, Kind::Set, Kind::Map];
+    let update = (prop::sample::select(kinds), prop::bool::weighted(0.2), prop::option::weighted(0.2, 0..50u64));
+    let update = update.prop_flat_map(|(kind, clears, expires)| {
+        let steps = prop::collection::vec(step(kind), 0..3);
+        steps.prop_map(move |steps| Update { kind, clears, steps, expires: expires.map(Some) })
+    });
+    (0..3u8, update)
+}
+
+/// What three replicas do: write, hear from another, or look at the clock.
+#[derive(Clone, Debug)]
+enum Deed {
+    Write(u8, Update),
+    Hear(u8, u8),
+    Latch(u8),
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let deed = prop_oneof![
+        3 => updates().prop_map(|(at, update)| Deed::Write(at, update)),
+        2 => (0..3u8, 0..3u8).prop_map(|(from, to)| Deed::Hear(from, to)),
+        1 => (0..3u8).prop_map(Deed::Latch),
+    ];
+    prop::collection::vec(deed, 0..25)
+}
+
+/// Lets three replicas do this, and returns them with all deltas that they made.
+fn play(deeds: Vec<Deed>) -> (Vec<Record>, Vec<Record>) {
+    let (mut records, mut deltas) = (vec![Record::default(); 3], Vec::new());
+    for (now, deed) in deeds.into_iter().enumerate() {
+        match deed {
+            Deed::Write(replica, update) => {
+                let record = &mut records[usize::from(replica)];
+                if let Ok(applied) = record.apply(&update, &writing(u64::from(replica) + 1, now as u64)) {
+                    deltas.push(applied.delta);
+                }
+            }
+            Deed::Hear(from, to) => {
+                let heard = records[usize::from(from)].clone();
+                records[usize::from(to)].merge(heard);
+            }
+            Deed::Latch(replica) => drop(records[usize::from(replica)].latch(now as u64)),
+        }
+    }
+    (records, deltas)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), version in prop::bool::ANY) {
+        let mut bytes = bytes;
+        if version && let Some(first) = bytes.first_mut() {
+            *first = VERSION;
+        }
+        if let Ok(record) = decode(&bytes) {
+            prop_assert_eq!(decode(&encode(&record)), Ok(record));
+        }
+    }
+
+    /// C1, for records of any kind, whatever kinds they were before.
+    #[test]
+    fn copies_become_one_in_any_order(deeds in deeds()) {
+        let (records, _) = play(deeds);
+        let [a, b, c] = &records[..] else { unreachable!() };
+        let merged = |order: [&Record; 3]| {
+            let mut into = order[0].clone();
+            into.merge(order[1].clone());
+            into.merge(order[2].clone());
+            into
+        };
+        let all = merged([a, b, c]);
+        for order in [[a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]] {
+            prop_assert_eq!(&merged(order), &all);
+            prop_assert_eq!(encode(&merged(order)), encode(&all));
+        }
+        prop_assert_eq!(merged([&all, &all, a]), all.clone());
+        prop_assert_eq!(decode(&encode(&all)), Ok(all));
+    }
+
+    /// C3: whoever has the same record before and gets the delta has the same after.
+    #[test]
+    fn a_delta_says_what_a_write_did(deeds in deeds(), (at, update) in updates()) {
+        let (mut records, _) = play(deeds);
+        let record = &mut records[usize::from(at)];
+        let mut other = record.clone();
+        if let Ok(applied) = record.apply(&update, &writing(u64::from(at) + 1, 100)) {
+            other.merge(applied.delta);
+            prop_assert_eq!(&other, &*record);
+        }
+    }
+}

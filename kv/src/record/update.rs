@@ -1,0 +1,234 @@
+//! A write to a record: what it does, and under which conditions it is refused.
+
+use polity_crdt::{Change, ReplicaId, Timestamp, VersionVector};
+use serde::{Deserialize, Serialize};
+
+use super::{Blob, Expiry, Kind, Millis, Record, State, Timed};
+
+/// The most steps of one update.
+pub(crate) const MAX_STEPS: usize = 10_000;
+
+/// One change of a value. Which ones make sense follows from the kind.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Step {
+    /// Replaces the value of a causal or last-writer-wins key.
+    Put(Blob),
+    /// Adds to a counter.
+    Add(i64),
+    /// Adds an element to a set.
+    Insert(Blob),
+    /// Removes an element from a set, or a field from a map.
+    Remove(Blob),
+    /// Sets a field of a map.
+    Set(Blob, Blob),
+}
+
+/// What a write does.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Update {
+    /// The kind of what is written.
+    pub(crate) kind: Kind,
+    /// Whether what is known is removed first.
+    pub(crate) clears: bool,
+    pub(crate) steps: Vec<Step>,
+    /// When it is to expire: `None` leaves that as it is, unless a value is put; `Some(None)`: never.
+    pub(crate) expires: Option<Option<Millis>>,
+}
+
+impl Update {
+    pub(crate) fn of(kind: Kind, steps: Vec<Step>) -> Self {
+        Self { kind, clears: false, steps, expires: None }
+    }
+
+    /// Replaces a value, or deletes it if there is none.
+    pub(crate) fn put(kind: Kind, value: Option<Blob>) -> Self {
+        Self { kind, clears: value.is_none(), steps: value.map(Step::Put).into_iter().collect(), expires: None }
+    }
+
+    /// Whether the writer has to know what a quorum knows: it removes or replaces what it finds.
+    pub(crate) fn looks_first(&self) -> bool {
+        let looks = |step: &Step| matches!(step, Step::Put(_) | Step::Remove(_) | Step::Set(..));
+        self.clears || self.expires.is_some() || self.steps.iter().any(looks)
+    }
+
+    /// How many bytes it carries.
+    pub(crate) fn bytes(&self) -> usize {
+        let of = |step: &Step| match step {
+            Step::Put(bytes) | Step::Insert(bytes) | Step::Remove(bytes) => bytes.0.len(),
+            Step::Set(field, value) => field.0.len() + value.0.len(),
+            Step::Add(_) => 8,
+        };
+        self.steps.iter().map(of).sum()
+    }
+}
+
+/// Who writes, when, and over what.
+pub(crate) struct Writing<'a> {
+    pub(crate) replica: ReplicaId,
+    /// What the writer has seen; `None`: all that the record knows.
+    pub(crate) context: Option<&'a VersionVector>,
+    /// The hybrid time of the write.
+    pub(crate) at: Timestamp,
+}
+
+/// What a write has done.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Applied {
+    /// What others need to have it too.
+    pub(crate) delta: Record,
+    /// How many steps have changed something.
+    pub(crate) changed: u32,
+    /// What the writer has seen now.
+    pub(crate) context: VersionVector,
+}
+
+/// Why a write was not done. Nothing was changed.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Refused {
+    /// The key holds something of another kind.
+    WrongKind(Kind),
+    /// The steps are not of the kind that the update is said to be of.
+    Nonsense,
+    /// The replica can count no more writes.
+    Exhausted(String),
+}
+
+impl Record {
+    /// Writes.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was changed then.
+    pub(crate) fn apply(&mut self, update: &Update, writing: &Writing<'_>) -> Result<Applied, Refused> {
+        let mut next = if self.kind() == update.kind {
+            self.clone()
+        } else if self.is_live() {
+            return Err(Refused::WrongKind(self.kind()));
+        } else {
+            // What was never written begins in the first epoch.
+            let epoch = if self.context().is_empty() { self.epoch } else { self.epoch.saturating_add(1) };
+            Self { epoch, ..Self::new(update.kind) }
+        };
+        let applied = next.change(update, writing)?;
+        if next.context().is_empty() {
+            // Nothing was there, and nothing is.
+            return Ok(Applied { delta: self.clone(), ..applied });
+        }
+        *self = next;
+        Ok(applied)
+    }
+
+    fn change(&mut self, update: &Update, writing: &Writing<'_>) -> Result<Applied, Refused> {
+        let Update { clears, steps, expires, .. } = update;
+        let mut delta = Self { epoch: self.epoch, expiry: Expiry::default(), state: State::new(update.kind) };
+        let puts = steps.iter().any(|step| matches!(step, Step::Put(_)));
+        // A counter, set or map that has expired begins anew without a limit.
+        let renews = self.expiry.at.is_some() && !self.is_live();
+        if self.kind() != Kind::Causal && (expires.is_some() || puts || renews) {
+            let decided = writing.at.max(self.expiry.decided.next());
+            self.expiry = Expiry { decided, at: expires.flatten() };
+        }
+        delta.expiry = self.expiry;
+        let exhausted = |error: polity_crdt::Error| Refused::Exhausted(error.to_string());
+        let (mut changed, mut context) = (0, self.context().clone());
+        match (&mut self.state, &mut delta.state) {
+            (State::Causal(values), State::Causal(part)) => {
+                let mut seen = writing.context.unwrap_or(&context).clone();
+                if *clears {
+                    changed += u32::from(values.delete(&seen));
+                }
+                for step in steps {
+                    let Step::Put(value) = step else { return Err(Refused::Nonsense) };
+                    let timed = Timed { expires: expires.flatten(), value: value.clone() };
+                    let dot = values.put(writing.replica, &seen, timed).map_err(exhausted)?;
+                    changed += 1;
+                    // Not the siblings that it did not know and that stay beside its value.
+                    seen.insert(dot);
+                }
+                context = seen;
+                part.clone_from(values);
+            }
+            (State::LastWriterWins(register), State::LastWriterWins(part)) => {
+                if *clears && register.clear() {
+                    changed += 1;
+                }
+                for step in steps {
+                    let Step::Put(value) = step else { return Err(Refused::Nonsense) };
+                    let set = |state: &polity_crdt::LwwRegister<Blob>, w: &mut polity_crdt::Writer<'_>| {
+                        state.set(w, writing.at, value.clone())
+                    };
+                    changed += u32::from(register.update(writing.replica, set).map_err(exhausted)?.is_some());
+                }
+                part.clone_from(register);
+            }
+            (State::Counter(counter), State::Counter(part)) => {
+                if *clears && counter.clear() {
+                    changed += 1;
+                    part.clone_from(counter);
+                }
+                for step in steps {
+                    let Step::Add(by) = step else { return Err(Refused::Nonsense) };
+                    let added = counter.update(writing.replica, |state, w| state.add(w, *by)).map_err(exhausted)?;
+                    changed += gather(part, added);
+                }
+            }
+            (State::Set(set), State::Set(part)) => {
+                if *clears && set.clear() {
+                    changed += 1;
+                    part.clone_from(set);
+                }
+                for step in steps {
+                    let done = match step {
+                        // Adding what is there makes it survive a concurrent remove, and is no change to who asks.
+                        Step::Insert(element) => {
+                            let is_new = !set.value().contains(element);
+                            let add = set.update(writing.replica, |state, w| state.add(w, element.clone()));
+                            u32::from(is_new) & gather(part, add.map_err(exhausted)?)
+                        }
+                        Step::Remove(element) => {
+                            let removed: Change<polity_crdt::AwSet<Blob>> =
+                                set.update(writing.replica, |state, _| Ok(state.remove(element)));
+                            gather(part, removed.map_err(exhausted)?)
+                        }
+                        _ => return Err(Refused::Nonsense),
+                    };
+                    changed += done;
+                }
+            }
+            (State::Map(map), State::Map(part)) => {
+                if *clears && map.clear() {
+                    changed += 1;
+                    part.clone_from(map);
+                }
+                for step in steps {
+                    let done = match step {
+                        Step::Set(field, value) => {
+                            let is_new = !map.value().contains_key(field);
+                            let set = map.update(writing.replica, |state, w| {
+                                state.update(w, field.clone(), |register, w| register.set(w, writing.at, value.clone()))
+                            });
+                            u32::from(is_new) & gather(part, set.map_err(exhausted)?)
+                        }
+                        Step::Remove(field) => {
+                            let removed = map.update(writing.replica, |state, _| Ok(state.remove(field)));
+                            gather(part, removed.map_err(exhausted)?)
+                        }
+                        _ => return Err(Refused::Nonsense),
+                    };
+                    changed += done;
+                }
+            }
+            _ => return Err(Refused::Nonsense),
+        }
+        if self.kind() != Kind::Causal {
+            context = self.context().clone();
+        }
+        Ok(Applied { delta, changed, context })
+    }
+}
+
+/// Adds what a step has changed to what others are told. Returns how many changes that was.
+fn gather<T: polity_crdt::Crdt>(part: &mut super::Stored<T>, delta: Option<T::Delta>) -> u32 {
+    let Some(delta) = delta else { return 0 };
+    part.merge(super::Stored::of(delta));
+    1
+}

@@ -256,7 +256,8 @@ impl Record {
     /// Takes in another copy. Returns whether anything was new.
     pub(crate) fn merge(&mut self, other: Self) -> bool {
         // What was never written is of no kind.
-        let rank = |record: &Self| (record.epoch, !record.context().is_empty(), record.kind());
+        let is_written = |record: &Self| !record.context().is_empty() || record.expiry != Expiry::default();
+        let rank = |record: &Self| (record.epoch, is_written(record), record.kind());
         match rank(self).cmp(&rank(&other)) {
             Ordering::Less => {
                 *self = other;

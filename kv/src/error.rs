@@ -43,6 +43,22 @@ pub enum KvError {
         siblings: usize,
     },
 
+    /// A bucket cannot be called so.
+    #[error("the name of a bucket has 1 to {limit} bytes; this one has {bytes}")]
+    BucketName {
+        /// The name's length.
+        bytes: usize,
+        /// The longest name.
+        limit: usize,
+    },
+    /// The update does too much at once. Nothing was written.
+    #[error("an update has at most {limit} steps; this one has {steps}")]
+    TooManySteps {
+        /// How many it has.
+        steps: usize,
+        /// The most.
+        limit: usize,
+    },
     /// The key holds something of another kind. Nothing was written.
     #[error("the key holds a {found} value, and this is for a {wanted} one")]
     WrongKind {

@@ -1,10 +1,7 @@
 //! The handle to a node's key-value store.
 
 use std::fmt;
-use std::future::{Future, IntoFuture};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use polity_cluster::mutation::{Mutation, mutated};
@@ -14,11 +11,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use crate::config::{ConfigError, Consistency, KvConfig};
-use crate::coordinator::{Asked, Coordinator};
+use crate::bucket::BucketBuilder;
+use crate::call::{Get, Put};
+use crate::config::{ConfigError, KvConfig};
+use crate::coordinator::{Coordinator, Done};
 use crate::engine::{Engine, MemoryEngine};
 use crate::error::KvError;
-use crate::record::{Blob, Kind, Record, Update};
+use crate::place;
+use crate::record::{Blob, Kind, MAX_STEPS, Record, Update};
 use crate::serve;
 use crate::settled;
 use crate::store::Store;
@@ -35,6 +35,14 @@ pub struct Context(VersionVector);
 pub struct NotAContext(String);
 
 impl Context {
+    pub(crate) fn of(done: Done) -> Self {
+        Self(done.context)
+    }
+
+    pub(crate) fn version(&self) -> &VersionVector {
+        &self.0
+    }
+
     /// The context in bytes, to be handed to a client that will write later, perhaps through another node.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -63,7 +71,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn new(record: &Record) -> Self {
+    pub(crate) fn new(record: &Record) -> Self {
         let values = record.values();
         let shown = if mutated(Mutation::HidesSiblings) { 1 } else { values.len() };
         Self {
@@ -157,23 +165,32 @@ impl Kv {
         Ok(Self { inner: Arc::new(Inner { coordinator, upkeep }) })
     }
 
+    /// Describes a bucket: keys of their own, all of one [`Kind`]. The store's own `get`, `put` and `delete` are those of
+    /// the causal bucket without a name.
+    ///
+    /// # Errors
+    /// [`KvError::BucketName`].
+    pub fn bucket(&self, name: &str) -> Result<BucketBuilder, KvError> {
+        BucketBuilder::new(self.clone(), name)
+    }
+
     /// Reads a key. Fails after the store's timeout if too few replicas answer.
     #[must_use = "a read does nothing until it is awaited"]
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Get<'_> {
-        let key = key.as_ref().to_vec().into();
-        Get { kv: self, key, level: Consistency::default(), within: None }
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Get<'_, Entry> {
+        Get::new(self, place::key_of("", key.as_ref()), Entry::new)
     }
 
     /// Writes a value. Unless it is given a [`Put::context`], it replaces what a quorum knows when it is called.
     #[must_use = "a write does nothing until it is awaited"]
-    pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Put<'_> {
-        Put::new(self, key.as_ref(), Some(Blob(value.into())))
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Put<'_, Context> {
+        let update = Update::put(Kind::Causal, Some(Blob(value.into())));
+        Put::new(self, place::key_of("", key.as_ref()), update, Context::of)
     }
 
     /// Deletes a key: whatever its context covers, or, without one, what a quorum knows.
     #[must_use = "a write does nothing until it is awaited"]
-    pub fn delete(&self, key: impl AsRef<[u8]>) -> Put<'_> {
-        Put::new(self, key.as_ref(), None)
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Put<'_, Context> {
+        Put::new(self, place::key_of("", key.as_ref()), Update::put(Kind::Causal, None), Context::of)
     }
 
     /// Waits until all members see the same members, and every shard is on the nodes that it belongs to and has caught
@@ -199,8 +216,12 @@ impl Kv {
     /// The nodes that a key belongs to, the preferred ones first, as this node sees the cluster.
     #[must_use]
     pub fn replicas(&self, key: impl AsRef<[u8]>) -> Vec<NodeId> {
+        self.replicas_of(&place::key_of("", key.as_ref()))
+    }
+
+    pub(crate) fn replicas_of(&self, place: &Blob) -> Vec<NodeId> {
         let here = &self.inner.coordinator;
-        here.map().preference_list(here.store.shard_of(key.as_ref()))
+        here.map().preference_list(here.store.shard_of(&place.0))
     }
 
     /// What this node itself holds of a key, without asking anybody; `None` if it has no record of it. It may be stale
@@ -210,7 +231,7 @@ impl Kv {
     /// [`KvError::Engine`].
     pub fn local(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>, KvError> {
         let store = &self.inner.coordinator.store;
-        let record = store.local(key.as_ref())?;
+        let record = store.local(&place::key_of("", key.as_ref()).0)?;
         Ok(record.map(|record| Entry::new(&record)))
     }
 
@@ -228,126 +249,27 @@ impl Kv {
         &self.inner.coordinator.config
     }
 
-    fn check(&self, key: &Blob, value: Option<&Blob>) -> Result<(), KvError> {
+    pub(crate) fn coordinator(&self) -> &Arc<Coordinator> {
+        &self.inner.coordinator
+    }
+
+    /// Whether a call may be made.
+    pub(crate) fn check(&self, place: &Blob, update: Option<&Update>) -> Result<(), KvError> {
         if self.inner.coordinator.rpc.is_stopped() {
             return Err(KvError::Stopped);
         }
-        let (limits, bytes) = (self.config(), key.0.len());
+        let (limits, bytes) = (self.config(), place::key_in(place).len());
         if bytes == 0 || bytes > limits.max_key_bytes {
             return Err(KvError::KeySize { bytes, limit: limits.max_key_bytes });
         }
-        match value.map(|value| value.0.len()) {
-            Some(bytes) if bytes > limits.max_value_bytes => {
-                Err(KvError::ValueTooLarge { bytes, limit: limits.max_value_bytes })
+        match update {
+            Some(update) if update.steps.len() > MAX_STEPS => {
+                Err(KvError::TooManySteps { steps: update.steps.len(), limit: MAX_STEPS })
+            }
+            Some(update) if update.bytes() > limits.max_value_bytes => {
+                Err(KvError::ValueTooLarge { bytes: update.bytes(), limit: limits.max_value_bytes })
             }
             _ => Ok(()),
         }
-    }
-}
-
-type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, KvError>> + Send + 'a>>;
-
-/// A read that can be given options before it is awaited.
-#[derive(Debug)]
-pub struct Get<'a> {
-    kv: &'a Kv,
-    key: Blob,
-    level: Consistency,
-    within: Option<Duration>,
-}
-
-impl Get<'_> {
-    /// How many replicas must answer.
-    #[must_use = "a read does nothing until it is awaited"]
-    pub fn consistency(mut self, level: Consistency) -> Self {
-        self.level = level;
-        self
-    }
-
-    /// How long it may take.
-    #[must_use = "a read does nothing until it is awaited"]
-    pub fn timeout(mut self, within: Duration) -> Self {
-        self.within = Some(within);
-        self
-    }
-}
-
-impl<'a> IntoFuture for Get<'a> {
-    type Output = Result<Entry, KvError>;
-    type IntoFuture = Pending<'a, Entry>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("get", level = ?self.level);
-        let get = async move {
-            self.kv.check(&self.key, None)?;
-            let here = &self.kv.inner.coordinator;
-            let within = self.within.unwrap_or(here.config.timeout);
-            Ok(Entry::new(&here.read(&self.key, self.level, within).await?))
-        };
-        Box::pin(get.instrument(span))
-    }
-}
-
-/// A write that can be given options before it is awaited. Returns the context that covers what it wrote.
-///
-/// Dropped while it is under way, its outcome is unknown.
-#[derive(Debug)]
-pub struct Put<'a> {
-    kv: &'a Kv,
-    key: Blob,
-    value: Option<Blob>,
-    context: Option<Context>,
-    level: Consistency,
-    within: Option<Duration>,
-}
-
-impl<'a> Put<'a> {
-    fn new(kv: &'a Kv, key: &[u8], value: Option<Blob>) -> Self {
-        let key = key.to_vec().into();
-        Self { kv, key, value, context: None, level: Consistency::default(), within: None }
-    }
-
-    /// Replaces exactly what this context covers, and saves the round trip that asks a quorum.
-    #[must_use = "a write does nothing until it is awaited"]
-    pub fn context(mut self, context: &Context) -> Self {
-        self.context = Some(context.clone());
-        self
-    }
-
-    /// How many replicas must have written.
-    #[must_use = "a write does nothing until it is awaited"]
-    pub fn consistency(mut self, level: Consistency) -> Self {
-        self.level = level;
-        self
-    }
-
-    /// How long it may take.
-    #[must_use = "a write does nothing until it is awaited"]
-    pub fn timeout(mut self, within: Duration) -> Self {
-        self.within = Some(within);
-        self
-    }
-}
-
-impl<'a> IntoFuture for Put<'a> {
-    type Output = Result<Context, KvError>;
-    type IntoFuture = Pending<'a, Context>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        let span = tracing::debug_span!("put", level = ?self.level, delete = self.value.is_none());
-        let put = async move {
-            let Self { kv, key, value, context, level, within } = self;
-            kv.check(&key, value.as_ref())?;
-            let here = &kv.inner.coordinator;
-            let within = within.unwrap_or(here.config.timeout);
-            let asked = Asked {
-                update: Update::put(Kind::Causal, value),
-                context: context.map(|context| context.0),
-                looks: true,
-                level,
-            };
-            Ok(Context(here.write(key, asked, within).await?.context))
-        };
-        Box::pin(put.instrument(span))
     }
 }

@@ -21,6 +21,8 @@
 //! | [`mod@settled`] | when all of that is done | asynchronous |
 #![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
 
+mod bucket;
+mod call;
 mod config;
 mod coordinator;
 mod digest;
@@ -32,6 +34,7 @@ mod kv;
 mod map;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod model;
+mod place;
 mod record;
 mod roster;
 mod serve;
@@ -43,8 +46,12 @@ mod tally;
 mod upkeep;
 mod wire;
 
+pub use bucket::{
+    Bucket, BucketBuilder, BucketKind, Causal, Counter, ExpiresAsAWhole, LastWriterWins, Map, MapUpdate, Set, SetUpdate,
+};
+pub use call::{Get, Put};
 pub use config::{ConfigError, Consistency, KvConfig};
 pub use engine::{Engine, EngineError, MemoryEngine, Visit};
 pub use error::{KvError, Outcome};
-pub use kv::{Context, Entry, Get, Kv, NotAContext, Put};
+pub use kv::{Context, Entry, Kv, NotAContext};
 pub use record::Kind;

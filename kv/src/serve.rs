@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use crate::config::KvConfig;
 use crate::coordinator::Coordinator;
+use crate::place::MAX_BUCKET_BYTES;
 use crate::record::{Blob, MAX_STEPS, Update};
 use crate::roster::Roster;
 use crate::settled;
@@ -60,7 +61,11 @@ struct Limits {
 impl Limits {
     fn new(config: &KvConfig) -> Self {
         // A record that another node made under the same limits, with its history, is never refused.
-        Self { key: config.max_key_bytes, value: config.max_value_bytes, record: 2 * config.max_record_bytes() }
+        Self {
+            key: config.max_key_bytes + MAX_BUCKET_BYTES + 1,
+            value: config.max_value_bytes,
+            record: 2 * config.max_record_bytes(),
+        }
     }
 
     fn check(&self, key: &Blob) -> Result<(), String> {

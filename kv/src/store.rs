@@ -310,9 +310,16 @@ impl Store {
         })
     }
 
-    /// Removes what has expired, of at most so many keys. Returns whether more has.
-    pub(crate) fn expire(&self, shard: ShardId, wall: Duration, at_most: usize) -> Result<bool, EngineError> {
-        let now = millis(wall);
+    /// Removes what has expired, of some keys of each shard. Returns whether more has.
+    pub(crate) fn expire(&self, wall: Duration) -> Result<bool, EngineError> {
+        let mut is_more = false;
+        for shard in self.shard_ids() {
+            is_more |= self.expire_in(shard, millis(wall), EXPIRED_AT_ONCE)?;
+        }
+        Ok(is_more)
+    }
+
+    fn expire_in(&self, shard: ShardId, now: Millis, at_most: usize) -> Result<bool, EngineError> {
         let mut guard = self.shard(shard);
         let due = guard.expiries.due(now, at_most);
         for key in &due {
@@ -407,6 +414,9 @@ impl Store {
         Ok(count)
     }
 }
+
+/// How many keys of a shard are looked at while others wait for it.
+const EXPIRED_AT_ONCE: usize = 64;
 
 /// Room for the causal history beside a record's values: some hundred writers of one key.
 const MAX_HISTORY_BYTES: usize = 64 << 10;

@@ -8,6 +8,7 @@
 //! | is a replica and owes rosters | hears from their boots: fetches what it lacks |
 //! | is no replica and owes rosters | asks the replicas whether they are ready, and tells them what it owes |
 //! | is no replica and holds records | gives them to the replicas, then drops them |
+//! | holds what has expired | removes it |
 //! | has nothing to do | compares its shards with one other replica now and then |
 //!
 //! Errands run beside each other, one of each kind per peer at most, and are simply done again when they fail.
@@ -129,8 +130,10 @@ impl Upkeep {
                 return true;
             }
         }
+        let expired = self.here.store.expire(self.here.wall());
+        let is_more = expired.inspect_err(|error| tracing::error!(%error, "what has expired was not removed"));
         let todo = self.sort_out();
-        let busy = !todo.is_empty();
+        let busy = is_more.unwrap_or(true) || !todo.is_empty();
         for (at, (peer, shards)) in todo.cover.into_iter().enumerate() {
             let here = self.here.clone();
             let errand = Errand::Cover(peer.node.clone());

@@ -19,7 +19,7 @@ use polity_crdt::{AwSet, DvvSet, LwwRegister, OrMap, PnCounter, Timestamp, Versi
 use serde::{Deserialize, Serialize};
 
 use self::stored::Stored;
-pub(crate) use self::update::{Applied, MAX_STEPS, Refused, Step, Update, Writing};
+pub(crate) use self::update::{MAX_STEPS, Refused, Step, Update, Writing};
 
 /// The version that each stored or sent record begins with.
 const VERSION: u8 = 2;

@@ -267,17 +267,18 @@ impl Bucket<Counter> {
 
 /// What is to be done with a set, in this order.
 #[derive(Debug, Default)]
+#[must_use = "an update does nothing until it is returned"]
 pub struct SetUpdate(Vec<Step>);
 
 impl SetUpdate {
     /// Adds an element.
-    pub fn add(&mut self, element: impl AsRef<[u8]>) -> &mut Self {
+    pub fn add(mut self, element: impl AsRef<[u8]>) -> Self {
         self.0.push(Step::Insert(element.as_ref().to_vec().into()));
         self
     }
 
     /// Removes an element. One that is added at the same time elsewhere stays.
-    pub fn remove(&mut self, element: impl AsRef<[u8]>) -> &mut Self {
+    pub fn remove(mut self, element: impl AsRef<[u8]>) -> Self {
         self.0.push(Step::Remove(element.as_ref().to_vec().into()));
         self
     }
@@ -292,9 +293,8 @@ impl Bucket<Set> {
 
     /// Changes a set, as one write. Returns how many elements were new or are gone, as far as a quorum knows.
     #[must_use = "a write does nothing until it is awaited"]
-    pub fn update<R>(&self, key: impl AsRef<[u8]>, change: impl FnOnce(&mut SetUpdate) -> R) -> Put<'_, u32> {
-        let mut update = SetUpdate::default();
-        change(&mut update);
+    pub fn update(&self, key: impl AsRef<[u8]>, change: impl FnOnce(SetUpdate) -> SetUpdate) -> Put<'_, u32> {
+        let update = change(SetUpdate::default());
         self.write(key, Update::of(Kind::Set, update.0), |done| done.changed).asking()
     }
 
@@ -307,17 +307,18 @@ impl Bucket<Set> {
 
 /// What is to be done with a map, in this order.
 #[derive(Debug, Default)]
+#[must_use = "an update does nothing until it is returned"]
 pub struct MapUpdate(Vec<Step>);
 
 impl MapUpdate {
     /// Sets a field, in the place of what was set before.
-    pub fn set(&mut self, field: impl AsRef<[u8]>, value: impl Into<Bytes>) -> &mut Self {
+    pub fn set(mut self, field: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
         self.0.push(Step::Set(field.as_ref().to_vec().into(), Blob(value.into())));
         self
     }
 
     /// Removes a field. One that is set at the same time elsewhere stays.
-    pub fn remove(&mut self, field: impl AsRef<[u8]>) -> &mut Self {
+    pub fn remove(mut self, field: impl AsRef<[u8]>) -> Self {
         self.0.push(Step::Remove(field.as_ref().to_vec().into()));
         self
     }
@@ -332,9 +333,8 @@ impl Bucket<Map> {
 
     /// Changes a map, as one write. Returns how many fields were new or are gone, as far as a quorum knows.
     #[must_use = "a write does nothing until it is awaited"]
-    pub fn update<R>(&self, key: impl AsRef<[u8]>, change: impl FnOnce(&mut MapUpdate) -> R) -> Put<'_, u32> {
-        let mut update = MapUpdate::default();
-        change(&mut update);
+    pub fn update(&self, key: impl AsRef<[u8]>, change: impl FnOnce(MapUpdate) -> MapUpdate) -> Put<'_, u32> {
+        let update = change(MapUpdate::default());
         self.write(key, Update::of(Kind::Map, update.0), |done| done.changed)
     }
 

@@ -37,13 +37,13 @@ async fn what_is_written_on_one_node_is_read_on_another() {
     assert_eq!((on(b).get("home").await.expect("reads"), on(b).get("away").await.expect("reads")), (0, 0));
 
     let on = |kv: &Kv| kv.bucket("carts").expect("a name").set();
-    assert_eq!(on(a).update("ada", |cart| drop(cart.add("tea").add("milk"))).await.expect("adds"), 2);
-    assert_eq!(on(b).update("ada", |cart| drop(cart.remove("tea").add("milk"))).await.expect("changes"), 1);
+    assert_eq!(on(a).update("ada", |cart| cart.add("tea").add("milk")).await.expect("adds"), 2);
+    assert_eq!(on(b).update("ada", |cart| cart.remove("tea").add("milk")).await.expect("changes"), 1);
     assert_eq!(on(c).get("ada").await.expect("reads").into_iter().collect::<Vec<_>>(), [Bytes::from("milk")]);
 
     let on = |kv: &Kv| kv.bucket("people").expect("a name").map();
-    assert_eq!(on(a).update("ada", |map| drop(map.set("city", "London").set("age", "36"))).await.expect("sets"), 2);
-    assert_eq!(on(b).update("ada", |map| drop(map.set("city", "Paris").remove("age"))).await.expect("sets"), 1);
+    assert_eq!(on(a).update("ada", |map| map.set("city", "London").set("age", "36")).await.expect("sets"), 2);
+    assert_eq!(on(b).update("ada", |map| map.set("city", "Paris").remove("age")).await.expect("sets"), 1);
     let ada: Vec<_> = on(c).get("ada").await.expect("reads").into_iter().collect();
     assert_eq!(ada, [(Bytes::from("city"), Bytes::from("Paris"))]);
 
@@ -68,7 +68,7 @@ async fn a_key_of_another_kind_is_refused_until_nothing_is_there() {
     let nodes = three().await;
     let [(_, a), (_, b), _] = &nodes[..] else { unreachable!() };
     let (sets, counters) = (a.bucket("mixed").expect("a name").set(), b.bucket("mixed").expect("a name").counter());
-    sets.update("key", |set| drop(set.add("x"))).await.expect("adds");
+    sets.update("key", |set| set.add("x")).await.expect("adds");
     let error = counters.add("key", 1).await.expect_err("it is a set");
     assert!(matches!(error, KvError::WrongKind { found: Kind::Set, wanted: Kind::Counter }), "{error}");
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, false));
@@ -77,7 +77,7 @@ async fn a_key_of_another_kind_is_refused_until_nothing_is_there() {
     assert_eq!(counters.add("key", 1).await.expect("the key is free"), 1);
     let error = a.bucket("").expect_err("it has no name");
     assert!(matches!(error, KvError::BucketName { bytes: 0, .. }), "{error}");
-    let error = sets.update("key", |set| (0..20_000).for_each(|at| drop(set.add(format!("{at}"))))).await;
+    let error = sets.update("key", |set| (0..20_000).fold(set, |set, at| set.add(format!("{at}")))).await;
     assert!(matches!(error, Err(KvError::TooManySteps { steps: 20_000, .. })), "{error:?}");
 }
 
@@ -91,7 +91,7 @@ async fn what_has_expired_is_gone_everywhere_and_its_record_is_a_trace() {
     assert_eq!(sessions(b).get("token").await.expect("reads"), Some(Bytes::from("ada")));
     assert!(sessions(b).expires("token").await.expect("reads").is_some());
     let sets = a.bucket("sets").expect("a name").set();
-    sets.update("kept", |set| drop(set.add("x"))).await.expect("adds");
+    sets.update("kept", |set| set.add("x")).await.expect("adds");
     sets.expire("kept", Some(short)).await.expect("expires");
     sets.expire("kept", None).await.expect("expires no more");
     while sessions(c).get("token").await.expect("reads").is_some() {

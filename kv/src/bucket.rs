@@ -272,6 +272,7 @@ pub struct SetUpdate(Vec<Step>);
 
 impl SetUpdate {
     /// Adds an element.
+    #[allow(clippy::should_implement_trait, reason = "it is what one does with a set")]
     pub fn add(mut self, element: impl AsRef<[u8]>) -> Self {
         self.0.push(Step::Insert(element.as_ref().to_vec().into()));
         self

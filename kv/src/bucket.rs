@@ -169,6 +169,15 @@ impl<K: BucketKind> Bucket<K> {
         self.read(key, |record| record.expires().map(Duration::from_millis))
     }
 
+    /// A hash of what this node itself holds of a key, without asking anybody: replicas that agree have the same. `None` if
+    /// it has no record of it. For looking at a node, not for serving.
+    ///
+    /// # Errors
+    /// [`KvError::Engine`].
+    pub fn fingerprint(&self, key: impl AsRef<[u8]>) -> Result<Option<u64>, KvError> {
+        Ok(self.kv.coordinator().store.fingerprint(&self.place(key.as_ref()).0)?)
+    }
+
     fn place(&self, key: &[u8]) -> Blob {
         place::key_of(&self.name, key)
     }

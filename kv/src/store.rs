@@ -239,6 +239,13 @@ impl Store {
         bytes.map(|bytes| record::decode(&bytes).map_err(damaged)).transpose()
     }
 
+    /// A hash of this node's own record of a key.
+    pub(crate) fn fingerprint(&self, key: &[u8]) -> Result<Option<u64>, EngineError> {
+        let shard = self.shard_of(key);
+        let _guard = self.shard(shard);
+        Ok(self.engine.load(shard, key)?.map(|bytes| xxhash_rust::xxh3::xxh3_64(&bytes)))
+    }
+
     /// Merges a record into this node's. Whoever sent it, and whatever this node's standing: what a replica has
     /// acknowledged enters wherever it arrives.
     pub(crate) fn merge(&self, shard: ShardId, key: &[u8], bytes: &[u8], named: RosterId) -> Result<Vouch, WriteError> {

@@ -7,6 +7,7 @@
 //! other workloads keep small maps, which their clients read, change, and write back with the context of the read;
 //! siblings are merged by the greater value of each entry.
 
+mod buckets;
 mod budgets;
 mod counters;
 mod documents;
@@ -55,7 +56,7 @@ pub struct Workload {
 }
 
 /// All workloads.
-pub const ALL: [Workload; 10] = [
+pub const ALL: [Workload; 11] = [
     registers::WORKLOAD,
     edits::WORKLOAD,
     races::WORKLOAD,
@@ -66,6 +67,7 @@ pub const ALL: [Workload; 10] = [
     documents::WORKLOAD,
     presence::WORKLOAD,
     topics::WORKLOAD,
+    buckets::WORKLOAD,
 ];
 
 /// Keys that the clients of all hosts share: `s0`, `s1` and so on.
@@ -240,9 +242,14 @@ impl Pace {
 pub(crate) fn tell_holdings(client: &Client, keys: &[String]) {
     for key in keys {
         let kv = client.node.kv();
-        let mut replicas: Vec<Host> =
-            kv.replicas(key).iter().filter_map(|node| Host::of_name(node.name.as_str())).collect();
+        let in_bucket = buckets::held(client, key);
+        let nodes = in_bucket.as_ref().map_or_else(|| kv.replicas(key), |(replicas, _)| replicas.clone());
+        let mut replicas: Vec<Host> = nodes.iter().filter_map(|node| Host::of_name(node.name.as_str())).collect();
         replicas.sort_unstable();
+        if let Some((_, copy)) = in_bucket {
+            client.recorder.event(Event::Holds { host: client.host, key: key.clone(), replicas, copy });
+            continue;
+        }
         let copy = kv.local(key).ok().flatten().map(|entry| {
             let mut values: Vec<&[u8]> = entry.values().iter().map(|value| &**value).collect();
             values.sort_unstable();

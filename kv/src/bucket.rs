@@ -25,6 +25,7 @@ use crate::error::KvError;
 use crate::kv::{Context, Entry, Kv};
 use crate::place::{self, MAX_BUCKET_BYTES};
 use crate::record::{Blob, Kind, Record, Step, Update};
+use crate::scan::Scan;
 
 /// Values that were written at the same time stay side by side: see [`Kind::Causal`].
 #[derive(Debug, Clone, Copy)]
@@ -45,9 +46,15 @@ pub struct Map;
 mod sealed {
     pub trait Sealed {
         const KIND: crate::record::Kind;
+        type Value;
+        fn value(found: Found<'_>) -> Option<Self::Value>;
     }
+
+    /// What a key holds.
+    #[derive(Debug)]
+    pub struct Found<'a>(pub(crate) &'a crate::record::Record);
 }
-use sealed::Sealed;
+use sealed::{Found, Sealed};
 
 /// The kinds of buckets.
 pub trait BucketKind: Sealed {}
@@ -62,18 +69,38 @@ impl ExpiresAsAWhole for Map {}
 
 impl Sealed for Causal {
     const KIND: Kind = Kind::Causal;
+    type Value = Entry;
+    fn value(Found(record): Found<'_>) -> Option<Self::Value> {
+        Some(Entry::new(record))
+    }
 }
 impl Sealed for LastWriterWins {
     const KIND: Kind = Kind::LastWriterWins;
+    type Value = Bytes;
+    fn value(Found(record): Found<'_>) -> Option<Self::Value> {
+        record.values().first().map(|value| value.0.clone())
+    }
 }
 impl Sealed for Counter {
     const KIND: Kind = Kind::Counter;
+    type Value = i128;
+    fn value(Found(record): Found<'_>) -> Option<Self::Value> {
+        Some(record.total())
+    }
 }
 impl Sealed for Set {
     const KIND: Kind = Kind::Set;
+    type Value = BTreeSet<Bytes>;
+    fn value(Found(record): Found<'_>) -> Option<Self::Value> {
+        Some(record.elements().map(|element| element.0.clone()).collect())
+    }
 }
 impl Sealed for Map {
     const KIND: Kind = Kind::Map;
+    type Value = BTreeMap<Bytes, Bytes>;
+    fn value(Found(record): Found<'_>) -> Option<Self::Value> {
+        Some(record.fields().map(|(field, value)| (field.0.clone(), value.0.clone())).collect())
+    }
 }
 
 /// Describes a bucket. All nodes that use it must say the same: a write of one kind to a key that holds another fails.
@@ -169,6 +196,12 @@ impl<K: BucketKind> Bucket<K> {
         self.read(key, |record| record.expires().map(Duration::from_millis))
     }
 
+    /// Goes through all keys that begin so; all of the bucket, if that is nothing.
+    #[must_use = "a scan does nothing until it is asked for what is next"]
+    pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan<'_, K::Value> {
+        Scan::new(&self.kv, self.place(prefix.as_ref()), K::KIND, |record| K::value(Found(record)))
+    }
+
     /// A hash of what this node itself holds of a key, without asking anybody: replicas that agree have the same. `None` if
     /// it has no record of it. For looking at a node, not for serving.
     ///
@@ -237,7 +270,7 @@ impl Bucket<LastWriterWins> {
     /// Reads a key; `None` if it was never written, or was deleted.
     #[must_use = "a read does nothing until it is awaited"]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get<'_, Option<Bytes>> {
-        self.read(key, |record| record.values().first().map(|value| value.0.clone()))
+        self.read(key, |record| LastWriterWins::value(Found(record)))
     }
 
     /// Writes a value, in the place of all that were written before.
@@ -298,7 +331,7 @@ impl Bucket<Set> {
     /// The elements of a set.
     #[must_use = "a read does nothing until it is awaited"]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get<'_, BTreeSet<Bytes>> {
-        self.read(key, |record| record.elements().map(|element| element.0.clone()).collect())
+        self.read(key, |record| Set::value(Found(record)).unwrap_or_default())
     }
 
     /// Changes a set, as one write. Returns how many elements were new or are gone, as far as a quorum knows.
@@ -338,7 +371,7 @@ impl Bucket<Map> {
     /// The fields of a map.
     #[must_use = "a read does nothing until it is awaited"]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get<'_, BTreeMap<Bytes, Bytes>> {
-        self.read(key, |record| record.fields().map(|(field, value)| (field.0.clone(), value.0.clone())).collect())
+        self.read(key, |record| Map::value(Found(record)).unwrap_or_default())
     }
 
     /// Changes a map, as one write. Returns how many fields were new or are gone, as far as a quorum knows.

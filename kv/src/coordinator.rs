@@ -12,7 +12,7 @@
 //! | the write is counted and stored at the coordinator | it is refused there | not applied |
 //! | the record is merged at the others | too few answer | unknown |
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::{Arc, PoisonError};
@@ -27,15 +27,17 @@ use polity_shard::ShardId;
 use tokio::time::Instant;
 
 use crate::config::{Consistency, KvConfig};
+use crate::engine::EngineError;
 use crate::error::{KvError, Outcome};
 use crate::map::Map;
 use crate::record::{self, Blob, Record, Update};
-use crate::roster::Roster;
+use crate::roster::{Roster, RosterId};
+use crate::scan::Pages;
 use crate::standing::Fates as _;
 use crate::store::{self, Store, WriteError, millis};
 use crate::sync::RwLock;
 use crate::tally::{Tally, Verdict, Vouch};
-use crate::wire::{MERGE, Merge, READ, Read, WRITE, Write, WriteAnswer};
+use crate::wire::{MERGE, Merge, PAGE_BYTES, READ, Read, SCAN, Scan, WRITE, Write, WriteAnswer};
 
 /// What a replica that hands a write over leaves of the time to the one that coordinates it, so that the coordinator's
 /// answer arrives before the caller gives up.
@@ -152,47 +154,115 @@ impl Coordinator {
         true
     }
 
+    /// Reads a page of a shard: the records whose keys begin with `prefix`, after a key, and where to go on.
+    pub(crate) async fn read_page(
+        &self,
+        shard: ShardId,
+        prefix: &Blob,
+        after: Option<&Blob>,
+        level: Consistency,
+    ) -> Result<(BTreeMap<Blob, Record>, Option<Blob>), KvError> {
+        let deadline = Instant::now() + self.config.timeout;
+        loop {
+            match self.gather_page(shard, prefix, after, level, deadline).await {
+                Ok((mut records, next)) => {
+                    let now = millis(self.wall());
+                    for record in records.values_mut() {
+                        record.latch(now);
+                    }
+                    return Ok((records, next));
+                }
+                Err(few) if few.again && self.pause(deadline).await => {}
+                Err(few) => return Err(few.error("a scan", Outcome::NotApplied)),
+            }
+        }
+    }
+
+    async fn gather_page(
+        &self,
+        shard: ShardId,
+        prefix: &Blob,
+        after: Option<&Blob>,
+        level: Consistency,
+        deadline: Instant,
+    ) -> Result<(BTreeMap<Blob, Record>, Option<Blob>), TooFew> {
+        let mut pages = Pages::default();
+        let scan = |named| Scan { shard: shard.0, named, prefix: prefix.clone(), after: after.cloned() };
+        let local = |named| {
+            let after = after.map(|key| &key.0[..]);
+            self.store.page_of(shard, &prefix.0, after, PAGE_BYTES, named)
+        };
+        let ask = |peer: Peer, scan: Scan| async move {
+            let within = deadline.saturating_duration_since(Instant::now());
+            let answer = self.rpc.call(&peer, &SCAN, &scan, within).await;
+            (peer.node, answer.map(|answer| (answer.vouch, answer.page)))
+        };
+        let take = |page| pages.add(page).map_err(|error| error.to_string());
+        self.gather_from(shard, level, deadline, scan, local, ask, take).await?;
+        Ok(pages.finish())
+    }
+
     async fn gather(&self, key: &Blob, level: Consistency, deadline: Instant) -> Result<Record, TooFew> {
-        let map = self.map();
         let shard = self.store.shard_of(&key.0);
+        let mut merged = Record::default();
+        let read = |named| Read { shard: shard.0, named, key: key.clone() };
+        let local = |named| {
+            let (record, vouch) = self.store.read(shard, &key.0, named)?;
+            Ok((record.map(Blob::from), vouch))
+        };
+        let ask = |peer: Peer, read: Read| async move {
+            let within = deadline.saturating_duration_since(Instant::now());
+            let answer = self.rpc.call(&peer, &READ, &read, within).await;
+            (peer.node, answer.map(|answer| (answer.vouch, answer.record)))
+        };
+        let take = |record: Option<Blob>| {
+            if let Some(bytes) = record {
+                merged.merge(record::decode(&bytes.0).map_err(|error| error.to_string())?);
+            }
+            Ok(())
+        };
+        self.gather_from(shard, level, deadline, read, local, ask, take).await?;
+        Ok(merged)
+    }
+
+    /// Asks as many replicas of a shard as the level demands, this node first, and takes what they have.
+    #[allow(clippy::too_many_arguments, reason = "what differs between a read of a key and one of a page")]
+    async fn gather_from<Q, A, Fut>(
+        &self,
+        shard: ShardId,
+        level: Consistency,
+        deadline: Instant,
+        question: impl Fn(RosterId) -> Q,
+        local: impl FnOnce(RosterId) -> Result<(A, Vouch), EngineError>,
+        ask: impl Fn(Peer, Q) -> Fut,
+        mut take: impl FnMut(A) -> Result<(), String>,
+    ) -> Result<(), TooFew>
+    where
+        Fut: Future<Output = (NodeId, Result<(Vouch, A), RpcError>)>,
+    {
+        let map = self.map();
         if let Some(rosters) = self.store.rosters(shard) {
             self.is_possible(&map, &rosters, level)?;
         }
         let level = if mutated(Mutation::ReadsOne) { Consistency::One } else { level };
         let mut tally = Tally::new(self.store.placed(shard), level);
-        let mut merged = Record::default();
         let named = tally.target_id();
-        let read = Read { shard: shard.0, named, key: key.clone() };
-
         let mut candidates = self.by_preference(&map, shard);
         let first = tally.needed_of_target();
-        let ask = |peer: Peer| {
-            let (rpc, read) = (&self.rpc, &read);
-            async move {
-                let within = deadline.saturating_duration_since(Instant::now());
-                let answer = rpc.call(&peer, &READ, read, within).await;
-                (peer.node, answer.map(|answer| (answer.vouch, answer.record)))
-            }
-        };
-        let mut take = |node: &NodeId, tally: &mut Tally, vouch, record: Option<Blob>| -> Result<(), String> {
-            if let Some(bytes) = record {
-                merged.merge(record::decode(&bytes.0).map_err(|error| error.to_string())?);
-            }
+        let mut take = |node: &NodeId, tally: &mut Tally, vouch, answer| {
+            take(answer)?;
             tally.answered(node.clone(), vouch);
             Ok(())
-        };
-        let mut local = |tally: &mut Tally| {
-            let (record, vouch) = self.store.read(shard, &key.0, named).map_err(|error| error.to_string())?;
-            take(&self.node, tally, vouch, record.map(Blob::from))
         };
         let mut errors = Errors::default();
         if let Some(at) = candidates.iter().position(|node| *node == self.node) {
             candidates.remove(at);
             tally.asked(&self.node);
-            errors.note(&self.node, local(&mut tally));
+            let own = local(named).map_err(|error| error.to_string());
+            errors.note(&self.node, own.and_then(|(answer, vouch)| take(&self.node, &mut tally, vouch, answer)));
         }
-        self.collect(&map, &mut tally, candidates, first, deadline, ask, take, errors).await?;
-        Ok(merged)
+        let ask = |peer| ask(peer, question(named));
+        self.collect(&map, &mut tally, candidates, first, deadline, ask, take, errors).await
     }
 
     /// The boots of a shard in the order in which they are asked: this node, those that answer, those that have not

@@ -16,6 +16,7 @@
 //! | [`mod@store`] | one node's shards: standing, digest and records under one lock each | synchronous |
 //! | [`mod@serve`] | what a node does for its peers | handlers |
 //! | [`mod@coordinator`] | one operation from its call to its answer | asynchronous |
+//! | [`mod@scan`] | going through a bucket | asynchronous |
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
@@ -37,6 +38,7 @@ mod model;
 mod place;
 mod record;
 mod roster;
+mod scan;
 mod serve;
 mod settled;
 mod standing;
@@ -55,3 +57,4 @@ pub use engine::{Engine, EngineError, MemoryEngine, Visit};
 pub use error::{KvError, Outcome};
 pub use kv::{Context, Entry, Kv, NotAContext};
 pub use record::Kind;
+pub use scan::Scan;

@@ -16,7 +16,7 @@ use crate::store::{Store, WriteError};
 use crate::tally::Vouch;
 use crate::wire::{
     ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, MERGE, Merge, OFFER, Offer,
-    PAGE_BYTES, PROGRESS, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, WRITE,
+    PAGE_BYTES, PROGRESS, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN, Scan, ScanAnswer, WRITE,
 };
 
 /// Registers everything that peers may ask for.
@@ -44,6 +44,8 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
     rpc.serve(OFFER, move |_, offer, reply| handle_offer(&here, limits, &offer, reply));
     let (here, awake) = (store.clone(), wake.clone());
     rpc.serve(READY, move |_, request, reply| handle_ready(&here, &awake, &request, reply));
+    let here = store.clone();
+    rpc.serve(SCAN, move |_, scan, reply| handle_scan(&here, limits, &scan, reply));
     let here = store.clone();
     rpc.serve(INTRODUCE, move |_, (), reply| reply.send(&introduction(&here)));
     let here = coordinator.clone();
@@ -165,6 +167,20 @@ fn handle_fetch(store: &Store, fetch: &Fetch, reply: Reply<Page>) {
     let after = fetch.after.as_ref().map(|key| &key.0[..]);
     match store.page(shard, fetch.buckets, after, PAGE_BYTES) {
         Ok((records, more)) => reply.send(&Page { records, more }),
+        Err(error) => reply.fail(Failure::not_applied(error.to_string())),
+    }
+}
+
+fn handle_scan(store: &Store, limits: Limits, scan: &Scan, reply: Reply<ScanAnswer>) {
+    let shard = ShardId(scan.shard);
+    if !store.has_shard(shard) || scan.prefix.0.len() > limits.key {
+        return reply.fail(Failure::not_applied(format!("there is no shard {shard}, or no such prefix")));
+    }
+    let after = scan.after.as_ref().map(|key| &key.0[..]);
+    // A page goes on after a key of its own, and never before the prefix.
+    let after = after.filter(|after| *after > &scan.prefix.0[..]);
+    match store.page_of(shard, &scan.prefix.0, after, PAGE_BYTES, scan.named) {
+        Ok((page, vouch)) => reply.send(&ScanAnswer { page, vouch }),
         Err(error) => reply.fail(Failure::not_applied(error.to_string())),
     }
 }

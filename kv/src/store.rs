@@ -25,6 +25,7 @@ use crate::roster::{Roster, RosterId};
 use crate::standing::Standing;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
 use crate::tally::Vouch;
+use crate::wire::Page;
 
 /// One shard as one node has it.
 #[derive(Debug)]
@@ -392,6 +393,39 @@ impl Store {
             ControlFlow::Continue(())
         })?;
         Ok((page, more))
+    }
+
+    /// The records whose keys begin with `prefix` and are greater than `after`, until they fill `bytes`; whether there are
+    /// more; and what the answer vouches for.
+    pub(crate) fn page_of(
+        &self,
+        shard: ShardId,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        bytes: usize,
+        named: RosterId,
+    ) -> Result<(Page, Vouch), EngineError> {
+        let guard = self.shard(shard);
+        let (mut records, mut filled, mut more) = (Vec::new(), 0, false);
+        let mut take = |key: &[u8], record: &[u8]| {
+            if !key.starts_with(prefix) {
+                return ControlFlow::Break(());
+            }
+            if filled > 0 && filled + key.len() + record.len() > bytes {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            filled += key.len() + record.len();
+            records.push((key.to_vec().into(), record.to_vec().into()));
+            ControlFlow::Continue(())
+        };
+        if after.is_none()
+            && let Some(record) = self.engine.load(shard, prefix)?
+        {
+            let _ = take(prefix, &record);
+        }
+        self.engine.scan(shard, Some(after.unwrap_or(prefix)), &mut take)?;
+        Ok((Page { records, more }, guard.vouch(named)))
     }
 
     /// Drops the records of a shard that belongs to others now, if nothing has changed since they were given `given`.

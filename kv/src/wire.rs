@@ -28,6 +28,8 @@ pub(crate) const READY: Method<ReadyRequest, Vec<bool>> = Method::new(38, "kv.re
 pub(crate) const INTRODUCE: Method<(), Option<Rosters>> = Method::new(39, "kv.introduce", Lane::Control);
 /// Asks how much is left to do.
 pub(crate) const PROGRESS: Method<(), Progress> = Method::new(40, "kv.progress", Lane::Control);
+/// Reads a page of a shard.
+pub(crate) const SCAN: Method<Scan, ScanAnswer> = Method::new(41, "kv.scan", Lane::Call);
 
 /// The most shards that one message speaks of: with 256 bytes of digest each, well within a frame.
 pub(crate) const MAX_SHARDS_A_MESSAGE: usize = 4096;
@@ -139,6 +141,21 @@ pub(crate) struct Fetch {
 pub(crate) struct Page {
     pub(crate) records: Vec<(Blob, Blob)>,
     pub(crate) more: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Scan {
+    pub(crate) shard: u32,
+    pub(crate) named: RosterId,
+    /// How all keys begin.
+    pub(crate) prefix: Blob,
+    pub(crate) after: Option<Blob>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ScanAnswer {
+    pub(crate) page: Page,
+    pub(crate) vouch: Vouch,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -105,3 +105,34 @@ async fn what_has_expired_is_gone_everywhere_and_its_record_is_a_trace() {
     sessions(a).put("token", "bob").await.expect("writes");
     assert_eq!(sessions(b).get("token").await.expect("reads"), Some(Bytes::from("bob")));
 }
+
+#[tokio::test]
+async fn a_scan_finds_every_key_of_its_bucket_once() {
+    let nodes = three().await;
+    let [(_, a), (_, b), _] = &nodes[..] else { unreachable!() };
+    let on = |kv: &Kv| kv.bucket("many").expect("a name").last_writer_wins();
+    // More than fits into a page of any shard.
+    let value = vec![7; 20_000];
+    for at in 0..300 {
+        on(a).put(format!("key-{at:03}"), value.clone()).await.expect("writes");
+    }
+    on(b).delete("key-007").await.expect("deletes");
+    a.bucket("other").expect("a name").counter().add("key-400", 1).await.expect("adds");
+    let found = async |prefix: &str| {
+        let (many, mut keys) = (on(b), Vec::new());
+        let mut scan = many.scan(prefix);
+        while let Some((key, held)) = scan.next().await.expect("reads") {
+            assert_eq!(held, value);
+            keys.push(String::from_utf8(key.to_vec()).expect("text"));
+        }
+        keys.sort();
+        keys
+    };
+    let expected = |keys: std::ops::Range<u32>| -> Vec<String> {
+        keys.filter(|at| *at != 7).map(|at| format!("key-{at:03}")).collect()
+    };
+    assert_eq!(found("").await, expected(0..300));
+    assert_eq!(found("key-1").await, expected(100..200));
+    assert_eq!(found("key-299").await, expected(299..300));
+    assert!(found("nothing").await.is_empty());
+}

@@ -13,6 +13,7 @@
 //! | [`mod@record`] | what is kept under a key | pure |
 //! | [`mod@engine`] | where records are kept | trait |
 //! | [`mod@store`] | one node's shards: standing, digest and records under one lock each | synchronous |
+//! | [`mod@acks`] | answers that wait until what they say is durable | task |
 //! | [`mod@serve`] | what a node does for its peers | handlers |
 //! | [`mod@coordinator`] | one operation from its call to its answer | asynchronous |
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
@@ -20,10 +21,11 @@
 //! | [`mod@settled`] | when all of that is done | asynchronous |
 #![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
 
+mod acks;
 mod config;
 mod coordinator;
 mod digest;
-mod engine;
+pub mod engine;
 mod errands;
 mod error;
 mod kv;
@@ -42,6 +44,6 @@ mod upkeep;
 mod wire;
 
 pub use config::{ConfigError, Consistency, KvConfig};
-pub use engine::{Engine, EngineError, MemoryEngine, Visit};
-pub use error::{KvError, Outcome};
+pub use engine::{Change, Commit, Engine, EngineError, MemoryEngine, Visit};
+pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Get, Kv, NotAContext, Put};

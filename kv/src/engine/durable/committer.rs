@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
-use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
+use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode, Slice};
 use polity_shard::{ShardCount, ShardId};
 use tokio::sync::watch;
 
 use super::pending::{Key, Pending, Value};
-use super::{engine_error, key_of, of_library, panic_text};
+use super::{engine_error, of_library, panic_text};
 use crate::engine::{Commit, EngineError};
 
 /// What may wait for the disk in memory: some seconds of what a slow one takes. Beyond that nothing is taken.
@@ -32,7 +32,7 @@ const MAX_REMOVALS: usize = 16 << 10;
 pub(super) enum Op {
     Write { shard: ShardId, changes: Vec<(Key, Value)> },
     Clear { shard: ShardId },
-    Meta { name: Arc<str>, value: Arc<[u8]> },
+    Meta { name: Arc<str>, value: Slice },
 }
 
 impl Op {
@@ -61,7 +61,7 @@ type Progress = (Commit, Option<EngineError>);
 struct Shared {
     folder: PathBuf,
     shards: Vec<RwLock<Pending>>,
-    meta: RwLock<BTreeMap<Arc<str>, (Commit, Arc<[u8]>)>>,
+    meta: RwLock<BTreeMap<Arc<str>, (Commit, Slice)>>,
     queue: Mutex<Queue>,
     wake: Condvar,
 }
@@ -100,7 +100,7 @@ impl Committer {
         self.shared.shards[shard.0 as usize].read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn pending_meta(&self, name: &str) -> Option<Arc<[u8]>> {
+    pub(super) fn pending_meta(&self, name: &str) -> Option<Slice> {
         let meta = self.shared.meta.read().unwrap_or_else(PoisonError::into_inner);
         meta.get(name).map(|(_, value)| value.clone())
     }
@@ -228,15 +228,15 @@ impl Worker {
         let (mut done, mut bytes) = (Vec::new(), 0);
         for (at, op) in ops {
             match &op {
-                Op::Write { shard, changes } => {
+                Op::Write { changes, .. } => {
                     for (key, value) in changes {
                         match value {
-                            Some(record) => batch.insert(&self.records, key_of(*shard, key), &record[..]),
-                            None => batch.remove(&self.records, key_of(*shard, key)),
+                            Some(record) => batch.insert(&self.records, key.clone(), record.clone()),
+                            None => batch.remove(&self.records, key.clone()),
                         }
                     }
                 }
-                Op::Meta { name, value } => batch.insert(&self.meta, name.as_bytes(), &value[..]),
+                Op::Meta { name, value } => batch.insert(&self.meta, name.as_bytes(), value.clone()),
                 Op::Clear { shard } => {
                     let before =
                         mem::replace(&mut batch, self.database.batch().durability(Some(PersistMode::SyncData)));
@@ -273,7 +273,9 @@ impl Worker {
     /// These are durable and in the tables: readers find them there, and whoever waits goes on.
     fn settle(&self, done: Vec<(Commit, Op)>, bytes: usize) {
         let Some((last, _)) = done.last() else { return };
-        let last = *last;
+        // Those who wait need not wait for what follows.
+        self.shared.lock().bytes -= bytes;
+        self.announce.send_modify(|(durable, _)| *durable = *last);
         for (at, op) in &done {
             match op {
                 Op::Write { shard, changes } => {
@@ -289,7 +291,5 @@ impl Worker {
                 }
             }
         }
-        self.shared.lock().bytes -= bytes;
-        self.announce.send_modify(|(durable, _)| *durable = last);
     }
 }

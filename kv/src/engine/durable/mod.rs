@@ -21,9 +21,8 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, Slice};
 use polity_cluster::{BoxFuture, NodeName};
 use polity_shard::{ShardCount, ShardId};
 
@@ -35,6 +34,8 @@ use super::{Change, Commit, Engine, EngineError, Visit};
 /// The library's limit, less the shard that each of its keys begins with.
 pub const MAX_KEY_BYTES: usize = u16::MAX as usize - SHARD_BYTES;
 const SHARD_BYTES: usize = size_of::<u16>();
+/// Up to this length a key is put together without an allocation.
+const MAX_SHORT_KEY: usize = 128;
 const _: () = assert!(ShardCount::MAX as usize <= 1 << u16::BITS, "every shard fits into its prefix");
 
 /// The library's cache of blocks that were read. Few: the system caches files too.
@@ -152,11 +153,18 @@ fn engine_error(folder: &Path, action: &'static str, error: &fjall::Error) -> En
 }
 
 /// The library's key of a record.
-fn key_of(shard: ShardId, key: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(SHARD_BYTES + key.len());
-    bytes.extend_from_slice(&(shard.0 as u16).to_be_bytes());
-    bytes.extend_from_slice(key);
-    bytes
+fn key_of(shard: ShardId, key: &[u8]) -> Slice {
+    // Most keys are short, and the library copies what it is given.
+    let mut short = [0; MAX_SHORT_KEY];
+    let length = SHARD_BYTES + key.len();
+    let mut long = Vec::new();
+    let bytes = short.get_mut(..length).unwrap_or_else(|| {
+        long.resize(length, 0);
+        &mut long[..]
+    });
+    bytes[..SHARD_BYTES].copy_from_slice(&(shard.0 as u16).to_be_bytes());
+    bytes[SHARD_BYTES..].copy_from_slice(key);
+    Slice::from(&*bytes)
 }
 
 /// The records of a shard in the tables, as they are now.
@@ -167,19 +175,23 @@ fn of_library(keyspace: &Keyspace, shard: ShardId, after: Option<&[u8]>) -> fjal
         None => Bound::Included(key_of(shard, &[])),
     };
     let to = match (shard.0 as u16).checked_add(1) {
-        Some(next) => Bound::Excluded(next.to_be_bytes().to_vec()),
+        Some(next) => Bound::Excluded(Slice::from(next.to_be_bytes())),
         None => Bound::Unbounded,
     };
-    keyspace.range::<Vec<u8>, _>((from, to))
+    keyspace.range::<Slice, _>((from, to))
 }
 
 impl Engine for DurableEngine {
     fn load(&self, shard: ShardId, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        match self.committer.pending(shard).get(key) {
-            Found::Record(record) => Ok(Some(record.to_vec())),
-            Found::Gone => Ok(None),
-            Found::Below => Ok(self.read(|| self.records.get(key_of(shard, key)))?.map(|record| record.to_vec())),
-        }
+        let key = key_of(shard, key);
+        // Looked up in a statement of its own: the disk is not read under its lock.
+        let waiting = self.committer.pending(shard).get(&key);
+        let record = match waiting {
+            Found::Record(record) => Some(record),
+            Found::Gone => None,
+            Found::Below => self.read(|| self.records.get(&key))?,
+        };
+        Ok(record.map(|record| record.to_vec()))
     }
 
     fn write(&self, shard: ShardId, changes: &[Change<'_>]) -> Result<Commit, EngineError> {
@@ -189,10 +201,10 @@ impl Engine for DurableEngine {
                 return Err(EngineError::KeyTooLong { bytes: key.len(), limit: MAX_KEY_BYTES });
             }
             let record = match *change {
-                Change::Put { record, .. } => Some(Arc::from(record)),
+                Change::Put { record, .. } => Some(Slice::from(record)),
                 Change::Remove { .. } => None,
             };
-            Ok((Arc::from(key), record))
+            Ok((key_of(shard, key), record))
         };
         let changes = changes.iter().map(own).collect::<Result<_, _>>()?;
         self.committer.submit(Op::Write { shard, changes })
@@ -201,28 +213,28 @@ impl Engine for DurableEngine {
     fn scan(&self, shard: ShardId, after: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), EngineError> {
         // What waits and what is below are taken at one moment: nothing moves from the one to the other meanwhile.
         let pending = self.committer.pending(shard);
-        let waiting = pending.after(after);
+        let waiting = pending.after(after.map(|after| key_of(shard, after)).as_deref());
         let below = if pending.is_cleared() { None } else { Some(of_library(&self.records, shard, after)) };
         drop(pending);
         let mut waiting = waiting.into_iter().peekable();
         let mut below = below.into_iter().flatten();
         loop {
             let next = self.read(|| below.next().map(fjall::Guard::into_inner).transpose())?;
-            let next = next.as_ref().map(|(key, record)| (&key[SHARD_BYTES..], &record[..]));
             // All that waits before it, and what waits in its place.
             let mut replaced = false;
-            while let Some((key, record)) = waiting.next_if(|(key, _)| next.is_none_or(|(next, _)| **key <= *next)) {
-                replaced |= next.is_some_and(|(next, _)| *key == *next);
+            while let Some((key, record)) =
+                waiting.next_if(|(key, _)| next.as_ref().is_none_or(|(next, _)| key[..] <= next[..]))
+            {
+                replaced |= next.as_ref().is_some_and(|(next, _)| key[..] == next[..]);
                 if let Some(record) = record
-                    && visit(&key, &record) == ControlFlow::Break(())
+                    && visit(&key[SHARD_BYTES..], &record) == ControlFlow::Break(())
                 {
                     return Ok(());
                 }
             }
-            match next {
-                None => return Ok(()),
-                Some((key, record)) if !replaced && visit(key, record) == ControlFlow::Break(()) => return Ok(()),
-                Some(_) => {}
+            let Some((key, record)) = next else { return Ok(()) };
+            if !replaced && visit(&key[SHARD_BYTES..], &record) == ControlFlow::Break(()) {
+                return Ok(());
             }
         }
     }
@@ -246,7 +258,7 @@ impl Engine for DurableEngine {
         if name.len() > MAX_KEY_BYTES {
             return Err(EngineError::KeyTooLong { bytes: name.len(), limit: MAX_KEY_BYTES });
         }
-        self.committer.submit(Op::Meta { name: name.into(), value: value.into() })
+        self.committer.submit(Op::Meta { name: name.into(), value: Slice::from(value) })
     }
 
     fn max_key_bytes(&self) -> usize {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
+
+use fjall::Slice;
 
 use crate::engine::Commit;
 
-pub(super) type Key = Arc<[u8]>;
+/// A key as the library has it, with its shard. Its bytes are shared.
+pub(super) type Key = Slice;
 /// `None`: the key is removed.
-pub(super) type Value = Option<Arc<[u8]>>;
+pub(super) type Value = Option<Slice>;
 
 /// The newest change of each key that waits.
 #[derive(Debug, Default)]
@@ -19,17 +21,17 @@ pub(super) struct Pending {
 }
 
 /// What waits for a key.
-pub(super) enum Found<'a> {
-    Record(&'a [u8]),
+pub(super) enum Found {
+    Record(Slice),
     Gone,
     /// Nothing: what the tables have counts.
     Below,
 }
 
 impl Pending {
-    pub(super) fn get(&self, key: &[u8]) -> Found<'_> {
+    pub(super) fn get(&self, key: &[u8]) -> Found {
         match self.changes.get(key) {
-            Some((_, Some(record))) => Found::Record(record),
+            Some((_, Some(record))) => Found::Record(record.clone()),
             Some((_, None)) => Found::Gone,
             None if self.cleared.is_some() => Found::Gone,
             None => Found::Below,

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use polity_cluster::discovery::Discovery;
 use polity_cluster::{Certificates, Env, Preset, Timings, VersionRange};
-use polity_kv::{ConfigError, Kv, KvConfig};
+use polity_kv::{ConfigError, Engine, EngineError, Kv, KvConfig, MemoryEngine, StartError};
 
 /// Why a node did not start, or what it could not do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -19,6 +20,19 @@ pub enum Error {
     /// The configuration of the key-value store.
     #[error("the key-value store: {0}")]
     Kv(#[from] ConfigError),
+    /// The storage engine of the key-value store could not be opened or read.
+    #[error("the key-value store: {0}")]
+    Engine(#[from] EngineError),
+}
+
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Config(error) => Self::Kv(error),
+            StartError::Engine(error) => Self::Engine(error),
+            error => Self::Engine(EngineError::Other { action: "started", cause: error.to_string() }),
+        }
+    }
 }
 
 impl Error {
@@ -28,6 +42,7 @@ impl Error {
         match self {
             Self::Cluster(error) => error.is_retryable(),
             Self::Kv(_) => false,
+            Self::Engine(error) => error.is_retryable() || matches!(error, EngineError::InUse { .. }),
         }
     }
 }
@@ -44,7 +59,7 @@ pub struct Node {
 impl Node {
     /// Starts to describe a node. Its name is stable: the node that is started again under it is the same node.
     pub fn builder(name: impl Into<String>) -> Builder {
-        Builder { cluster: polity_cluster::Node::builder(name), kv: KvConfig::default() }
+        Builder::new(name.into())
     }
 
     /// The replicated key-value store.
@@ -96,9 +111,23 @@ impl Deref for Node {
 pub struct Builder {
     cluster: polity_cluster::Builder,
     kv: KvConfig,
+    records: Records,
+}
+
+/// Where the key-value store keeps its records.
+#[derive(Debug, Clone)]
+enum Records {
+    InMemory,
+    #[cfg(feature = "durable")]
+    InFolder(PathBuf),
+    On(Arc<dyn Engine>),
 }
 
 impl Builder {
+    fn new(name: String) -> Self {
+        Self { cluster: polity_cluster::Node::builder(name), kv: KvConfig::default(), records: Records::InMemory }
+    }
+
     /// The name of the cluster. Nodes of differently named clusters refuse each other.
     pub fn cluster(self, name: impl Into<String>) -> Self {
         Self { cluster: self.cluster.cluster(name), ..self }
@@ -212,6 +241,23 @@ impl Builder {
         Self { kv: config, ..self }
     }
 
+    /// Keeps all that the node has to remember in a folder of its own: its generation ([`Builder::data_dir`]), and the
+    /// records of the key-value store, which are synced to disk before a write is acknowledged. What the node held is
+    /// there again when it starts anew. Without it, they are in memory.
+    ///
+    /// The folder is the node's own: another's is refused. See `docs/STORAGE.md`.
+    #[cfg(feature = "durable")]
+    pub fn durable(self, folder: impl Into<PathBuf>) -> Self {
+        let folder = folder.into();
+        Self { records: Records::InFolder(folder.join("kv")), ..self.data_dir(folder) }
+    }
+
+    /// Keeps the records of the key-value store on an engine of the caller's. It must not be used by another node at the
+    /// same time.
+    pub fn engine(self, engine: Arc<dyn Engine>) -> Self {
+        Self { records: Records::On(engine), ..self }
+    }
+
     /// Starts the node. Returns when it is a member: it has exchanged all state with another, or it is the first, because
     /// all its discoveries have answered and none has named anybody but itself.
     ///
@@ -222,11 +268,38 @@ impl Builder {
     /// See [`Error`]; nothing is left running.
     pub async fn start(self) -> Result<Node, Error> {
         self.kv.validate()?;
+        let engine = self.open().await?;
         let mut cluster = self.cluster;
         for (key, value) in self.kv.must_match() {
             cluster = cluster.must_match(key, value);
         }
-        let (cluster, kv) = cluster.start_with(|node| Kv::start(node, self.kv.clone())).await?;
-        Ok(Node { cluster, kv: kv? })
+        let start = |node: &polity_cluster::Node| Kv::start_on(node, self.kv.clone(), engine.clone());
+        let (cluster, kv) = cluster.start_with(start).await?;
+        match kv {
+            Ok(kv) => Ok(Node { cluster, kv }),
+            Err(error) => {
+                cluster.stop().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Opens the engine: before anything is started, and where blocking is allowed.
+    async fn open(&self) -> Result<Arc<dyn Engine>, Error> {
+        match &self.records {
+            Records::InMemory => Ok(Arc::new(MemoryEngine::new(self.kv.shards))),
+            #[cfg(feature = "durable")]
+            Records::InFolder(folder) => {
+                let (cluster, node) = self.cluster.names()?;
+                let owner = polity_kv::engine::durable::Owner { cluster, node, shards: self.kv.shards };
+                let folder = folder.clone();
+                let open = move || polity_kv::engine::DurableEngine::open(folder, &owner);
+                match tokio::task::spawn_blocking(open).await {
+                    Ok(engine) => Ok(Arc::new(engine?)),
+                    Err(error) => Err(EngineError::Other { action: "opened", cause: error.to_string() }.into()),
+                }
+            }
+            Records::On(engine) => Ok(engine.clone()),
+        }
     }
 }

@@ -231,6 +231,17 @@ impl Builder {
         self
     }
 
+    /// The names of the cluster and of the node, once all of the description was found to be in order: for the floors
+    /// above, which have folders too.
+    ///
+    /// # Errors
+    /// What [`Builder::start`] would find wrong before it touches anything.
+    #[doc(hidden)]
+    pub fn names(&self) -> Result<(String, crate::NodeName), Error> {
+        let plan = self.validate()?;
+        Ok((self.cluster.clone(), plan.name))
+    }
+
     /// Runs transport and membership on the caller's runtime instead of on a thread of their own. A single call is some
     /// microseconds quicker; but a task that never yields stalls the node, and others may take it for dead.
     pub fn on_callers_runtime(mut self) -> Self {

@@ -11,6 +11,7 @@
 //! | what is to be replaced is read from a quorum | too few answer | not applied |
 //! | the write is counted and stored at the coordinator | it is refused there | not applied |
 //! | the record is merged at the others | too few answer | unknown |
+//! | meanwhile it is made durable at the coordinator | it is not, or not in time | unknown |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
@@ -18,6 +19,7 @@ use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::join;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::{Outcome as RpcOutcome, Peer, Rpc, RpcError};
@@ -510,15 +512,29 @@ impl Coordinator {
             for peer in all.iter().filter_map(|node| map.peer(node)) {
                 self.rpc.call(&peer, &MERGE, &merge, within).forget();
             }
-            return done;
+            return match self.durable_here(shard, deadline).await {
+                Ok(()) => done,
+                Err(reason) => WriteAnswer::Unknown { answered: 0, needed: 1, reason },
+            };
         }
         let everyone = usize::MAX;
-        match self.collect(&map, &mut tally, all.into(), everyone, deadline, ask, take, Errors::default()).await {
-            Ok(()) => done,
-            Err(few) if mutated(Mutation::DeniesWrites) => not_enough(few),
-            Err(few) => {
+        let merged = self.collect(&map, &mut tally, all.into(), everyone, deadline, ask, take, Errors::default());
+        match join(merged, self.durable_here(shard, deadline)).await {
+            (Ok(()), Ok(())) => done,
+            (Ok(()), Err(reason)) => WriteAnswer::Unknown { answered: 0, needed: 1, reason },
+            (Err(few), _) if mutated(Mutation::DeniesWrites) => not_enough(few),
+            (Err(few), _) => {
                 WriteAnswer::Unknown { answered: few.answered as u32, needed: few.needed as u32, reason: few.reason }
             }
+        }
+    }
+
+    /// Waits until what this node holds of a shard is durable, as far as its engine promises that.
+    async fn durable_here(&self, shard: ShardId, deadline: Instant) -> Result<(), String> {
+        let durable = self.store.durable(self.store.commit([shard]));
+        match tokio::time::timeout_at(deadline, durable).await {
+            Ok(durable) => durable.map_err(|error| error.to_string()),
+            Err(_) => Err("the coordinator's disk took too long".to_owned()),
         }
     }
 

@@ -142,6 +142,11 @@ async fn fetch(here: &Coordinator, peer: &Peer, shard: ShardId, buckets: Buckets
                 return Ok(false);
             }
         }
+        // What this node is said to have caught up with must stay, and the next page waits for the disk.
+        if let Err(error) = here.store.durable(here.store.commit([shard])).await {
+            tracing::error!(%error, %shard, "fetched records are not durable");
+            return Ok(false);
+        }
         match page.records.last() {
             Some((key, _)) if page.more => after = Some(key.clone()),
             _ => return Ok(true),

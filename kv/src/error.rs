@@ -1,7 +1,20 @@
 //! What can go wrong with an operation, and whether it may have happened all the same.
 
+use crate::config::ConfigError;
 use crate::engine::EngineError;
 use crate::record::Kind;
+
+/// Why a store did not start. Nothing is left running.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A limit or time is outside of its range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The storage engine could not be opened or read.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
 
 /// Whether an operation that failed may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

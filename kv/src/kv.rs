@@ -11,13 +11,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
+use crate::acks::Acks;
 use crate::bucket::BucketBuilder;
 use crate::call::{Get, Put};
 use crate::config::{ConfigError, KvConfig};
 use crate::coordinator::{Coordinator, Done};
 use crate::engine::{Engine, MemoryEngine};
-use crate::error::KvError;
-use crate::place;
+use crate::error::{KvError, StartError};
+use crate::place::{self, MAX_BUCKET_BYTES};
 use crate::record::{Blob, Kind, MAX_STEPS, Record, Update};
 use crate::serve;
 use crate::settled;
@@ -124,11 +125,13 @@ pub struct Kv {
 struct Inner {
     coordinator: Arc<Coordinator>,
     upkeep: JoinHandle<()>,
+    acks: JoinHandle<()>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.upkeep.abort();
+        self.acks.abort();
     }
 }
 
@@ -143,26 +146,33 @@ impl Kv {
     /// ([`polity_cluster::Builder::start_with`]), so that no peer can ask it too early, and once per node.
     ///
     /// # Errors
-    /// [`ConfigError`]; nothing was started.
-    pub fn start(node: &Node, config: KvConfig) -> Result<Self, ConfigError> {
+    /// [`StartError`]; nothing was started.
+    pub fn start(node: &Node, config: KvConfig) -> Result<Self, StartError> {
         let engine = Arc::new(MemoryEngine::new(config.shards));
         Self::start_on(node, config, engine)
     }
 
-    /// Starts the store of a node on an empty engine of the caller's.
+    /// Starts the store of a node on an engine of the caller's, with what it holds: all of that is read before this
+    /// returns, which takes about a second for a million records on disk. What another boot of this node has written is
+    /// handed to whom it belongs now, and this boot writes under names of its own.
     ///
     /// # Errors
-    /// [`ConfigError`]; nothing was started.
-    pub fn start_on(node: &Node, config: KvConfig, engine: Arc<dyn Engine>) -> Result<Self, ConfigError> {
+    /// [`StartError`]; nothing was started.
+    pub fn start_on(node: &Node, config: KvConfig, engine: Arc<dyn Engine>) -> Result<Self, StartError> {
         config.validate()?;
-        let store = Arc::new(Store::new(node.id().clone(), &config, engine));
-        let coordinator = Arc::new(Coordinator::new(node, store, config));
+        if config.max_key_bytes + MAX_BUCKET_BYTES + 1 > engine.max_key_bytes() {
+            let problem = "is more than the storage engine takes";
+            return Err(ConfigError { setting: "max_key_bytes", problem }.into());
+        }
+        let store = Arc::new(Store::new(node.id().clone(), &config, engine)?);
+        let coordinator = Arc::new(Coordinator::new(node, store.clone(), config));
         let wake = Arc::new(Notify::new());
-        serve::register(node.rpc(), &coordinator, &wake);
+        let (acks, task) = Acks::new(store);
+        serve::register(node.rpc(), &coordinator, &wake, &acks);
         let span = tracing::info_span!("kv", node = %node.id());
         let upkeep = Upkeep::new(node, coordinator.clone(), wake).run().instrument(span);
-        let upkeep = node.spawn_internal(upkeep);
-        Ok(Self { inner: Arc::new(Inner { coordinator, upkeep }) })
+        let (upkeep, acks) = (node.spawn_internal(upkeep), node.spawn_internal(task));
+        Ok(Self { inner: Arc::new(Inner { coordinator, upkeep, acks }) })
     }
 
     /// Describes a bucket: keys of their own, all of one [`Kind`]. The store's own `get`, `put` and `delete` are those of

@@ -14,6 +14,7 @@
 //! | [`mod@expiries`] | what expires when | pure |
 //! | [`mod@engine`] | where records are kept | trait |
 //! | [`mod@store`] | one node's shards: standing, digest and records under one lock each | synchronous |
+//! | [`mod@acks`] | answers that wait until what they say is durable | task |
 //! | [`mod@serve`] | what a node does for its peers | handlers |
 //! | [`mod@coordinator`] | one operation from its call to its answer | asynchronous |
 //! | [`mod@scan`] | going through a bucket | asynchronous |
@@ -22,12 +23,13 @@
 //! | [`mod@settled`] | when all of that is done | asynchronous |
 #![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
 
+mod acks;
 mod bucket;
 mod call;
 mod config;
 mod coordinator;
 mod digest;
-mod engine;
+pub mod engine;
 mod errands;
 mod error;
 mod expiries;
@@ -53,8 +55,8 @@ pub use bucket::{
 };
 pub use call::{Get, Put};
 pub use config::{ConfigError, Consistency, KvConfig};
-pub use engine::{Engine, EngineError, MemoryEngine, Visit};
-pub use error::{KvError, Outcome};
+pub use engine::{Change, Commit, Engine, EngineError, MemoryEngine, Visit};
+pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Kv, NotAContext};
 pub use record::Kind;
 pub use scan::Scan;

@@ -6,8 +6,10 @@ use polity_cluster::rpc::{Failure, Reply, Rpc};
 use polity_shard::ShardId;
 use tokio::sync::Notify;
 
+use crate::acks::Acks;
 use crate::config::KvConfig;
 use crate::coordinator::Coordinator;
+use crate::engine::Commit;
 use crate::place::MAX_BUCKET_BYTES;
 use crate::record::{Blob, MAX_STEPS, Update};
 use crate::roster::Roster;
@@ -20,12 +22,12 @@ use crate::wire::{
 };
 
 /// Registers everything that peers may ask for.
-pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Notify>) {
+pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Notify>, acks: &Acks) {
     let store = &coordinator.store;
     let limits = Limits::new(&coordinator.config);
 
-    let here = store.clone();
-    rpc.serve(MERGE, move |_, merge, reply| handle_merge(&here, limits, &merge, reply));
+    let (here, when) = (store.clone(), acks.clone());
+    rpc.serve(MERGE, move |_, merge, reply| handle_merge(&here, &when, limits, &merge, reply));
     let here = store.clone();
     rpc.serve(READ, move |_, read, reply| handle_read(&here, limits, &read, reply));
     let here = coordinator.clone();
@@ -36,12 +38,12 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
             Ok(here.coordinate(write).await)
         }
     });
-    let (here, awake) = (store.clone(), wake.clone());
-    rpc.serve(ACCOUNT, move |_, request, reply| handle_account(&here, &awake, &request, reply));
+    let (here, awake, when) = (store.clone(), wake.clone(), acks.clone());
+    rpc.serve(ACCOUNT, move |_, request, reply| handle_account(&here, &when, &awake, &request, reply));
     let here = store.clone();
     rpc.serve(FETCH, move |_, fetch, reply| handle_fetch(&here, &fetch, reply));
-    let here = store.clone();
-    rpc.serve(OFFER, move |_, offer, reply| handle_offer(&here, limits, &offer, reply));
+    let (here, when) = (store.clone(), acks.clone());
+    rpc.serve(OFFER, move |_, offer, reply| handle_offer(&here, &when, limits, &offer, reply));
     let (here, awake) = (store.clone(), wake.clone());
     rpc.serve(READY, move |_, request, reply| handle_ready(&here, &awake, &request, reply));
     let here = store.clone();
@@ -99,7 +101,7 @@ fn shard_of(store: &Store, shard: u32, key: &Blob) -> Result<ShardId, String> {
     if ours.0 == shard { Ok(ours) } else { Err(format!("the key belongs to shard {ours}, not {shard}")) }
 }
 
-fn handle_merge(store: &Store, limits: Limits, merge: &Merge, reply: Reply<Vouch>) {
+fn handle_merge(store: &Store, acks: &Acks, limits: Limits, merge: &Merge, reply: Reply<Vouch>) {
     let checked =
         limits.check_record(&merge.key, &merge.record).and_then(|()| shard_of(store, merge.shard, &merge.key));
     let shard = match checked {
@@ -107,7 +109,7 @@ fn handle_merge(store: &Store, limits: Limits, merge: &Merge, reply: Reply<Vouch
         Err(reason) => return reply.fail(Failure::not_applied(reason)),
     };
     match store.merge(shard, &merge.key.0, &merge.record.0, merge.named) {
-        Ok(vouch) => reply.send(&vouch),
+        Ok(vouch) => acks.when_durable(store.commit([shard]), reply, vouch),
         Err(error) => reply.fail(failure(error)),
     }
 }
@@ -136,7 +138,7 @@ fn handle_read(store: &Store, limits: Limits, read: &Read, reply: Reply<ReadAnsw
     }
 }
 
-fn handle_account(store: &Store, wake: &Notify, request: &AccountRequest, reply: Reply<AccountAnswer>) {
+fn handle_account(store: &Store, acks: &Acks, wake: &Notify, request: &AccountRequest, reply: Reply<AccountAnswer>) {
     if request.shards.len() > MAX_SHARDS_A_MESSAGE {
         return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
     }
@@ -154,7 +156,9 @@ fn handle_account(store: &Store, wake: &Notify, request: &AccountRequest, reply:
         accounts.push(account);
         lists.push(rosters);
     }
-    reply.send(&AccountAnswer { accounts, rosters: Rosters::new(&lists) });
+    // Whoever finds that this node has all it would give drops its own.
+    let told = request.shards.iter().map(|(shard, _)| ShardId(*shard)).filter(|shard| store.has_shard(*shard));
+    acks.when_durable(store.commit(told), reply, AccountAnswer { accounts, rosters: Rosters::new(&lists) });
     // A fence may have given this node something to cover.
     wake.notify_one();
 }
@@ -185,7 +189,7 @@ fn handle_scan(store: &Store, limits: Limits, scan: &Scan, reply: Reply<ScanAnsw
     }
 }
 
-fn handle_offer(store: &Store, limits: Limits, offer: &Offer, reply: Reply<()>) {
+fn handle_offer(store: &Store, acks: &Acks, limits: Limits, offer: &Offer, reply: Reply<()>) {
     for (key, record) in &offer.records {
         let checked = limits.check_record(key, record).and_then(|()| shard_of(store, offer.shard, key));
         let shard = match checked {
@@ -196,7 +200,9 @@ fn handle_offer(store: &Store, limits: Limits, offer: &Offer, reply: Reply<()>) 
             return reply.fail(Failure::unknown(format!("{error:?}")));
         }
     }
-    reply.send(&());
+    let shard = ShardId(offer.shard);
+    let commit = if store.has_shard(shard) { store.commit([shard]) } else { Commit::NONE };
+    acks.when_durable(commit, reply, ());
 }
 
 fn handle_ready(store: &Store, wake: &Notify, request: &ReadyRequest, reply: Reply<Vec<bool>>) {

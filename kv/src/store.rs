@@ -3,6 +3,8 @@
 //! Everything here is synchronous and takes one shard's lock for a short time. That one lock orders three things that
 //! must not be seen apart: a record's change, the digest's change, and the standing that the answer vouches with.
 
+#[cfg(all(test, feature = "turmoil", not(feature = "shuttle")))]
+mod crashes;
 #[cfg(all(test, feature = "shuttle"))]
 mod races;
 
@@ -18,7 +20,7 @@ use polity_shard::{ShardCount, ShardId};
 
 use crate::config::KvConfig;
 use crate::digest::{Buckets, Digest};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Commit, Engine, EngineError};
 use crate::expiries::Expiries;
 use crate::record::{self, Blob, Kind, Millis, NotARecord, Record, Refused, Update, Writing};
 use crate::roster::{Roster, RosterId};
@@ -37,6 +39,8 @@ struct Shard {
     digest: Digest,
     /// Whether there is any record.
     holds_records: bool,
+    /// The last commit that changed a record.
+    commit: Commit,
     /// The replica that this node is for the shard's keys. A new one each time the shard's records were dropped, so
     /// that no dot is ever used twice.
     replica: ReplicaId,
@@ -107,7 +111,8 @@ pub(crate) struct Written {
 }
 
 impl Store {
-    pub(crate) fn new(own: NodeId, config: &KvConfig, engine: Arc<dyn Engine>) -> Self {
+    /// The store of what an engine holds. Reads all of it, to know its digests.
+    pub(crate) fn new(own: NodeId, config: &KvConfig, engine: Arc<dyn Engine>) -> Result<Self, EngineError> {
         let store = Self {
             own,
             count: config.shards,
@@ -117,18 +122,35 @@ impl Store {
             max_record_bytes: config.max_record_bytes(),
             tenancies: AtomicU64::new(0),
         };
-        let shards = (0..config.shards.get()).map(|_| {
-            Mutex::new(Shard {
+        let shards = config.shards.iter().map(|shard| {
+            let (digest, holds_records, expiries) = store.inspect(shard)?;
+            Ok(Mutex::new(Shard {
                 placed: Roster::new([]),
                 standing: None,
-                digest: Digest::default(),
-                holds_records: false,
+                digest,
+                holds_records,
+                commit: Commit::NONE,
                 replica: store.next_replica(),
                 clock: HybridClock::new(),
-                expiries: Expiries::default(),
-            })
+                expiries,
+            }))
         });
-        Self { shards: shards.collect(), ..store }
+        let shards = shards.collect::<Result<_, EngineError>>()?;
+        Ok(Self { shards, ..store })
+    }
+
+    /// The digest of what the engine holds of a shard, whether that is anything, and what of it expires.
+    fn inspect(&self, shard: ShardId) -> Result<(Digest, bool, Expiries), EngineError> {
+        let (mut digest, mut holds_records, mut expiries) = (Digest::default(), false, Expiries::default());
+        self.engine.scan(shard, None, &mut |key, record| {
+            digest.change(key, None, record);
+            holds_records = true;
+            if let Some(at) = record::decode(record).ok().and_then(|record| record.next_expiry()) {
+                expiries.set(key, Some(at));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok((digest, holds_records, expiries))
     }
 
     /// Nothing that this boot or another has been: the boot is random, and the count grows.
@@ -217,6 +239,16 @@ impl Store {
         Some(Account { rosters, digest: shard.digest.clone() })
     }
 
+    /// The last commit that changed one of these shards. Whoever acknowledges what they hold waits for it, without a lock.
+    pub(crate) fn commit(&self, shards: impl IntoIterator<Item = ShardId>) -> Commit {
+        shards.into_iter().map(|shard| self.shard(shard).commit).max().unwrap_or(Commit::NONE)
+    }
+
+    /// Waits until everything up to a commit survives a power cut, as far as the engine promises that.
+    pub(crate) async fn durable(&self, upto: Commit) -> Result<(), EngineError> {
+        if upto == Commit::NONE { Ok(()) } else { self.engine.durable(upto).await }
+    }
+
     // ---- records --------------------------------------------------------------------------------------------------
 
     /// A record, and what its answer vouches for.
@@ -236,7 +268,8 @@ impl Store {
         let shard = self.shard_of(key);
         let _guard = self.shard(shard);
         let bytes = self.engine.load(shard, key)?;
-        let damaged = |cause: record::NotARecord| EngineError { action: "decoded a record", cause: cause.to_string() };
+        let damaged =
+            |cause: record::NotARecord| EngineError::Other { action: "decoded a record", cause: cause.to_string() };
         bytes.map(|bytes| record::decode(&bytes).map_err(damaged)).transpose()
     }
 
@@ -297,7 +330,7 @@ impl Store {
         let applied = record.apply(update, &writing).map_err(|refused| match refused {
             Refused::WrongKind(kind) => WriteError::WrongKind(kind),
             Refused::Nonsense => WriteError::Nonsense,
-            Refused::Exhausted(cause) => WriteError::Engine(EngineError { action: "counted a write", cause }),
+            Refused::Exhausted(cause) => WriteError::Engine(EngineError::Other { action: "counted a write", cause }),
         })?;
         if record.siblings() > self.max_siblings && !update.clears {
             return Err(WriteError::TooManySiblings(record.siblings()));
@@ -363,7 +396,7 @@ impl Store {
         old: Option<&[u8]>,
         (new, expires): (&[u8], Option<Millis>),
     ) -> Result<(), EngineError> {
-        self.engine.store(shard, key, new)?;
+        guard.commit = self.engine.store(shard, key, new)?;
         guard.digest.change(key, old, new);
         guard.holds_records = true;
         guard.expiries.set(key, expires);
@@ -435,7 +468,7 @@ impl Store {
         if ours || guard.digest != *given || mutated(Mutation::KeepsWhatItGave) {
             return Ok(false);
         }
-        self.engine.clear(shard)?;
+        guard.commit = self.engine.clear(shard)?;
         guard.digest = Digest::default();
         guard.holds_records = false;
         guard.expiries.clear();

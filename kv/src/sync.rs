@@ -2,7 +2,7 @@
 //! `shuttle`, a model checker's, which decides at each of them who runs next.
 
 #[cfg(not(all(test, feature = "shuttle")))]
-pub(crate) use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicU64};
+pub(crate) use std::sync::{Mutex, MutexGuard, RwLock, atomic::AtomicU64};
 
 #[cfg(all(test, feature = "shuttle"))]
-pub(crate) use shuttle::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicU64};
+pub(crate) use shuttle::sync::{Mutex, MutexGuard, RwLock, atomic::AtomicU64};

@@ -2,33 +2,75 @@
 //!
 //! An engine stores opaque records by shard and key. It knows nothing of versions, replicas or time; the store above it
 //! reads a record, merges, and writes it back, one shard at a time: for one shard, no two calls that write overlap.
+//!
+//! Writing and surviving are two steps. A call that writes is quick, never waits for a disk, and returns a [`Commit`];
+//! [`Engine::durable`] waits until all that was written up to a commit survives a power cut. The store writes under its
+//! lock and waits outside of it, so that all who wait at one time share one sync of the disk.
+//!
+//! | engine | what survives | where |
+//! |---|---|---|
+//! | [`MemoryEngine`] | nothing | memory |
+//! | `DurableEngine` (feature `durable`) | what was durable | a folder |
+//! | `FaultyEngine` (feature `turmoil`) | what was durable, if the test lets it | a simulated disk |
+//!
+//! An engine of your own is tested by [`conformance::check`].
 
+pub mod conformance;
+#[cfg(feature = "durable")]
+pub mod durable;
+mod error;
+#[cfg(feature = "turmoil")]
+pub mod faulty;
 mod memory;
 
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 
+use polity_cluster::BoxFuture;
 use polity_shard::ShardId;
 
+#[cfg(feature = "durable")]
+pub use durable::DurableEngine;
+pub use error::EngineError;
+#[cfg(feature = "turmoil")]
+pub use faulty::{Disk, FaultyEngine};
 pub use memory::MemoryEngine;
-
-/// Why an engine could not do what it was asked.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the storage engine failed while it {action}: {cause}")]
-pub struct EngineError {
-    /// What it was doing.
-    pub action: &'static str,
-    /// What went wrong.
-    pub cause: String,
-}
 
 /// What a scan does with one record; breaking ends the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
-/// Keeps records by shard and key.
+/// A point in the order in which one engine was written to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Commit(pub u64);
+
+impl Commit {
+    /// Before all: there is nothing to wait for. An engine that promises no durability returns it always.
+    pub const NONE: Self = Self(0);
+}
+
+/// One change of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change<'a> {
+    /// Replaces the record of a key.
+    Put {
+        /// The key.
+        key: &'a [u8],
+        /// Its record from now on.
+        record: &'a [u8],
+    },
+    /// Removes the record of a key, if there is one.
+    Remove {
+        /// The key.
+        key: &'a [u8],
+    },
+}
+
+/// Keeps records by shard and key, and a few values by name.
 ///
-/// When [`Engine::store`] has returned, every later [`Engine::load`] of this process sees the record. An engine that
-/// promises more (to survive a crash) says so in its own documentation.
+/// When a call that writes has returned, every later [`Engine::load`] and [`Engine::scan`] of this process sees what it
+/// wrote. After a crash of the process or of the machine an engine holds what was written up to some commit that is not
+/// before any for which [`Engine::durable`] has returned, and nothing else; a batch is there as a whole or not at all. An
+/// engine that promises less says so in its own documentation.
 pub trait Engine: Debug + Send + Sync + 'static {
     /// The record of a key.
     ///
@@ -36,21 +78,55 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// [`EngineError`]; nothing changed.
     fn load(&self, shard: ShardId, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError>;
 
-    /// Replaces the record of a key.
+    /// Makes all of these changes in one shard, in this order, or none of them. Does not wait for a disk.
     ///
     /// # Errors
-    /// [`EngineError`]; the key has its old record or the new one.
-    fn store(&self, shard: ShardId, key: &[u8], record: &[u8]) -> Result<(), EngineError>;
+    /// [`EngineError`]; nothing changed.
+    fn write(&self, shard: ShardId, changes: &[Change<'_>]) -> Result<Commit, EngineError>;
 
-    /// Visits the records of a shard whose keys are greater than `after`, by rising key.
+    /// Replaces the record of a key. Does not wait for a disk.
+    ///
+    /// # Errors
+    /// [`EngineError`]; nothing changed.
+    fn store(&self, shard: ShardId, key: &[u8], record: &[u8]) -> Result<Commit, EngineError> {
+        self.write(shard, &[Change::Put { key, record }])
+    }
+
+    /// Visits the records of a shard whose keys are greater than `after`, by rising key, as they were at one moment
+    /// during the call. The visitor must not write to this engine.
     ///
     /// # Errors
     /// [`EngineError`]; some records may have been visited.
     fn scan(&self, shard: ShardId, after: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), EngineError>;
 
-    /// Removes all records of a shard.
+    /// Removes all records of a shard. Does not wait for a disk. After a crash before it is durable, some of them may be
+    /// gone and others not.
     ///
     /// # Errors
-    /// [`EngineError`]; some records may be gone.
-    fn clear(&self, shard: ShardId) -> Result<(), EngineError>;
+    /// [`EngineError`]; nothing changed.
+    fn clear(&self, shard: ShardId) -> Result<Commit, EngineError>;
+
+    /// Waits until everything up to a commit survives a power cut. Cancel safe: the disk is synced all the same.
+    ///
+    /// # Errors
+    /// [`EngineError`]: it is not known what of it survives.
+    fn durable(&self, upto: Commit) -> BoxFuture<'_, Result<(), EngineError>>;
+
+    /// A value that was kept under a name.
+    ///
+    /// # Errors
+    /// [`EngineError`]; nothing changed.
+    fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, EngineError>;
+
+    /// Keeps a small value under a name, beside all records: [`Engine::clear`] does not touch it. Does not wait for a
+    /// disk.
+    ///
+    /// # Errors
+    /// [`EngineError`]; nothing changed.
+    fn put_meta(&self, name: &str, value: &[u8]) -> Result<Commit, EngineError>;
+
+    /// The longest key that it takes.
+    fn max_key_bytes(&self) -> usize {
+        usize::MAX
+    }
 }

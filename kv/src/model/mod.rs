@@ -482,5 +482,5 @@ impl Fates for Heedless<'_> {
 
 fn new_store(id: NodeId) -> Store {
     let config = config();
-    Store::new(id, &config, Arc::new(MemoryEngine::new(config.shards)))
+    Store::new(id, &config, Arc::new(MemoryEngine::new(config.shards))).expect("memory works")
 }

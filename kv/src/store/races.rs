@@ -28,7 +28,7 @@ fn check(model: impl Fn() + Send + Sync + 'static) {
 /// The store of `own` in a shard that has just been founded under `placed`.
 fn store(own: &str, placed: &str) -> Arc<Store> {
     let config = KvConfig { shards: ShardCount::new(1).expect("one"), ..KvConfig::default() };
-    let store = Store::new(boot(own), &config, Arc::new(MemoryEngine::new(config.shards)));
+    let store = Store::new(boot(own), &config, Arc::new(MemoryEngine::new(config.shards))).expect("works");
     store.place(SHARD, roster(placed));
     store.introduce(SHARD, Vec::new());
     Arc::new(store)

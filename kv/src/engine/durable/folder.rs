@@ -1,0 +1,149 @@
+//! The folder of an engine: whose it is, and that nobody else is in it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::Owner;
+use crate::engine::EngineError;
+
+/// The only format there is.
+const FORMAT: &str = "1";
+const IDENTITY: &str = "identity";
+const LOCK: &str = "lock";
+const DATA: &str = "data";
+/// Where the data are made. It becomes [`DATA`] when they can be opened.
+const FRESH: &str = "data.new";
+
+/// A folder that is locked, and whose owner is who opened it.
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Takes a folder for its owner; makes it if there is none.
+    pub(super) fn lock(path: &Path, owner: &Owner) -> Result<Self, EngineError> {
+        let failed = |error: io::Error| EngineError::of_io("opened its folder", path, &error);
+        fs::create_dir_all(path).map_err(failed)?;
+        let foreign = || EngineError::NotOurs {
+            folder: path.to_owned(),
+            whose: "somebody who left no `identity` in it".to_owned(),
+            own: text_of(owner),
+        };
+        let identity = match fs::read(path.join(IDENTITY)) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        match &identity {
+            Some(bytes) => check(path, bytes, owner)?,
+            None if path.join(DATA).exists() => return Err(foreign()),
+            None => {}
+        }
+        let lock = OpenOptions::new().create(true).append(true).open(path.join(LOCK)).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(EngineError::InUse { folder: path.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        if identity.is_none() {
+            write(path, IDENTITY, describe(owner).as_bytes()).map_err(failed)?;
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The folder of the data, which `make` makes in another place if there are none: a start that was interrupted leaves
+    /// nothing that looks like data.
+    pub(super) fn prepare(&self, make: impl FnOnce(&Path) -> Result<(), EngineError>) -> Result<PathBuf, EngineError> {
+        let failed = |error: io::Error| EngineError::of_io("made its folder", &self.path, &error);
+        let (data, fresh) = (self.path.join(DATA), self.path.join(FRESH));
+        if !data.try_exists().map_err(failed)? {
+            if fresh.try_exists().map_err(failed)? {
+                fs::remove_dir_all(&fresh).map_err(failed)?;
+            }
+            make(&fresh)?;
+            fs::rename(&fresh, &data).map_err(failed)?;
+            sync_folder(&self.path).map_err(failed)?;
+        }
+        Ok(data)
+    }
+}
+
+fn text_of(owner: &Owner) -> String {
+    format!("node {} of cluster {}", owner.node, owner.cluster)
+}
+
+/// The file that says whose a folder is. Its format is in `docs/STORAGE.md`.
+fn describe(owner: &Owner) -> String {
+    let Owner { cluster, node, shards } = owner;
+    let cluster = cluster.escape_default();
+    format!("polity-kv {FORMAT}\nshards {}\nnode {node}\ncluster {cluster}\n", shards.get())
+}
+
+fn check(path: &Path, bytes: &[u8], owner: &Owner) -> Result<(), EngineError> {
+    let damaged = |cause: &str| EngineError::Damaged {
+        file: path.join(IDENTITY),
+        offset: None,
+        cause: format!("{cause}: {:?}", String::from_utf8_lossy(bytes)),
+    };
+    let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is no text"))?;
+    let mut lines = text.lines();
+    let mut field = |name: &str| lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let format = field("polity-kv").ok_or_else(|| damaged("it does not begin with `polity-kv`"))?;
+    if format != FORMAT {
+        return Err(EngineError::Version { folder: path.to_owned(), found: format.to_owned(), readable: FORMAT });
+    }
+    let shards = field("shards").and_then(|shards| shards.parse::<u32>().ok()).ok_or_else(|| damaged("no shards"))?;
+    let node = field("node").ok_or_else(|| damaged("no node"))?;
+    let cluster = field("cluster").ok_or_else(|| damaged("no cluster"))?;
+    if node != owner.node.as_str() || cluster != owner.cluster.escape_default().to_string() {
+        let whose = format!("node {node} of cluster {cluster}");
+        return Err(EngineError::NotOurs { folder: path.to_owned(), whose, own: text_of(owner) });
+    }
+    let expected = owner.shards.get();
+    if shards != expected {
+        return Err(EngineError::OtherShards { folder: path.to_owned(), found: shards, expected });
+    }
+    Ok(())
+}
+
+/// Writes a file at once: after a crash it is there as a whole or not at all.
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let fresh = folder.join(format!("{name}.new"));
+    let mut file = File::create(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, folder.join(name))?;
+    sync_folder(folder)
+}
+
+/// Makes the names in a folder durable, where the system can do that.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use polity_cluster::NodeName;
+    use polity_shard::ShardCount;
+
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        let node = NodeName::new("n1").expect("valid");
+        let owner = Owner { cluster: "shop".to_owned(), node, shards: ShardCount::new(256).expect("valid") };
+        let text = describe(&owner);
+        assert_eq!(text, "polity-kv 1\nshards 256\nnode n1\ncluster shop\n", "the format: docs/STORAGE.md");
+        let check = |text: &str| check(Path::new("f"), text.as_bytes(), &owner);
+        assert_eq!(check(&text), Ok(()));
+        assert!(matches!(check(&text.replace("n1", "n2")), Err(EngineError::NotOurs { .. })));
+        assert!(matches!(check(&text.replace("shop", "shops")), Err(EngineError::NotOurs { .. })));
+        assert!(matches!(check(&text.replace("256", "16")), Err(EngineError::OtherShards { found: 16, .. })));
+        assert!(matches!(check(&text.replace("kv 1", "kv 2")), Err(EngineError::Version { .. })));
+        for length in 0..text.len() - 1 {
+            assert!(check(&text[..length]).is_err(), "{length}");
+        }
+    }
+}

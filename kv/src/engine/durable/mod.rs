@@ -1,0 +1,273 @@
+//! Records in a folder: what was durable is there after a crash of the process or of the machine.
+//!
+//! The library `fjall` keeps the records: a journal that is synced, and sorted tables that are written later. It is never
+//! written to by whoever calls [`Engine::write`], because its writers wait for each other's syncs. Instead a change goes
+//! into a [`pending`] map that readers look into first, and into the [`committer`]'s queue; the committer's thread writes
+//! all that waits as one batch, syncs it once, and wakes all who wait for it. So a write costs no more than memory, and
+//! however many wait, they share one sync.
+//!
+//! Should a batch or a sync fail, nothing more is taken: after a failed sync nobody knows what the disk has, and another
+//! that succeeds would say nothing about it (Rebello and others, "Can applications recover from fsync failures?", ATC
+//! 2020). Opened anew, the engine goes on with what was durable. Bytes on disk: `docs/STORAGE.md`.
+//!
+//! Reads that the library's cache does not have, and the scan of a shard, read the disk in the caller's thread.
+
+mod committer;
+mod folder;
+mod journal;
+mod pending;
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, Slice};
+use polity_cluster::{BoxFuture, NodeName};
+use polity_shard::{ShardCount, ShardId};
+
+use self::committer::{Committer, Op};
+use self::folder::Folder;
+use self::pending::Found;
+use super::{Change, Commit, Engine, EngineError, Visit};
+
+/// The library's limit, less the shard that each of its keys begins with.
+pub const MAX_KEY_BYTES: usize = u16::MAX as usize - SHARD_BYTES;
+const SHARD_BYTES: usize = size_of::<u16>();
+/// Up to this length a key is put together without an allocation.
+const MAX_SHORT_KEY: usize = 128;
+const _: () = assert!(ShardCount::MAX as usize <= 1 << u16::BITS, "every shard fits into its prefix");
+
+/// The library's cache of blocks that were read. Few: the system caches files too.
+const CACHE_BYTES: u64 = 64 << 20;
+/// Flushes and compactions that run at a time; neither is waited for by a write that is in memory.
+const WORKERS: usize = 2;
+/// What is written before a table is made of it. Restart replays up to twice that.
+const MEMTABLE_BYTES: u64 = 64 << 20;
+
+/// Whose folder it is, and what it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's.
+    pub node: NodeName,
+    /// The shards of its store.
+    pub shards: ShardCount,
+}
+
+/// Keeps records in a folder of its own.
+///
+/// [`Engine::durable`] returns when the journal was synced with `fdatasync`. Dropped, it writes what still waits, and
+/// returns when the folder may be opened again.
+pub struct DurableEngine {
+    folder: PathBuf,
+    records: Keyspace,
+    meta: Keyspace,
+    committer: Committer,
+    /// The library's own threads end with the last handle of it.
+    _database: Database,
+    /// Locked as long as the engine is open; last, so that it is free only when nothing writes any more.
+    _lock: Folder,
+}
+
+impl fmt::Debug for DurableEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DurableEngine").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl DurableEngine {
+    /// Opens a folder, or makes it. Blocks while the journal is replayed: about a second for a full one.
+    ///
+    /// # Errors
+    /// [`EngineError`]: the folder cannot be used, is not this owner's, is open already, or is damaged. Nothing that was
+    /// acknowledged is changed.
+    pub fn open(folder: impl AsRef<Path>, owner: &Owner) -> Result<Self, EngineError> {
+        let path = folder.as_ref().to_owned();
+        let lock = Folder::lock(&path, owner)?;
+        let data = lock.prepare(|fresh| drop_quietly(open_database(fresh)))?;
+        journal::mend(&data)?;
+        let (database, records, meta) = open_database(&data)?;
+        let committer = Committer::start(&path, owner.shards, database.clone(), records.clone(), meta.clone())?;
+        Ok(Self { folder: path, records, meta, committer, _database: database, _lock: lock })
+    }
+
+    /// Runs what reads tables. The library checks each block that it reads; should one be damaged in a way that it does
+    /// not expect, it may panic, and that must not reach whoever reads.
+    fn read<T>(&self, what: impl FnOnce() -> fjall::Result<T>) -> Result<T, EngineError> {
+        guarded(&self.folder, "read", what)
+    }
+}
+
+fn guarded<T>(folder: &Path, action: &'static str, what: impl FnOnce() -> fjall::Result<T>) -> Result<T, EngineError> {
+    match catch_unwind(AssertUnwindSafe(what)) {
+        Ok(result) => result.map_err(|error| engine_error(folder, action, &error)),
+        Err(panic) => Err(EngineError::Damaged { file: folder.to_owned(), offset: None, cause: panic_text(&*panic) }),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it could not be understood".to_owned())
+}
+
+type Opened = (Database, Keyspace, Keyspace);
+
+fn open_database(path: &Path) -> Result<Opened, EngineError> {
+    guarded(path, "opened its folder", || {
+        let builder = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(WORKERS);
+        let database = builder.manual_journal_persist(true).open()?;
+        let options =
+            || KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(MEMTABLE_BYTES);
+        let records = database.keyspace("records", options)?;
+        let meta = database.keyspace("meta", options)?;
+        Ok((database, records, meta))
+    })
+}
+
+fn drop_quietly(opened: Result<Opened, EngineError>) -> Result<(), EngineError> {
+    opened.map(drop)
+}
+
+/// What an error of the library means.
+fn engine_error(folder: &Path, action: &'static str, error: &fjall::Error) -> EngineError {
+    use fjall::Error as E;
+    let damaged = || EngineError::Damaged { file: folder.to_owned(), offset: None, cause: error.to_string() };
+    match error {
+        E::Io(error) | E::Storage(fjall::LsmError::Io(error)) => match error.kind() {
+            // A file that is shorter than it says, or has other bytes than it must.
+            std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData | std::io::ErrorKind::NotFound => {
+                damaged()
+            }
+            _ => EngineError::of_io(action, folder, error),
+        },
+        E::Locked => EngineError::InUse { folder: folder.to_owned() },
+        E::Poisoned => EngineError::Failed { cause: "a write of a table has failed".to_owned() },
+        E::InvalidVersion(_) => {
+            let found = "another format of its tables".to_owned();
+            EngineError::Version { folder: folder.to_owned(), found, readable: "that of fjall 3" }
+        }
+        _ => damaged(),
+    }
+}
+
+/// The library's key of a record.
+fn key_of(shard: ShardId, key: &[u8]) -> Slice {
+    // Most keys are short, and the library copies what it is given.
+    let mut short = [0; MAX_SHORT_KEY];
+    let length = SHARD_BYTES + key.len();
+    let mut long = Vec::new();
+    let bytes = short.get_mut(..length).unwrap_or_else(|| {
+        long.resize(length, 0);
+        &mut long[..]
+    });
+    bytes[..SHARD_BYTES].copy_from_slice(&(shard.0 as u16).to_be_bytes());
+    bytes[SHARD_BYTES..].copy_from_slice(key);
+    Slice::from(&*bytes)
+}
+
+/// The records of a shard in the tables, as they are now.
+fn of_library(keyspace: &Keyspace, shard: ShardId, after: Option<&[u8]>) -> fjall::Iter {
+    use std::ops::Bound;
+    let from = match after {
+        Some(after) => Bound::Excluded(key_of(shard, after)),
+        None => Bound::Included(key_of(shard, &[])),
+    };
+    let to = match (shard.0 as u16).checked_add(1) {
+        Some(next) => Bound::Excluded(Slice::from(next.to_be_bytes())),
+        None => Bound::Unbounded,
+    };
+    keyspace.range::<Slice, _>((from, to))
+}
+
+impl Engine for DurableEngine {
+    fn load(&self, shard: ShardId, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        let key = key_of(shard, key);
+        // Looked up in a statement of its own: the disk is not read under its lock.
+        let waiting = self.committer.pending(shard).get(&key);
+        let record = match waiting {
+            Found::Record(record) => Some(record),
+            Found::Gone => None,
+            Found::Below => self.read(|| self.records.get(&key))?,
+        };
+        Ok(record.map(|record| record.to_vec()))
+    }
+
+    fn write(&self, shard: ShardId, changes: &[Change<'_>]) -> Result<Commit, EngineError> {
+        let own = |change: &Change<'_>| -> Result<_, EngineError> {
+            let (Change::Put { key, .. } | Change::Remove { key }) = *change;
+            if key.len() > MAX_KEY_BYTES {
+                return Err(EngineError::KeyTooLong { bytes: key.len(), limit: MAX_KEY_BYTES });
+            }
+            let record = match *change {
+                Change::Put { record, .. } => Some(Slice::from(record)),
+                Change::Remove { .. } => None,
+            };
+            Ok((key_of(shard, key), record))
+        };
+        let changes = changes.iter().map(own).collect::<Result<_, _>>()?;
+        self.committer.submit(Op::Write { shard, changes })
+    }
+
+    fn scan(&self, shard: ShardId, after: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), EngineError> {
+        // What waits and what is below are taken at one moment: nothing moves from the one to the other meanwhile.
+        let pending = self.committer.pending(shard);
+        let waiting = pending.after(after.map(|after| key_of(shard, after)).as_deref());
+        let below = if pending.is_cleared() { None } else { Some(of_library(&self.records, shard, after)) };
+        drop(pending);
+        let mut waiting = waiting.into_iter().peekable();
+        let mut below = below.into_iter().flatten();
+        loop {
+            let next = self.read(|| below.next().map(fjall::Guard::into_inner).transpose())?;
+            // All that waits before it, and what waits in its place.
+            let mut replaced = false;
+            while let Some((key, record)) =
+                waiting.next_if(|(key, _)| next.as_ref().is_none_or(|(next, _)| key[..] <= next[..]))
+            {
+                replaced |= next.as_ref().is_some_and(|(next, _)| key[..] == next[..]);
+                if let Some(record) = record
+                    && visit(&key[SHARD_BYTES..], &record) == ControlFlow::Break(())
+                {
+                    return Ok(());
+                }
+            }
+            let Some((key, record)) = next else { return Ok(()) };
+            if !replaced && visit(&key[SHARD_BYTES..], &record) == ControlFlow::Break(()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn clear(&self, shard: ShardId) -> Result<Commit, EngineError> {
+        self.committer.submit(Op::Clear { shard })
+    }
+
+    fn durable(&self, upto: Commit) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(self.committer.durable(upto))
+    }
+
+    fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
+        if let Some(value) = self.committer.pending_meta(name) {
+            return Ok(Some(value.to_vec()));
+        }
+        Ok(self.read(|| self.meta.get(name))?.map(|value| value.to_vec()))
+    }
+
+    fn put_meta(&self, name: &str, value: &[u8]) -> Result<Commit, EngineError> {
+        if name.len() > MAX_KEY_BYTES {
+            return Err(EngineError::KeyTooLong { bytes: name.len(), limit: MAX_KEY_BYTES });
+        }
+        self.committer.submit(Op::Meta { name: name.into(), value: Slice::from(value) })
+    }
+
+    fn max_key_bytes(&self) -> usize {
+        MAX_KEY_BYTES
+    }
+}
+
+impl Drop for DurableEngine {
+    fn drop(&mut self) {
+        self.committer.stop();
+    }
+}

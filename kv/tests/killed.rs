@@ -1,0 +1,235 @@
+//! The engine in a folder, when its process is killed and when its files are damaged.
+#![cfg(feature = "durable")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use polity_cluster::NodeName;
+use polity_kv::engine::durable::Owner;
+use polity_kv::engine::{Change, DurableEngine};
+use polity_kv::{Commit, Engine, EngineError};
+use polity_shard::{ShardCount, ShardId};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+/// Names the folder in which this program, started again by the test below, writes until it is killed.
+const CHILD: &str = "POLITY_KV_KILLED_FOLDER";
+const KILLS: u64 = 6;
+/// How many acknowledgements a child gives before it is killed, at most.
+const MAX_ACKS: u64 = 3_000;
+/// Writes under way at once in the child.
+const AT_ONCE: usize = 16;
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("polity-killed-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn shards() -> ShardCount {
+    ShardCount::new(4).expect("valid")
+}
+
+fn open(folder: &Path) -> Result<DurableEngine, EngineError> {
+    let node = NodeName::new("n1").expect("valid");
+    DurableEngine::open(folder, &Owner { cluster: "test".to_owned(), node, shards: shards() })
+}
+
+/// The pair of keys and the record that belong to a number. Both are written at once.
+fn pair(number: u64) -> (ShardId, [u8; 9], [u8; 9], Vec<u8>) {
+    let key = |half: u8| -> [u8; 9] { [&number.to_be_bytes()[..], &[half]].concat().try_into().expect("9 bytes") };
+    let record = number.to_le_bytes().repeat(1 + number as usize % 40);
+    (ShardId((number % u64::from(shards().get())) as u32), key(0), key(1), record)
+}
+
+fn write(engine: &DurableEngine, number: u64) -> Result<Commit, EngineError> {
+    let (shard, first, second, record) = pair(number);
+    engine.write(shard, &[Change::Put { key: &first, record: &record }, Change::Put { key: &second, record: &record }])
+}
+
+/// The numbers that are there. Panics on anything that was never written.
+fn numbers(engine: &DurableEngine) -> Result<BTreeSet<u64>, EngineError> {
+    let mut found = BTreeMap::<u64, u8>::new();
+    for shard in (0..shards().get()).map(ShardId) {
+        engine.scan(shard, None, &mut |key, record| {
+            let number = u64::from_be_bytes(key[..8].try_into().expect("8 bytes"));
+            let (at, first, second, expected) = pair(number);
+            assert!(at == shard && (key == first || key == second), "a key that was never written: {key:?}");
+            assert_eq!(record, expected, "a record that was never written, of {number}");
+            *found.entry(number).or_default() += 1;
+            ControlFlow::Continue(())
+        })?;
+    }
+    assert!(found.values().all(|halves| *halves == 2), "half of a batch");
+    Ok(found.into_keys().collect())
+}
+
+/// Does nothing, unless it is the child of the test below: then it writes, says what is durable, and never ends.
+#[test]
+fn child() {
+    let Some(folder) = std::env::var_os(CHILD) else { return };
+    let engine = open(Path::new(&folder)).expect("opens");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
+    runtime.block_on(async {
+        let first = numbers(&engine).expect("reads").last().map_or(0, |last| last + 1);
+        let mut waiting = FuturesUnordered::new();
+        for number in first.. {
+            let commit = write(&engine, number).expect("writes");
+            println!("written {number}");
+            let engine = &engine;
+            waiting.push(async move {
+                engine.durable(commit).await.expect("syncs");
+                number
+            });
+            if waiting.len() >= AT_ONCE {
+                let number = waiting.next().await.expect("there are some");
+                println!("durable {number}");
+                std::io::stdout().flush().expect("somebody listens");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_killed_process_keeps_what_it_acknowledged() {
+    let folder = Folder::new("kill");
+    let mut rng = StdRng::seed_from_u64(0x6b69_6c6c);
+    let (mut durable, mut written) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..KILLS {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["child", "--exact", "--nocapture", "--test-threads", "1"])
+            .env(CHILD, &folder.0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let (mut acks, limit) = (0, rng.random_range(1..=MAX_ACKS));
+        for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
+            let line = line.expect("text");
+            let number = |what: &str| line.split_once(what).and_then(|(_, number)| number.parse::<u64>().ok());
+            if let Some(number) = number("written ") {
+                written.insert(number);
+            } else if let Some(number) = number("durable ") {
+                durable.insert(number);
+                acks += 1;
+                if acks == limit {
+                    child.kill().expect("it is ours");
+                }
+            }
+        }
+        assert!(!child.wait().expect("ours").success(), "it was killed");
+        let found = numbers(&open(&folder.0).expect("a killed process is no damage")).expect("reads");
+        let lost: Vec<_> = durable.difference(&found).collect();
+        assert!(lost.is_empty(), "acknowledged, and lost: {lost:?}");
+        // What the child wrote last it may not have said any more.
+        let newest = written.last().map_or(0, |last| last + 2 * AT_ONCE as u64);
+        assert!(found.last().is_none_or(|last| *last <= newest), "{:?} was never written", found.last());
+        written.extend(found);
+    }
+    assert!(durable.len() > KILLS as usize);
+}
+
+fn files(folder: &Path, all: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("reads") {
+        let path = entry.expect("reads").path();
+        if path.is_dir() { files(&path, all) } else { all.push(path) }
+    }
+    all.sort();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("works");
+    for entry in fs::read_dir(from).expect("reads") {
+        let path = entry.expect("reads").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &target)
+        } else {
+            let _ = fs::copy(&path, target).expect("works");
+        }
+    }
+}
+
+/// One file is cut or changed somewhere. Either that is reported, or what is found was written; and if the damage is in the
+/// journal, whatever was durable before the damaged batch is found.
+#[test]
+fn damage_is_survived_or_reported() {
+    const DAMAGES: u64 = 150;
+    let (folder, damaged) = (Folder::new("whole"), Folder::new("damaged"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
+    let engine = open(&folder.0).expect("opens");
+    // In batches of one, so that a place in the journal belongs to a number.
+    for number in 0..300 {
+        let commit = write(&engine, number).expect("writes");
+        runtime.block_on(engine.durable(commit)).expect("syncs");
+    }
+    drop(engine);
+    let mut all = Vec::new();
+    files(&folder.0, &mut all);
+    let journal = all.iter().find(|path| path.extension().is_some_and(|e| e == "jnl")).expect("a journal").clone();
+    let bytes = fs::read(&journal).expect("reads");
+    let end = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    let mut rng = StdRng::seed_from_u64(0xda3a9e);
+    let (mut reported, mut survived) = (0, 0);
+    for turn in 0..DAMAGES {
+        let _ = fs::remove_dir_all(&damaged.0);
+        copy(&folder.0, &damaged.0);
+        // The journal every other time: it is where most bytes are.
+        let file = if turn % 2 == 0 { &journal } else { &all[rng.random_range(0..all.len())] };
+        let length = if *file == journal { end } else { fs::metadata(file).expect("reads").len() as usize };
+        if length == 0 {
+            continue;
+        }
+        let target = damaged.0.join(file.strip_prefix(&folder.0).expect("in it"));
+        let at = rng.random_range(0..length);
+        let mut bytes = fs::read(&target).expect("reads");
+        let cut = rng.random_bool(0.3);
+        if cut {
+            bytes.truncate(at);
+        } else {
+            bytes[at] ^= 1 << rng.random_range(0..8u8);
+        }
+        fs::write(&target, &bytes).expect("writes");
+        let what = format!("turn {turn}: {} of {} at {at}", if cut { "cut" } else { "flip" }, target.display());
+        // A panic of the engine would fail this test; so would a record that was never written.
+        let found = open(&damaged.0).and_then(|engine| numbers(&engine));
+        match found {
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                reported += 1;
+            }
+            Ok(found) => {
+                survived += 1;
+                let all_before = |last: u64| (0..last).all(|number| found.contains(&number));
+                assert!(all_before(found.last().map_or(0, |last| last + 1)), "{what}: a hole");
+                if *file == journal {
+                    // Each batch has 2 items; none is larger than this.
+                    let before = (at / MAX_BATCH_BYTES) as u64;
+                    assert!(all_before(before), "{what}: durable before the damage, and lost");
+                    assert!(cut || found.len() >= 299, "{what}: a flip cost {} batches", 300 - found.len());
+                } else {
+                    assert_eq!(found.len(), 300, "{what}: lost without a word");
+                }
+            }
+        }
+    }
+    assert!(reported > 20 && survived > 10, "{reported} reported, {survived} survived");
+}
+
+/// What a batch of the test takes in the journal at most: two records of 320 bytes, their keys, and what surrounds them.
+const MAX_BATCH_BYTES: usize = 800;

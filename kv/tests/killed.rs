@@ -233,3 +233,55 @@ fn damage_is_survived_or_reported() {
 
 /// What a batch of the test takes in the journal at most: two records of 320 bytes, their keys, and what surrounds them.
 const MAX_BATCH_BYTES: usize = 800;
+
+/// The same of the tables that are made of the journal once it is long.
+#[test]
+fn damaged_tables_are_reported() {
+    const RECORDS: u64 = 260_000;
+    const DAMAGES: u64 = 24;
+    let (folder, damaged) = (Folder::new("tables"), Folder::new("damaged-tables"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
+    let engine = open(&folder.0).expect("opens");
+    for number in 0..RECORDS {
+        let commit = write(&engine, number).expect("writes");
+        if number % 10_000 == 0 || number + 1 == RECORDS {
+            runtime.block_on(engine.durable(commit)).expect("syncs");
+        }
+    }
+    drop(engine);
+    let tables = || {
+        let mut all = Vec::new();
+        files(&folder.0, &mut all);
+        all.retain(|path| {
+            path.parent().is_some_and(|folder| folder.ends_with("tables"))
+                && path.metadata().is_ok_and(|m| m.len() > 1 << 20)
+        });
+        all
+    };
+    assert!(!tables().is_empty(), "enough was written for a table");
+    let mut rng = StdRng::seed_from_u64(0x7ab1e);
+    let mut reported = 0;
+    for turn in 0..DAMAGES {
+        let _ = fs::remove_dir_all(&damaged.0);
+        copy(&folder.0, &damaged.0);
+        let tables = tables();
+        let table = &tables[rng.random_range(0..tables.len())];
+        let target = damaged.0.join(table.strip_prefix(&folder.0).expect("in it"));
+        let mut bytes = fs::read(&target).expect("reads");
+        let at = rng.random_range(0..bytes.len());
+        if rng.random_bool(0.2) {
+            bytes.truncate(at);
+        } else {
+            bytes[at] ^= 1 << rng.random_range(0..8u8);
+        }
+        fs::write(&target, &bytes).expect("writes");
+        match open(&damaged.0).and_then(|engine| numbers(&engine)) {
+            Err(error) => {
+                assert!(matches!(error, EngineError::Damaged { .. }), "turn {turn}, byte {at}: {error}");
+                reported += 1;
+            }
+            Ok(found) => assert_eq!(found.len() as u64, RECORDS, "turn {turn}, byte {at}: lost without a word"),
+        }
+    }
+    assert!(reported > DAMAGES / 2, "only {reported} of {DAMAGES}");
+}

@@ -65,7 +65,9 @@ trait Map: Sync {
     fn get(&self, key: &[u8]) -> Option<Vec<u8>>;
 }
 
-struct Floor(Vec<RwLock<HashMap<Box<[u8]>, Box<[u8]>>>>);
+type Records = HashMap<Box<[u8]>, Box<[u8]>>;
+
+struct Floor(Vec<RwLock<Records>>);
 
 impl Map for Floor {
     fn new() -> Self {

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -80,68 +80,119 @@ fn numbers(engine: &DurableEngine) -> Result<BTreeSet<u64>, EngineError> {
     Ok(found.into_keys().collect())
 }
 
-/// Does nothing, unless it is the child of the test below: then it writes, says what is durable, and never ends.
+/// Does nothing, unless it is a child of a test below: then it writes, says what is durable, and ends only if that fails.
 #[test]
 fn child() {
     let Some(folder) = std::env::var_os(CHILD) else { return };
     let engine = open(Path::new(&folder)).expect("opens");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
-    runtime.block_on(async {
+    let error = runtime.block_on(async {
         let first = numbers(&engine).expect("reads").last().map_or(0, |last| last + 1);
         let mut waiting = FuturesUnordered::new();
         for number in first.. {
-            let commit = write(&engine, number).expect("writes");
+            let commit = match write(&engine, number) {
+                Ok(commit) => commit,
+                Err(error) => return error,
+            };
             println!("written {number}");
             let engine = &engine;
-            waiting.push(async move {
-                engine.durable(commit).await.expect("syncs");
-                number
-            });
+            waiting.push(async move { engine.durable(commit).await.map(|()| number) });
             if waiting.len() >= AT_ONCE {
-                let number = waiting.next().await.expect("there are some");
-                println!("durable {number}");
+                match waiting.next().await.expect("there are some") {
+                    Ok(number) => println!("durable {number}"),
+                    Err(error) => return error,
+                }
                 std::io::stdout().flush().expect("somebody listens");
             }
         }
+        unreachable!("numbers do not end");
     });
+    assert!(engine.store(ShardId(0), b"more", b"1").is_err(), "it takes nothing more");
+    println!("failed {error}");
+}
+
+/// What children have said.
+#[derive(Default)]
+struct Heard {
+    written: BTreeSet<u64>,
+    durable: BTreeSet<u64>,
+    failed: Option<String>,
+}
+
+impl Heard {
+    /// Listens to a child to its end, and kills it after so many acknowledgements.
+    fn listen(&mut self, mut child: Child, acks: u64) {
+        let mut left = acks;
+        for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
+            let line = line.expect("text");
+            let said = |what: &str| line.split_once(what).map(|(_, rest)| rest.to_owned());
+            let number = |what: &str| said(what).and_then(|number| number.parse::<u64>().ok());
+            if let Some(number) = number("written ") {
+                self.written.insert(number);
+            } else if let Some(number) = number("durable ") {
+                self.durable.insert(number);
+                // It goes on until it is gone, and what it has said until then counts.
+                if left == 1 {
+                    child.kill().expect("it is ours");
+                }
+                left = left.saturating_sub(1);
+            } else if let Some(error) = said("failed ") {
+                self.failed = Some(error);
+            }
+        }
+        child.wait().expect("it is ours");
+    }
+
+    /// Everything that was acknowledged is there, and nothing that was never written.
+    fn check(&mut self, folder: &Path) {
+        let found = numbers(&open(folder).expect("it is no damage")).expect("reads");
+        let lost: Vec<_> = self.durable.difference(&found).collect();
+        assert!(lost.is_empty(), "acknowledged, and lost: {lost:?}");
+        // What a child wrote last it may not have said any more.
+        let newest = self.written.last().map_or(0, |last| last + 2 * AT_ONCE as u64);
+        assert!(found.last().is_none_or(|last| *last <= newest), "{:?} was never written", found.last());
+        self.written.extend(found);
+    }
+}
+
+const ARGUMENTS: [&str; 5] = ["child", "--exact", "--nocapture", "--test-threads", "1"];
+
+fn spawn(mut command: Command, folder: &Path) -> Child {
+    command.args(ARGUMENTS).env(CHILD, folder).stdout(Stdio::piped()).spawn().expect("starts")
 }
 
 #[test]
 fn a_killed_process_keeps_what_it_acknowledged() {
     let folder = Folder::new("kill");
     let mut rng = StdRng::seed_from_u64(0x6b69_6c6c);
-    let (mut durable, mut written) = (BTreeSet::new(), BTreeSet::new());
+    let mut heard = Heard::default();
     for _ in 0..KILLS {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["child", "--exact", "--nocapture", "--test-threads", "1"])
-            .env(CHILD, &folder.0)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let (mut acks, limit) = (0, rng.random_range(1..=MAX_ACKS));
-        for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
-            let line = line.expect("text");
-            let number = |what: &str| line.split_once(what).and_then(|(_, number)| number.parse::<u64>().ok());
-            if let Some(number) = number("written ") {
-                written.insert(number);
-            } else if let Some(number) = number("durable ") {
-                durable.insert(number);
-                acks += 1;
-                if acks == limit {
-                    child.kill().expect("it is ours");
-                }
-            }
-        }
-        assert!(!child.wait().expect("ours").success(), "it was killed");
-        let found = numbers(&open(&folder.0).expect("a killed process is no damage")).expect("reads");
-        let lost: Vec<_> = durable.difference(&found).collect();
-        assert!(lost.is_empty(), "acknowledged, and lost: {lost:?}");
-        // What the child wrote last it may not have said any more.
-        let newest = written.last().map_or(0, |last| last + 2 * AT_ONCE as u64);
-        assert!(found.last().is_none_or(|last| *last <= newest), "{:?} was never written", found.last());
-        written.extend(found);
+        let child = Command::new(std::env::current_exe().expect("this program"));
+        heard.listen(spawn(child, &folder.0), rng.random_range(1..=MAX_ACKS));
+        assert_eq!(heard.failed, None);
+        heard.check(&folder.0);
     }
-    assert!(durable.len() > KILLS as usize);
+    assert!(heard.durable.len() > KILLS as usize);
+}
+
+/// The system refuses to let the journal grow, in the midst of a batch: what was acknowledged before is there.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_is_full_loses_nothing() {
+    let folder = Folder::new("full");
+    drop(open(&folder.0).expect("opens"));
+    let mut heard = Heard::default();
+    for megabytes in [1, 2] {
+        // A shell sets the limit, and has its signal ignored, for the program that takes its place.
+        let mut child = Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", megabytes * 2048);
+        child.arg("-c").arg(script).arg(std::env::current_exe().expect("this program"));
+        heard.listen(spawn(child, &folder.0), u64::MAX);
+        let error = heard.failed.take().expect("there is a limit");
+        assert!(error.contains("room") || error.contains("failed before"), "{error}");
+        heard.check(&folder.0);
+    }
+    assert!(heard.durable.len() > 500);
 }
 
 fn files(folder: &Path, all: &mut Vec<PathBuf>) {
@@ -233,3 +284,55 @@ fn damage_is_survived_or_reported() {
 
 /// What a batch of the test takes in the journal at most: two records of 320 bytes, their keys, and what surrounds them.
 const MAX_BATCH_BYTES: usize = 800;
+
+/// The same of the tables that are made of the journal once it is long.
+#[test]
+fn damaged_tables_are_reported() {
+    const RECORDS: u64 = 260_000;
+    const DAMAGES: u64 = 12;
+    let (folder, damaged) = (Folder::new("tables"), Folder::new("damaged-tables"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
+    let engine = open(&folder.0).expect("opens");
+    for number in 0..RECORDS {
+        let commit = write(&engine, number).expect("writes");
+        if number % 10_000 == 0 || number + 1 == RECORDS {
+            runtime.block_on(engine.durable(commit)).expect("syncs");
+        }
+    }
+    drop(engine);
+    let tables = || {
+        let mut all = Vec::new();
+        files(&folder.0, &mut all);
+        all.retain(|path| {
+            path.parent().is_some_and(|folder| folder.ends_with("tables"))
+                && path.metadata().is_ok_and(|m| m.len() > 1 << 20)
+        });
+        all
+    };
+    assert!(!tables().is_empty(), "enough was written for a table");
+    let mut rng = StdRng::seed_from_u64(0x7ab1e);
+    let mut reported = 0;
+    for turn in 0..DAMAGES {
+        let _ = fs::remove_dir_all(&damaged.0);
+        copy(&folder.0, &damaged.0);
+        let tables = tables();
+        let table = &tables[rng.random_range(0..tables.len())];
+        let target = damaged.0.join(table.strip_prefix(&folder.0).expect("in it"));
+        let mut bytes = fs::read(&target).expect("reads");
+        let at = rng.random_range(0..bytes.len());
+        if rng.random_bool(0.2) {
+            bytes.truncate(at);
+        } else {
+            bytes[at] ^= 1 << rng.random_range(0..8u8);
+        }
+        fs::write(&target, &bytes).expect("writes");
+        match open(&damaged.0).and_then(|engine| numbers(&engine)) {
+            Err(error) => {
+                assert!(matches!(error, EngineError::Damaged { .. }), "turn {turn}, byte {at}: {error}");
+                reported += 1;
+            }
+            Ok(found) => assert_eq!(found.len() as u64, RECORDS, "turn {turn}, byte {at}: lost without a word"),
+        }
+    }
+    assert!(reported > DAMAGES / 2, "only {reported} of {DAMAGES}");
+}

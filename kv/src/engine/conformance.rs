@@ -108,6 +108,9 @@ pub async fn check(world: impl World) -> Result<(), Breach> {
 /// All records of an engine, by shard and key.
 type Content = BTreeMap<(u32, Vec<u8>), Vec<u8>>;
 
+/// A key and its record.
+type Record = (Vec<u8>, Vec<u8>);
+
 struct Test<W> {
     world: W,
     engine: Option<Arc<dyn Engine>>,
@@ -157,12 +160,7 @@ impl Dice {
     }
 }
 
-fn page(
-    engine: &dyn Engine,
-    shard: u32,
-    after: Option<&[u8]>,
-    most: usize,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, EngineError> {
+fn page(engine: &dyn Engine, shard: u32, after: Option<&[u8]>, most: usize) -> Result<Vec<Record>, EngineError> {
     let mut page = Vec::new();
     engine.scan(ShardId(shard), after, &mut |key, record| {
         page.push((key.to_vec(), record.to_vec()));

@@ -118,7 +118,9 @@ impl EngineError {
     #[cfg_attr(not(feature = "durable"), allow(dead_code, reason = "only engines on disk have paths"))]
     pub(crate) fn of_io(action: &'static str, path: &Path, error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { action },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::Full { action }
+            }
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 Self::ReadOnly { path: path.to_owned(), cause: error.to_string() }
             }

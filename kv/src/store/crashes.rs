@@ -126,7 +126,7 @@ async fn run(seed: u64) -> usize {
             }
             // A cut in each byte of what is not synced, in some runs; in the others, here and there.
             let (written, synced) = disk.bytes();
-            let every = if seed % 10 == 0 { 1 } else { rng.random_range(20..400) };
+            let every = if seed.is_multiple_of(10) { 1 } else { rng.random_range(20..400) };
             for kept in (0..=written - synced).step_by(every) {
                 let copy = disk.copy();
                 copy.cut_power_after(kept);

@@ -1,0 +1,124 @@
+//! Whole nodes whose stores are in folders.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use polity::kv::EngineError;
+use polity::{Error, KvConfig, Node, Preset};
+use tokio::time::{Instant, sleep, timeout};
+
+const NODES: usize = 3;
+const KEYS: usize = 200;
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("polity-durable-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn builder(folder: &Folder, name: &str) -> polity::Builder {
+    let builder = Node::builder(name).cluster("test").preset(Preset::Local).no_discovery().secret([7; 32]);
+    builder.durable(folder.0.join(name))
+}
+
+/// Starts a node as soon as the life before has let go of its folder.
+async fn start(builder: polity::Builder) -> Node {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match builder.clone().start().await {
+            Err(Error::Engine(EngineError::InUse { .. })) if Instant::now() < deadline => {
+                sleep(Duration::from_millis(10)).await;
+            }
+            started => return started.expect("starts"),
+        }
+    }
+}
+
+async fn cluster(folder: &Folder) -> Vec<Node> {
+    let mut nodes = vec![start(builder(folder, "n0")).await];
+    for at in 1..NODES {
+        nodes.push(start(builder(folder, &format!("n{at}")).seeds([nodes[0].addr()])).await);
+    }
+    for node in &nodes {
+        timeout(Duration::from_secs(30), node.kv().settled()).await.expect("it settles");
+    }
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_stops_as_a_whole_has_its_data_again() {
+    let folder = Folder::new("whole");
+    for life in 0..3 {
+        let nodes = cluster(&folder).await;
+        for key in 0..KEYS {
+            let name = format!("k{key}");
+            let kv = nodes[key % NODES].kv();
+            let entry = kv.get(&name).await.expect("a quorum answers");
+            // Every seventh was deleted in the life before.
+            let expected = (life > 0 && key % 7 != 0).then(|| format!("{key} in life {}", life - 1));
+            assert_eq!(
+                entry.value().map(|value| &value[..]),
+                expected.as_ref().map(|value| value.as_bytes()),
+                "{name}"
+            );
+            kv.put(&name, format!("{key} in life {life}")).await.expect("written");
+            if key % 7 == 0 {
+                kv.delete(&name).await.expect("deleted");
+            }
+        }
+        for node in &nodes {
+            node.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_does_not_fit_is_refused_and_nothing_is_started() {
+    let folder = Folder::new("refused");
+    let node = builder(&folder, "n0").start().await.expect("starts");
+    let again = builder(&folder, "n0").start().await.expect_err("it is in use");
+    assert!(matches!(again, Error::Engine(EngineError::InUse { .. })) && again.is_retryable(), "{again}");
+    let port = node.addr();
+    node.stop().await;
+    drop(node);
+    start(builder(&folder, "n0")).await.stop().await;
+    let other = Node::builder("n1").cluster("test").preset(Preset::Local).no_discovery().secret([7; 32]);
+    // The port is free all the while: whoever is refused has bound nothing.
+    let refused = other.listen(port).durable(folder.0.join("n0")).start().await.expect_err("it is n0's");
+    assert!(matches!(refused, Error::Engine(EngineError::NotOurs { .. })), "{refused}");
+    std::net::UdpSocket::bind(port).expect("nobody has it");
+    let mut config = KvConfig::default();
+    config.shards = polity::shard::ShardCount::new(16).expect("valid");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match builder(&folder, "n0").kv(config.clone()).start().await.expect_err("it has 256 shards") {
+            Error::Engine(EngineError::OtherShards { found: 256, expected: 16, .. }) => break,
+            Error::Engine(EngineError::InUse { .. }) if Instant::now() < deadline => {
+                sleep(Duration::from_millis(10)).await
+            }
+            error => panic!("{error}"),
+        }
+    }
+    let mut config = KvConfig::default();
+    config.max_key_bytes = 64 << 10;
+    start(builder(&folder, "n0")).await.stop().await;
+    let error = loop {
+        match builder(&folder, "n0").kv(config.clone()).start().await.expect_err("the engine takes less") {
+            Error::Engine(EngineError::InUse { .. }) if Instant::now() < deadline => {
+                sleep(Duration::from_millis(10)).await
+            }
+            error => break error,
+        }
+    };
+    assert!(matches!(error, Error::Kv(_)), "{error}");
+}

@@ -29,6 +29,8 @@ mod message;
 mod network;
 mod publisher;
 mod subscriber;
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -238,7 +238,7 @@ impl Hub {
         acks
     }
 
-    fn handle_subscribed(&self, from: &NodeId, request: &Subscribed) -> Option<u64> {
+    pub(super) fn handle_subscribed(&self, from: &NodeId, request: &Subscribed) -> Option<u64> {
         let is_name = (1..=MAX_TOPIC_NAME_BYTES).contains(&request.topic.len());
         let (now, mut core) = (self.now(), self.lock());
         // Who is not up here is sent nothing, and asks again.

@@ -60,7 +60,8 @@ async fn subscribe(client: Client, name: &'static str, slow: bool, mut pace: Pac
         let subscribed = if slow { topic.subscribe_within(FEW) } else { topic.subscribe() };
         let Ok(mut events) = subscribed else { return };
         let say = |stage| {
-            client.recorder.event(Event::Subscriber { host: client.host, topic: name.to_owned(), subscriber, stage });
+            let (host, topic) = (client.host, name.to_owned());
+            client.recorder.event(Event::Subscriber { host, topic, subscriber, stage, slow });
         };
         say(Stage::Begun);
         let mut left = pace.rng.random_range(EVENTS);

@@ -496,7 +496,8 @@ mod tests {
         for seed in 0..20 {
             let mut now = Duration::from_secs(1);
             let mut sync = AntiEntropy::<AwSet<u8>>::new(ReplicaId(1), Vec::new(), seed, SyncConfig::default());
-            let (silent, all) = (|peer: ReplicaId| peer.0 % 7 == 0, (2..34).map(ReplicaId).collect::<BTreeSet<_>>());
+            let (silent, all) =
+                (|peer: ReplicaId| peer.0.is_multiple_of(7), (2..34).map(ReplicaId).collect::<BTreeSet<_>>());
             sync.handle_up(now, all.clone());
             let (mut met, mut tried) = (BTreeMap::new(), BTreeMap::<ReplicaId, u32>::new());
             while !sync.has_met() {

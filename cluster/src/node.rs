@@ -298,18 +298,20 @@ impl Node {
     /// Leaves: tells the others, then stops. They see [`Status::Left`](crate::Status) at once, not a failure. The name
     /// may come back at any time.
     ///
-    /// Takes `within` at most; who was not told by then finds out by probing. Not cancel safe: once begun, the node
+    /// Takes `within` at most; who was not told by then finds out by probing. Dropped before it returns, the node
     /// will stop.
     ///
     /// # Errors
     /// [`Error::Stopped`] if it had stopped before.
     pub async fn leave(&self, within: Duration) -> Result<(), Error> {
+        // Room first: dropped while it waits for that, nothing has been said.
+        let room = self.inner.commands.reserve().await.map_err(|_| self.stopped_error())?;
         self.change_profile(|profile| {
             profile.draining = true;
             profile.left = true;
         });
         let (done, left) = oneshot::channel();
-        self.inner.commands.send(Command::Leave(within, done)).await.map_err(|_| self.stopped_error())?;
+        room.send(Command::Leave(within, done));
         left.await.map_err(|_| self.stopped_error())?;
         self.inner.transport.shutdown().await;
         Ok(())
@@ -380,5 +382,29 @@ fn stopped_error(reason: Option<StopReason>) -> Error {
     match reason {
         Some(StopReason::NameTaken { by }) => Error::NameTaken { by },
         _ => Error::Stopped,
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+
+    #[tokio::test]
+    async fn a_leave_that_is_dropped_before_it_begins_says_nothing() {
+        let builder = Node::builder("n1").cluster("leave").preset(Preset::Local).no_discovery().listen("127.0.0.1:0");
+        let node = builder.start().await.expect("the node starts");
+        let profile = || {
+            let table = node.inner.table.lock().unwrap_or_else(PoisonError::into_inner);
+            table.value(node.id(), PROFILE_KEY).map(<[u8]>::to_vec)
+        };
+        let before = profile();
+        let commands = node.inner.commands.clone();
+        let all = commands.reserve_many(commands.max_capacity()).await.expect("the node runs");
+        let leave = tokio::time::timeout(Duration::from_millis(50), node.leave(Duration::from_secs(1)));
+        assert!(leave.await.is_err(), "there is no room for the command");
+        assert_eq!(profile(), before);
+        drop(all);
+        node.leave(Duration::from_secs(1)).await.expect("it leaves");
     }
 }

@@ -81,7 +81,7 @@ impl Lone {
             socket: Arc::new(NoSocket),
             rng_seed: [3; 32],
             tls: tls.clone(),
-            reset_key: [4; 32],
+            reset_key: [4; 32].into(),
             config,
             policy: Arc::new(Alone { node: me.node.clone(), addr: me.addr }),
             gossip: Arc::new(NoGossip),

@@ -253,8 +253,15 @@ pub enum Event {
     Shows { host: Host, document: String, holds: Vec<u64> },
     /// A subscriber to the presence on this node is told that it can be seen here, or not any more, who says this number.
     Sighted { host: Host, number: u64, here: bool },
-    /// What a subscriber to a topic is about. Its number tells it from all others of the run.
-    Subscriber { host: Host, topic: String, subscriber: u64, stage: Stage },
+    /// What a subscriber to a topic is about. Its number tells it from all others of the run. `slow`: it means to be slow.
+    Subscriber {
+        host: Host,
+        topic: String,
+        subscriber: u64,
+        stage: Stage,
+        #[serde(default)]
+        slow: bool,
+    },
     /// A client has published a message.
     Published { host: Host, topic: String, sequence: u64 },
     /// A subscriber has got a message.

@@ -131,7 +131,7 @@ mod tests {
             Event::Edited { host, document: "d".into(), added: vec![1, u64::MAX], removed: vec![2] },
             Event::Shows { host, document: "d".into(), holds: vec![u64::MAX] },
             Event::Sighted { host, number: u64::MAX, here: true },
-            Event::Subscriber { host, topic: "t".into(), subscriber: 1, stage: Stage::Begun },
+            Event::Subscriber { host, topic: "t".into(), subscriber: 1, stage: Stage::Begun, slow: true },
             Event::Published { host, topic: "t".into(), sequence: 1 },
             Event::Got { host, subscriber: 1, publisher: host, life: life(1), sequence: 1 },
             Event::Lacks { host, subscriber: 1, publisher: host, life: life(1), missed: 1, slow: true },

@@ -69,7 +69,7 @@ fn at_twenty_percent_loss_none_of_a_hundred_rejoins() {
     let load = troubled(Ours, NODES, Trouble::Lossy(0.2), Duration::from_secs(60), 2);
     assert_eq!((load.mistakes.rejoins, load.mistakes.seen), (0, 0), "{:?}", load.mistakes);
     // Plain SWIM shows that the trouble is one.
-    let swim = troubled(Swim, NODES, Trouble::Lossy(0.2), Duration::from_secs(60), 2);
+    let swim = troubled(Swim::OurTimes, NODES, Trouble::Lossy(0.2), Duration::from_secs(60), 2);
     assert!(swim.mistakes.seen > 0, "{:?}", swim.mistakes);
 }
 

@@ -83,7 +83,7 @@ fn events() -> Vec<Event> {
         Event::Edited { host, document: text.clone(), added: vec![1], removed: vec![1] },
         Event::Shows { host, document: text.clone(), holds: vec![1] },
         Event::Sighted { host, number: 1, here: true },
-        Event::Subscriber { host, topic: text.clone(), subscriber: 1, stage: Subscribed::Begun },
+        Event::Subscriber { host, topic: text.clone(), subscriber: 1, stage: Subscribed::Begun, slow: true },
         Event::Published { host, topic: text.clone(), sequence: 1 },
         Event::Got { host, subscriber: 1, publisher: host, life, sequence: 1 },
         Event::Lacks { host, subscriber: 1, publisher: host, life, missed: 1, slow: false },

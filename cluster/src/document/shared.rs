@@ -35,7 +35,7 @@ pub(super) struct Shared<T: Crdt> {
     state: Mutex<State<T>>,
     /// Wakes the driver.
     pub(super) wake: Notify,
-    /// Counts the changes, for those who watch.
+    /// Counts the changes of keys and of replicas, for those who watch.
     changed: watch::Sender<u64>,
     /// Counts the answers of peers, for those who wait for them.
     answered: watch::Sender<u64>,
@@ -47,6 +47,8 @@ struct State<T: Crdt> {
     /// Grows when another engine takes the place of the one before.
     engine_number: u64,
     watchers: BTreeMap<u64, Unseen<T::Key>>,
+    /// The replicas of which watchers were told.
+    told: ReplicasVersion,
     next_watcher: u64,
     exports: Vec<T::Delta>,
     clock: HybridClock,
@@ -92,6 +94,7 @@ impl<T: Crdt> Shared<T> {
                 life: 0,
                 engine_number: 0,
                 watchers: BTreeMap::new(),
+                told: (0, 0),
                 next_watcher: 0,
                 exports: Vec::new(),
                 clock: HybridClock::new(),
@@ -258,7 +261,7 @@ impl<T: Crdt> Shared<T> {
         }
     }
 
-    /// Something has happened to the replica: watchers are told, and an engine that was forgotten is replaced.
+    /// Something has happened to the replica: watchers are woken if keys have changed or other replicas are known, and an engine that was forgotten is replaced.
     fn happened(&self, mut state: MutexGuard<'_, State<T>>) {
         let mut is_news = false;
         if let Some(export) = state.engine.take_export() {
@@ -287,6 +290,9 @@ impl<T: Crdt> Shared<T> {
                 }
             }
         }
+        // Whose the keys are may differ too.
+        let replicas = state.replicas_version();
+        is_news |= std::mem::replace(&mut state.told, replicas) != replicas;
         drop(state);
         if is_news {
             self.changed.send_modify(|count| *count += 1);

@@ -89,3 +89,34 @@ impl<T: Crdt> fmt::Debug for Watch<T> {
         f.debug_struct("Watch").field("document", &self.shared.name()).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use std::time::Duration;
+
+    use polity_crdt::OwnerMap;
+
+    use crate::config::Preset;
+    use crate::node::Node;
+
+    async fn start(name: &str, seed: Option<&Node>) -> Node {
+        let builder = Node::builder(name).cluster("watch").preset(Preset::Local).no_discovery().listen("127.0.0.1:0");
+        builder.seeds(seed.map(Node::addr)).start().await.expect("the node starts")
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_changes_is_woken_when_another_replica_is_known() {
+        let first = start("n1", None).await;
+        let second = start("n2", Some(&first)).await;
+        let document = first.document::<OwnerMap<String, u64>>("d").expect("open");
+        let watch = document.watch();
+        let (mut changes, (_, before)) = (watch.changes(), document.owners_version());
+        let _other = second.document::<OwnerMap<String, u64>>("d").expect("open");
+        let woken = async {
+            while document.owners_version().1 == before {
+                changes.changed().await.expect("the document is there");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), woken).await.expect("it is woken");
+    }
+}

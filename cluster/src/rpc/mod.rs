@@ -105,6 +105,12 @@ impl Rpc {
         assert!(self.shared.serve(method.id, handler), "method {} ({}) is already served", method.name, method.id);
     }
 
+    /// Serves a method no longer, as a build does that does not know it.
+    #[cfg(all(test, not(feature = "shuttle")))]
+    pub(crate) fn unserve<Req, Resp>(&self, method: &Method<Req, Resp>) {
+        self.shared.unserve(method.id);
+    }
+
     /// Serves a method with an asynchronous function. Its future runs as a task on the library's executor and must not
     /// block; it is dropped when the caller gives up, when the connection ends and when the node stops.
     ///

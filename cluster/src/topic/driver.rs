@@ -20,7 +20,8 @@ use crate::stop::StopReason;
 
 /// How long a peer has for its answer. It is Down sooner if it is dead.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// How long a node that has begun to use topics asks others who subscribes before it publishes, at most.
+/// How long a node that has begun to use topics asks others who subscribes before it publishes, at most: all that answer, and
+/// half a second for each of up to five that are dead and not known to be.
 const WARM_WITHIN: Duration = Duration::from_secs(3);
 
 /// What came of an errand.

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::driver::Driver;
-use super::message::{Ack, Batch, MAX_ITEMS, Subscribed, TOPIC, TOPIC_SUBSCRIBED};
+use super::message::{Ack, Batch, Subscribed, TOPIC, TOPIC_SUBSCRIBED};
 use super::publisher::{Outgoing, Publisher, Room};
 use super::subscriber::{Event, Subscriber};
 use super::{MAX_TOPIC_NAME_BYTES, MAX_TOPICS, Topic, TopicError, TopicStats};
@@ -22,7 +22,7 @@ use crate::document::{Document, Opening};
 use crate::identity::NodeId;
 use crate::membership::view::Members;
 use crate::node::Node;
-use crate::rpc::{Failure, Peer, Rpc};
+use crate::rpc::{Failure, Peer, Rpc, RpcErrorKind};
 
 /// The directory: topics, and under each the nodes that subscribe, with the epoch of their subscription.
 pub(super) type Directory = OwnerMap<String, u64>;
@@ -206,6 +206,8 @@ impl Hub {
             for (call, peer) in calls {
                 match call.await {
                     Ok(begin) => self.lock().subscriber.handle_begun(topic, epoch, &peer.node, begin),
+                    // A build without topics publishes nothing.
+                    Err(error) if *error.kind() == RpcErrorKind::NoSuchMethod => {}
                     Err(error) => {
                         tracing::debug!(%error, "a peer does not know of a subscription yet");
                         peers.push(peer);
@@ -223,26 +225,28 @@ impl Hub {
 
     // For peers.
 
+    /// Takes a batch that is within the limits.
     fn handle_batch(&self, from: &NodeId, batch: &Batch) -> Option<Vec<Ack>> {
-        if batch.items.len() > MAX_ITEMS {
-            return None;
-        }
+        let mut core = self.lock();
+        // Looked at under the lock: once it is known here, what was expected of the superseded may be forgotten, and what
+        // they say would be taken for new.
         if is_superseded(&self.members, from) {
             return Some(vec![Ack::Unknown; batch.items.len()]);
         }
-        let mut core = self.lock();
         let acks = batch.items.iter().map(|item| core.subscriber.handle_item(from, item)).collect();
         core.wake();
         acks
     }
 
-    fn handle_subscribed(&self, from: &NodeId, request: &Subscribed) -> Option<u64> {
+    pub(super) fn handle_subscribed(&self, from: &NodeId, request: &Subscribed) -> Option<u64> {
         let is_name = (1..=MAX_TOPIC_NAME_BYTES).contains(&request.topic.len());
-        let mut core = self.lock();
-        if !is_name || !core.publisher.has_room_for(&request.topic) {
+        let (now, mut core) = (self.now(), self.lock());
+        // Who is not up here is sent nothing, and asks again.
+        let is_up = self.members.snapshot().up().any(|member| member.id == *from);
+        if !is_name || !is_up || !core.publisher.has_room_for(&request.topic) {
             return None;
         }
-        let begin = core.publisher.handle_hint(&request.topic, from, request.epoch);
+        let begin = core.publisher.handle_hint(now, &request.topic, from, request.epoch);
         drop(core);
         self.wake.notify_one();
         Some(begin)
@@ -323,6 +327,7 @@ impl Topics {
         let topics = self.clone();
         rpc.serve(TOPIC, move |caller, batch: Batch, reply| {
             let acks = match topics.hub() {
+                _ if !batch.is_within_limits() => None,
                 Some(hub) => hub.handle_batch(&caller.node, &batch),
                 None => Some(vec![Ack::Unknown; batch.items.len()]),
             };
@@ -340,7 +345,7 @@ impl Topics {
             };
             match begin {
                 Some(begin) => reply.send(&begin),
-                None => reply.fail(Failure::not_applied("this is no name of a topic, or one too many")),
+                None => reply.fail(Failure::not_applied("the name of the topic or its subscriber is not accepted now")),
             }
         });
     }

@@ -24,6 +24,14 @@ pub(crate) struct Batch {
     pub(crate) items: Vec<Item>,
 }
 
+impl Batch {
+    /// Whether there is no more in it than a batch may have. Empty messages cost a byte on the way and much more here.
+    pub(super) fn is_within_limits(&self) -> bool {
+        let messages = self.items.iter().map(|item| item.lengths.len()).sum::<usize>();
+        self.items.len() <= MAX_ITEMS && messages <= MAX_MESSAGES
+    }
+}
+
 /// Messages of one topic that follow each other, or none: then it only says what the numbers say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Item {
@@ -94,6 +102,20 @@ mod tests {
         assert_eq!(acks, [3, 0, 0xac, 2, 1, 2]);
         let subscribed = Subscribed { topic: "t".to_owned(), epoch: 2 };
         assert_eq!(postcard::to_allocvec(&subscribed).expect("it encodes"), [1, b't', 2]);
+    }
+
+    #[test]
+    fn a_frame_of_nothing_but_empty_messages_is_refused_before_it_is_taken_apart() {
+        let mut item = Item::new("t", 1, 1, 1, 1, &[]);
+        item.lengths = vec![0; 4 << 20];
+        let bytes = postcard::to_allocvec(&Batch { items: vec![item.clone()] }).expect("it encodes");
+        let batch: Batch = postcard::from_bytes(&bytes).expect("it decodes");
+        assert!(!batch.is_within_limits());
+        // Together they are too many too.
+        item.lengths = vec![0; MAX_MESSAGES];
+        assert!(Batch { items: vec![item.clone()] }.is_within_limits());
+        assert!(!Batch { items: vec![item.clone(), Item::new("u", 1, 1, 1, 1, &[Bytes::new()])] }.is_within_limits());
+        assert!(!Batch { items: vec![Item::new("t", 1, 1, 1, 1, &[]); MAX_ITEMS + 1] }.is_within_limits());
     }
 
     #[test]

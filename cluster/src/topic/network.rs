@@ -289,9 +289,15 @@ impl World {
         let subscriptions: Vec<_> =
             self.subscribers[from].subscriptions().map(|(topic, epoch)| (topic.to_string(), epoch)).collect();
         for (topic, epoch) in subscriptions {
-            let begin = self.publishers[to].handle_hint(&topic, &node(from), epoch);
-            if hears {
-                self.subscribers[from].handle_begun(&topic, epoch, &node(to), begin);
+            let begin = self.publishers[to].handle_hint(self.now, &topic, &node(from), epoch);
+            if !hears {
+                continue;
+            }
+            let is_new = !self.subscribers[from].expected(&topic).contains_key(&node(to));
+            self.subscribers[from].handle_begun(&topic, epoch, &node(to), begin);
+            let listeners = self.listeners.iter_mut().filter(|listener| is_new && listener.at == from);
+            for listener in listeners.filter(|listener| TOPICS[listener.topic] == topic && !listener.is_over) {
+                listener.expected.entry(node(to)).or_insert(begin);
             }
         }
     }

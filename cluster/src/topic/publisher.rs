@@ -34,6 +34,9 @@ const STALL: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(50);
 /// The longest.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long the directory has to confirm what a peer says itself, before the peer is asked again: three times what it may
+/// take after heal.
+const ASK_AFTER: Duration = Duration::from_secs(60);
 
 /// What waits for one peer at most.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +77,9 @@ struct Session {
     is_news: bool,
     /// The peer says that there is no such subscription.
     is_closed: bool,
-    /// The peer has said itself that it subscribes, and the directory does not know yet.
-    is_hint: bool,
+    /// The peer has said itself that it subscribes, and the directory does not know yet: when it is to be asked whether it
+    /// still does.
+    hint: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -164,6 +168,8 @@ pub(super) struct Publisher {
     /// The peers for whom there may be something to send.
     ready: BTreeSet<NodeId>,
     dropped: u64,
+    /// The sessions that the directory does not know yet, by when they are to be asked for.
+    hints: BTreeSet<(Duration, NodeId, Arc<str>)>,
 }
 
 /// Whether a message may be published.
@@ -254,19 +260,19 @@ impl Publisher {
             return;
         }
         let (_, state) = entry(&mut self.topics, topic);
-        let is_gone = |node: &NodeId, session: &Session| !session.is_hint && !nodes.contains_key(node);
+        let is_gone = |node: &NodeId, session: &Session| session.hint.is_none() && !nodes.contains_key(node);
         let gone = state.sessions.iter().filter(|(node, session)| is_gone(node, session)).map(|(node, _)| node.clone());
         for node in gone.collect::<Vec<_>>() {
             self.end(topic, &node);
         }
         for (node, epoch) in nodes {
-            self.begin(topic, node, *epoch, false);
+            self.begin(topic, node, *epoch, None);
         }
     }
 
     /// A node says itself that it subscribes. Returns from which sequence on it gets what is published.
-    pub(super) fn handle_hint(&mut self, topic: &str, node: &NodeId, epoch: u64) -> u64 {
-        self.begin(topic, node, epoch, true);
+    pub(super) fn handle_hint(&mut self, now: Duration, topic: &str, node: &NodeId, epoch: u64) -> u64 {
+        self.begin(topic, node, epoch, Some(now + ASK_AFTER));
         self.topics.get(topic).and_then(|topic| topic.sessions.get(node)).map_or(1, |session| session.begin)
     }
 
@@ -279,20 +285,26 @@ impl Publisher {
         }
     }
 
-    fn begin(&mut self, topic: &str, node: &NodeId, epoch: u64, is_hint: bool) {
+    fn begin(&mut self, topic: &str, node: &NodeId, epoch: u64, hint: Option<Duration>) {
         let (name, state) = entry(&mut self.topics, topic);
         let begin = state.last + 1;
         if let Some(session) = state.sessions.get_mut(node) {
             if session.epoch >= epoch {
-                session.is_hint &= is_hint || session.epoch > epoch;
+                if hint.is_none()
+                    && session.epoch == epoch
+                    && let Some(due) = session.hint.take()
+                {
+                    self.hints.remove(&(due, node.clone(), name));
+                }
                 return;
             }
             self.end(topic, node);
         }
         let (_, state) = entry(&mut self.topics, topic);
         let is_news = begin > 1;
-        let session = Session { epoch, begin, floor: begin, acked: begin, is_news, is_closed: false, is_hint };
+        let session = Session { epoch, begin, floor: begin, acked: begin, is_news, is_closed: false, hint };
         state.sessions.insert(node.clone(), session);
+        self.hints.extend(hint.map(|due| (due, node.clone(), name.clone())));
         self.next_id += 1;
         let number = self.next_id;
         let peer = self.peers.entry(node.clone()).or_insert_with(|| Peer { number, ..Peer::default() });
@@ -305,7 +317,9 @@ impl Publisher {
 
     fn end(&mut self, topic: &str, node: &NodeId) {
         if let Some(state) = self.topics.get_mut(topic) {
-            state.sessions.remove(node);
+            if let Some(due) = state.sessions.remove(node).and_then(|session| session.hint) {
+                self.hints.remove(&(due, node.clone(), Arc::from(topic)));
+            }
             if state.last == 0 && state.sessions.is_empty() {
                 self.topics.remove(topic);
             }
@@ -319,8 +333,26 @@ impl Publisher {
         }
     }
 
+    /// Asks those whom the directory has not confirmed for long whether they subscribe: they may have ceased to before the
+    /// directory heard of it, and then it never says so. An item without messages is the question.
+    fn ask(&mut self, now: Duration) {
+        while self.hints.first().is_some_and(|(due, ..)| *due <= now) {
+            let Some((_, node, name)) = self.hints.pop_first() else { return };
+            let session = self.topics.get_mut(&name).and_then(|topic| topic.sessions.get_mut(&node));
+            let Some(session) = session else { continue };
+            session.hint = Some(now + ASK_AFTER);
+            session.is_news = true;
+            self.hints.insert((now + ASK_AFTER, node.clone(), name.clone()));
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.news.insert(name);
+                self.ready.insert(node);
+            }
+        }
+    }
+
     /// The next batch to send.
     pub(super) fn poll_batch(&mut self, now: Duration) -> Option<Outgoing> {
+        self.ask(now);
         let is_due =
             |node: &&NodeId| self.peers.get(*node).is_some_and(|peer| peer.has_work() && peer.not_before <= now);
         let node = self.ready.iter().find(is_due)?.clone();
@@ -367,7 +399,8 @@ impl Publisher {
     /// When [`Publisher::poll_batch`] has something, if nothing happens before.
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
         let waiting = self.ready.iter().filter_map(|node| self.peers.get(node)).filter(|peer| peer.has_work());
-        waiting.map(|peer| peer.not_before).min()
+        let asking = self.hints.first().map(|(due, ..)| *due);
+        waiting.map(|peer| peer.not_before).chain(asking).min()
     }
 
     /// The answer to a batch, or its absence.
@@ -422,7 +455,7 @@ impl Publisher {
     /// There is no such subscription: nothing more is sent until there is a newer one.
     fn close(&mut self, topic: &str, node: &NodeId) {
         let Some(session) = self.topics.get_mut(topic).and_then(|topic| topic.sessions.get_mut(node)) else { return };
-        if session.is_hint {
+        if session.hint.is_some() {
             return self.end(topic, node);
         }
         session.is_closed = true;

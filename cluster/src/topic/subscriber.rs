@@ -178,10 +178,10 @@ impl Subscriber {
 
     /// Takes an item. `None` if it makes no sense.
     pub(super) fn handle_item(&mut self, publisher: &NodeId, item: &Item) -> Option<Ack> {
-        let messages = item.messages()?;
         let Some(state) = self.topics.get_mut(item.topic.as_str()).filter(|state| state.epoch == item.epoch) else {
             return Some(Ack::Unknown);
         };
+        let messages = item.messages()?;
         if !state.publishers.contains_key(publisher) && state.publishers.len() >= MAX_PUBLISHERS {
             return Some(Ack::Busy);
         }

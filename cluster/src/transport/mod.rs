@@ -432,6 +432,12 @@ impl Shared {
         Arc::clone(&self.handlers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    #[cfg(all(test, not(feature = "shuttle")))]
+    pub(crate) fn unserve(&self, method: u16) {
+        let mut table = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut table).remove(&method);
+    }
+
     /// Serves a method; false if it is already served. Once the transport is stopping, nobody calls any more, and a
     /// handler that may hold a handle of this very transport is not kept.
     pub(crate) fn serve(&self, method: u16, handler: Arc<dyn Handler>) -> bool {

@@ -51,6 +51,8 @@ pub struct AntiEntropy<T: Crdt> {
     pub(super) round: Option<Round>,
     /// With whom a round is due as soon as possible.
     pub(super) to_meet: BTreeSet<ReplicaId>,
+    /// With whom a first round has come to nothing: they are tried once more after all others.
+    pub(super) to_meet_again: BTreeSet<ReplicaId>,
     pub(super) next_round: Duration,
     pub(super) eager: u32,
     pub(super) outbox: VecDeque<Outgoing>,
@@ -87,6 +89,7 @@ impl<T: Crdt> AntiEntropy<T> {
             transfers: BTreeMap::new(),
             round: None,
             to_meet: BTreeSet::new(),
+            to_meet_again: BTreeSet::new(),
             next_round: Duration::ZERO,
             eager: 0,
             outbox: VecDeque::new(),
@@ -150,13 +153,14 @@ impl<T: Crdt> AntiEntropy<T> {
             && self.under_way.is_empty()
             && self.pending.is_empty()
             && self.to_meet.is_empty()
+            && self.to_meet_again.is_empty()
     }
 
     /// Whether it has compared itself with all peers that it was to meet as soon as possible, those that appeared, as far as
     /// they can be reached.
     #[must_use]
     pub fn has_met(&self) -> bool {
-        self.to_meet.is_empty() && self.round.is_none()
+        self.to_meet.is_empty() && self.to_meet_again.is_empty() && self.round.is_none()
     }
 
     /// From now on, keeps the keys that change, until they are taken.
@@ -216,6 +220,7 @@ impl<T: Crdt> AntiEntropy<T> {
             self.pending.remove(&id);
             self.transfers.remove(&id);
             self.to_meet.remove(&id);
+            self.to_meet_again.remove(&id);
             if self.round.as_ref().is_some_and(|round| round.peer == id) {
                 self.end_round(now);
             }
@@ -339,6 +344,7 @@ impl<T: Crdt> AntiEntropy<T> {
             self.pending.clear();
             self.transfers.clear();
             self.to_meet.clear();
+            self.to_meet_again.clear();
             self.round = None;
             return;
         }
@@ -359,7 +365,7 @@ impl<T: Crdt> AntiEntropy<T> {
         let pushes = pushes.filter(|progress| progress.in_flight.len() < self.config.window).map(|p| p.not_before);
         let searching = self.transfers.values().any(|t| !t.is_sent() && t.in_flight < self.config.window);
         let round = match &self.round {
-            Some(round) => Some(round.heard + self.config.patience),
+            Some(round) => Some(round.heard + round.patience),
             None if !self.up.is_empty() => Some(self.next_round),
             None => None,
         };
@@ -371,8 +377,8 @@ impl<T: Crdt> AntiEntropy<T> {
         if self.gone.is_some() {
             return;
         }
-        if self.round.as_ref().is_some_and(|round| now.saturating_sub(round.heard) >= self.config.patience) {
-            self.end_round(now);
+        if self.round.as_ref().is_some_and(|round| now.saturating_sub(round.heard) >= round.patience) {
+            self.fail_round(now);
         }
         if self.round.is_none() && !self.up.is_empty() && now >= self.next_round {
             if mutated(Mutation::NeverCompares) && self.stats.rounds > self.up.len() as u64 {

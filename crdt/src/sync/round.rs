@@ -21,6 +21,10 @@ pub(super) const SOON: Duration = Duration::from_millis(200);
 /// How soon a peer is asked again whose own round does what was asked for.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// How long the first round with one who has appeared may stand still, so that somebody who is dead and not known to be does
+/// not keep this side from meeting the others. Who needs longer has as long as in any round when it is tried again.
+const FIRST_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How many rounds in a row follow so soon: enough for news to reach 1,000 replicas by halves.
 pub(super) const EAGER_ROUNDS: u32 = 10;
 
@@ -39,6 +43,10 @@ pub(super) struct Round {
     pub(super) heard: Duration,
     /// How often contexts were exchanged.
     pub(super) exchanges: u32,
+    /// How long it may stand still.
+    pub(super) patience: Duration,
+    /// Whether there is to be another one soon if this one comes to nothing.
+    pub(super) is_first: bool,
 }
 
 #[derive(Debug)]
@@ -207,6 +215,7 @@ impl<T: Crdt> AntiEntropy<T> {
         let known = |id: &ReplicaId| self.roster.knows(*id);
         let candidates: Vec<ReplicaId> = match () {
             () if !self.to_meet.is_empty() => self.to_meet.iter().copied().collect(),
+            () if !self.to_meet_again.is_empty() => self.to_meet_again.iter().copied().collect(),
             () if !self.stats.rounds.is_multiple_of(4) && self.up.iter().any(known) => {
                 self.up.iter().copied().filter(known).collect()
             }
@@ -216,10 +225,12 @@ impl<T: Crdt> AntiEntropy<T> {
             return;
         }
         let peer = candidates[(self.random() % candidates.len() as u64) as usize];
-        self.to_meet.remove(&peer);
+        let is_first = self.to_meet.remove(&peer);
+        self.to_meet_again.remove(&peer);
         self.stats.rounds += 1;
         let stage = self.probe(peer);
-        self.round = Some(Round { peer, stage, heard: now, exchanges: 0 });
+        let patience = if is_first { self.config.patience.min(FIRST_PATIENCE) } else { self.config.patience };
+        self.round = Some(Round { peer, stage, heard: now, exchanges: 0, patience, is_first });
     }
 
     pub(super) fn probe(&mut self, peer: ReplicaId) -> Stage {
@@ -240,12 +251,18 @@ impl<T: Crdt> AntiEntropy<T> {
         self.next_round = self.next_round.min(now + SOON);
     }
 
+    /// Nothing is heard of the other.
+    pub(super) fn fail_round(&mut self, now: Duration) {
+        self.to_meet_again.extend(self.round.as_ref().filter(|round| round.is_first).map(|round| round.peer));
+        self.end_round(now);
+    }
+
     pub(super) fn end_round(&mut self, now: Duration) {
         if self.round.take().is_none() {
             return;
         }
         let interval = self.config.round_interval;
-        let mean = if !self.to_meet.is_empty() {
+        let mean = if !self.to_meet.is_empty() || !self.to_meet_again.is_empty() {
             Duration::ZERO
         } else if self.eager > 0 {
             self.eager -= 1;
@@ -304,6 +321,7 @@ impl<T: Crdt> AntiEntropy<T> {
                 self.to_meet.insert(peer);
                 self.next_round = now + AGAIN;
             }
+            (_, None) => self.fail_round(now),
             _ => self.end_round(now),
         }
     }
@@ -471,5 +489,35 @@ mod tests {
             sync.handle_answer(now, request.id, Some(&answer.encode()));
         }
         assert!(sync.round.is_none(), "more than all that was heard of is not asked for");
+    }
+
+    #[test]
+    fn the_silent_do_not_keep_it_from_meeting_the_others() {
+        for seed in 0..20 {
+            let mut now = Duration::from_secs(1);
+            let mut sync = AntiEntropy::<AwSet<u8>>::new(ReplicaId(1), Vec::new(), seed, SyncConfig::default());
+            let (silent, all) =
+                (|peer: ReplicaId| peer.0.is_multiple_of(7), (2..34).map(ReplicaId).collect::<BTreeSet<_>>());
+            sync.handle_up(now, all.clone());
+            let (mut met, mut tried) = (BTreeMap::new(), BTreeMap::<ReplicaId, u32>::new());
+            while !sync.has_met() {
+                sync.handle_timeout(now);
+                while let Some(request) = sync.poll_request(now) {
+                    if silent(request.to) {
+                        *tried.entry(request.to).or_default() += 1;
+                    } else {
+                        met.insert(request.to, now);
+                        sync.handle_answer(now, request.id, Some(&Answer::Done.encode()));
+                    }
+                }
+                now = sync.poll_timeout().expect("there are rounds").max(now);
+            }
+            assert_eq!(met.len() + tried.len(), all.len());
+            assert!(
+                met.values().all(|at| *at <= Duration::from_millis(3_000)),
+                "four are silent, and two seconds are lost"
+            );
+            assert!(tried.values().all(|times| *times == 2), "each is tried once more");
+        }
     }
 }

@@ -53,7 +53,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
                 }
             }
             Event::Shows { host, document, holds } if document == NAME => {
-                listed.push((entry.at, *host, holds.iter().copied().collect::<BTreeSet<u64>>()));
+                listed.push((entry.at, *host, holds));
             }
             _ => {}
         }
@@ -62,7 +62,20 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
         return violations;
     }
     let live: BTreeSet<u64> = said.into_values().flatten().collect();
-    for (at, host, holds) in listed {
+    // In a world with presence all that run say whom they list.
+    if !ever.is_empty() || !listed.is_empty() {
+        let running = facts.processes.iter().filter(|process| process.ready.is_some() && process.ended.is_none());
+        for host in running.map(|process| process.host) {
+            if listed.iter().all(|(_, other, _)| *other != host) {
+                violations.push(violation("P2", facts.history.end(), format!("{host} does not say whom it lists")));
+            }
+        }
+    }
+    for (at, host, listed) in listed {
+        let holds: BTreeSet<u64> = listed.iter().copied().collect();
+        if holds.len() < listed.len() {
+            violations.push(violation("P2", at, format!("{host} lists an entry more than once")));
+        }
         let mut differs = |what: &str, number: &u64| {
             violations.push(violation("P2", at, format!("{host}: {number:x} {what}")));
         };
@@ -141,12 +154,29 @@ mod tests {
         at(ms, Event::Sighted { host: Host(host), number, here })
     }
 
+    fn shows(host: u8, holds: &[u64]) -> Entry {
+        at(120_000, Event::Shows { host: Host(host), document: NAME.to_owned(), holds: holds.to_vec() })
+    }
+
+    /// Host 1, while it runs, sees and lists what host 0 does.
     fn judge(middle: Vec<Entry>, holds: &[u64]) -> Vec<String> {
+        let hosts = if middle.iter().any(|entry| matches!(entry.event, Event::Crashed { .. })) { 0..1 } else { 0..2 };
+        judge_shown(middle, hosts.map(|host| shows(host, holds)).collect())
+    }
+
+    fn judge_shown(middle: Vec<Entry>, shown: Vec<Entry>) -> Vec<String> {
         let mut entries = [start(0, 0, 1), start(0, 1, 1)].concat();
-        entries.extend(middle);
+        let as_seen_by_the_other = |entry: &Entry| match entry.event {
+            Event::Sighted { host: Host(0), number, here } => {
+                Some(Entry { at: entry.at, event: Event::Sighted { host: Host(1), number, here } })
+            }
+            _ => None,
+        };
+        let mirrored = middle.iter().flat_map(|entry| [Some(entry.clone()), as_seen_by_the_other(entry)]);
+        entries.extend(mirrored.flatten());
         entries.extend([at(20_000, Event::Healed), at(20_010, Event::Settled { host: Host(0) })]);
         entries.push(at(120_000, Event::FinalReads));
-        entries.push(at(120_000, Event::Shows { host: Host(0), document: NAME.to_owned(), holds: holds.to_vec() }));
+        entries.extend(shown);
         judged(check, entries).into_iter().map(|violation| violation.text).collect()
     }
 
@@ -162,6 +192,15 @@ mod tests {
         assert!(
             judge(vec![sighted(20, 0, 7, true), sighted(21, 0, 7, false)], &[])[0].ends_with("which nobody has said")
         );
+    }
+
+    #[test]
+    fn everybody_lists_each_entry_once() {
+        let middle = || vec![said(10, 1, &[5], &[]), sighted(20, 0, 5, true)];
+        assert_eq!(judge_shown(middle(), vec![shows(0, &[5]), shows(1, &[5])]), Vec::<String>::new());
+        let twice = judge_shown(middle(), vec![shows(0, &[5, 5]), shows(1, &[5])]);
+        assert_eq!(twice, ["n0 lists an entry more than once"]);
+        assert_eq!(judge_shown(middle(), vec![shows(0, &[5])]), ["n1 does not say whom it lists"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use polity::cluster::Capabilities;
 use polity::{GapCause, Topic, TopicEvent};
 use rand::RngExt as _;
 
@@ -35,7 +36,14 @@ const EVENTS: std::ops::Range<u32> = 50..400;
 /// The random part of the publisher's boot, and the sequence.
 type Message = (u128, u64);
 
+/// A topic, unless the node stands for a build that has none: it serves none, so what it published would be heard by those
+/// only of whom it has read.
 fn open(client: &Client, topic: &str) -> Option<Topic<Message>> {
+    let view = client.node.members().snapshot();
+    let own = view.members.get(&client.node.id().name)?;
+    if !own.speaks.capabilities.has(Capabilities::TOPICS) {
+        return None;
+    }
     client.node.topic::<Message>(topic).ok()
 }
 
@@ -60,7 +68,8 @@ async fn subscribe(client: Client, name: &'static str, slow: bool, mut pace: Pac
         let subscribed = if slow { topic.subscribe_within(FEW) } else { topic.subscribe() };
         let Ok(mut events) = subscribed else { return };
         let say = |stage| {
-            client.recorder.event(Event::Subscriber { host: client.host, topic: name.to_owned(), subscriber, stage });
+            let (host, topic) = (client.host, name.to_owned());
+            client.recorder.event(Event::Subscriber { host, topic, subscriber, stage, slow });
         };
         say(Stage::Begun);
         let mut left = pace.rng.random_range(EVENTS);

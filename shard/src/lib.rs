@@ -25,13 +25,24 @@
 //! ```
 
 mod candidate;
+pub mod claims;
+mod epoch;
 mod error;
+mod explain;
+pub mod handoff;
+pub mod journal;
+#[doc(hidden)]
+pub mod mutation;
 mod placement;
 mod rendezvous;
 mod shard_id;
+mod steward;
 
 pub use candidate::Candidate;
+pub use epoch::{Epoch, EpochAuthority, EpochError, LocalAuthority};
 pub use error::Error;
+pub use explain::{Blocker, Explanation, Place, Why};
 pub use placement::{MAX_NODES, NodeIndex, Placement, ReplicaCount};
 pub use polity_cluster::{Weight, Zone};
 pub use shard_id::{ShardCount, ShardId};
+pub use steward::{Command, Steward, StewardConfig};

@@ -2,9 +2,15 @@
 //!
 //! [`Core`] decides what should be owned and moved, [`Desk`] moves it. The steward passes between them what each has
 //! to say to the other, and leaves to its driver what needs the world: epochs, the document of claims, messages, the state
-//! itself, the journal. Feed it, carry out its [`Command`]s in order, and call [`Steward::handle_timeout`] when it says so.
+//! itself, the journal.
+//!
+//! A claim may come faster than the document of claims: with an effect, or a refusal. Whoever stops because of it knows
+//! something that others may never hear of if its maker dies now: they would take a shard for owned by one that has
+//! stopped. So a claim that the document does not show after [`ClaimConfig::retry`] is *relayed* into it.
+//!
+//! Feed it, carry out its [`Command`]s in order, and call [`Steward::handle_timeout`] when it says so.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use polity_cluster::NodeId;
@@ -27,6 +33,8 @@ pub enum Command {
     },
     /// This node owns the shard from now on: write the claim for all to see, and serve.
     Own(Claim),
+    /// A claim of another has come otherwise than by the document of claims, some time ago: write it there, if it is not there.
+    Relay(Claim),
     /// Stop serving: the shard was handed over to `to`. Keep its state until [`Command::Superseded`].
     Release {
         /// The claim under which it was owned.
@@ -69,6 +77,9 @@ pub struct StewardConfig {
 pub struct Steward {
     core: Core,
     desk: Desk,
+    relay_after: Duration,
+    /// Claims that came otherwise than by the document, and when.
+    unseen: BTreeMap<ShardId, (Epoch, Duration)>,
     commands: VecDeque<Command>,
 }
 
@@ -80,6 +91,8 @@ impl Steward {
         Self {
             core: Core::new(me.clone(), shards, claims, fence),
             desk: Desk::new(me, shards, handoff),
+            relay_after: claims.retry,
+            unseen: BTreeMap::new(),
             commands: VecDeque::new(),
         }
     }
@@ -117,20 +130,26 @@ impl Steward {
         self.pump(now);
     }
 
-    /// These claims were made.
+    /// The document of claims says this.
     pub fn handle_claims(&mut self, now: Duration, claims: &Claims) {
+        self.unseen.retain(|shard, (epoch, _)| claims.epoch(*shard).is_none_or(|shown| shown < epoch));
         for (shard, epoch) in claims.iter() {
             if self.core.claims().epoch(shard).is_none_or(|known| known < epoch) {
-                self.learn(now, Claim { shard, epoch: epoch.clone() });
+                self.core.handle_claim(now, Claim { shard, epoch: epoch.clone() });
+                self.desk.handle_claim(now, shard, self.core.claims());
             }
         }
         self.pump(now);
     }
 
-    fn learn(&mut self, now: Duration, claim: Claim) {
-        let shard = claim.shard;
-        self.core.handle_claim(now, claim);
-        self.desk.handle_claim(now, shard, self.core.claims());
+    /// A claim has come in another way.
+    fn hear(&mut self, now: Duration, shard: ShardId, epoch: &Epoch) {
+        let is_news = self.core.claims().epoch(shard).is_none_or(|known| known < epoch);
+        if is_news && self.core.shards().contains(shard) {
+            self.unseen.insert(shard, (epoch.clone(), now));
+            self.core.handle_claim(now, Claim { shard, epoch: epoch.clone() });
+            self.desk.handle_claim(now, shard, self.core.claims());
+        }
     }
 
     /// An effect of an owner is to take place here. If its epoch was not known, it is now.
@@ -139,15 +158,16 @@ impl Steward {
     /// [`Superseded`]: the epoch is over, and the effect must not take place.
     pub fn handle_effect(&mut self, now: Duration, shard: ShardId, epoch: &Epoch) -> Result<(), Superseded> {
         self.core.fence().check(shard, epoch)?;
-        if self.core.claims().epoch(shard) != Some(epoch) {
-            self.learn(now, Claim { shard, epoch: epoch.clone() });
-            self.pump(now);
-        }
+        self.hear(now, shard, epoch);
+        self.pump(now);
         Ok(())
     }
 
     /// The authority was asked for an epoch, and says this.
     pub fn handle_epoch(&mut self, now: Duration, shard: ShardId, answer: Result<Epoch, EpochError>) {
+        if let Err(EpochError::Granted(epoch)) = &answer {
+            self.hear(now, shard, epoch);
+        }
         self.core.handle_epoch(now, shard, answer);
         self.pump(now);
     }
@@ -157,8 +177,7 @@ impl Steward {
     /// A message of `from` has come.
     pub fn handle_message(&mut self, now: Duration, from: &NodeId, message: HandoffMessage) {
         if let HandoffMessage::Tell(HandoffId { claim, .. }, Tell::Refused(Refusal::Superseded(epoch))) = &message {
-            let claim = Claim { shard: claim.shard, epoch: epoch.clone() };
-            self.learn(now, claim);
+            self.hear(now, claim.shard, epoch);
         }
         self.desk.handle_message(now, from, message, self.core.claims());
         self.pump(now);
@@ -203,6 +222,13 @@ impl Steward {
     pub fn handle_timeout(&mut self, now: Duration) {
         self.core.handle_timeout(now);
         self.desk.handle_timeout(now);
+        self.unseen.retain(|shard, (epoch, since)| {
+            let is_due = now >= *since + self.relay_after;
+            if is_due {
+                self.commands.push_back(Command::Relay(Claim { shard: *shard, epoch: epoch.clone() }));
+            }
+            !is_due
+        });
         self.pump(now);
     }
 
@@ -216,7 +242,8 @@ impl Steward {
     /// When [`Steward::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
-        self.core.poll_timeout().into_iter().chain(self.desk.poll_timeout()).min()
+        let relay = self.unseen.values().map(|(_, since)| *since + self.relay_after);
+        relay.chain(self.core.poll_timeout()).chain(self.desk.poll_timeout()).min()
     }
 
     /// Lets the two say to each other what they have to say.
@@ -259,7 +286,10 @@ impl Steward {
             }
             Step::Failed { id, .. } => self.core.handle_failed(now, &id.claim),
             Step::NotTaken(id) => self.core.handle_refused(now, &id.claim),
-            Step::Received(id) => self.core.handle_received(now, &id.claim),
+            Step::Received(id) => {
+                self.hear(now, id.claim.shard, &id.claim.epoch);
+                self.core.handle_received(now, &id.claim);
+            }
             step => self.commands.push_back(Command::Handoff(step)),
         }
     }

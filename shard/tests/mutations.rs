@@ -18,7 +18,7 @@ fn every_fault_is_noticed_and_nothing_else() {
     let rows = [
         (Mutation::AcksBeforeInstall, "effects"),
         (Mutation::LetsGoUnacknowledged, "effects"),
-        (Mutation::ServesSuperseded, "knows better"),
+        (Mutation::ServesSuperseded, "on the same side"),
         (Mutation::OpenFence, "takes an effect"),
         (Mutation::ForgetsEpochs, "a second time"),
         (Mutation::ClaimsUnlearned, "greater epoch for long"),

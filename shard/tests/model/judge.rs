@@ -26,7 +26,8 @@ impl Judge {
     pub(crate) fn connections(&mut self, now: Duration, side: &[u8], nodes: &[Node]) {
         for a in 0..nodes.len() {
             for b in 0..nodes.len() {
-                let is_connected = nodes[a].is_alive() && nodes[b].is_alive() && side[a] == side[b];
+                let runs = |node: &Node| node.is_alive() && node.paused_until <= now;
+                let is_connected = runs(&nodes[a]) && runs(&nodes[b]) && side[a] == side[b];
                 if is_connected {
                     self.connected.entry((a, b)).or_insert(now);
                 } else {
@@ -80,6 +81,7 @@ impl World {
     }
 
     pub(crate) fn judge_now(&mut self) {
+        self.judge.connections(self.now, &self.side, &self.nodes);
         let is_quiet = self.now >= self.quiet_since + BOUND;
         for shard in config().shards.iter() {
             let owners = self.owners(shard);

@@ -44,7 +44,7 @@ const NOTICE_MS: u64 = 1_000;
 /// How long nothing must have gone wrong for one owner to be left on each side: noticing, patience and propagation with losses.
 const BOUND: Duration = Duration::from_secs(6);
 /// The same for all shards to be where they belong: several handoffs, some of which fail and are tried again.
-const HEAL: Duration = Duration::from_secs(40);
+const HEAL: Duration = Duration::from_secs(60);
 
 pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)

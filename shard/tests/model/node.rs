@@ -153,6 +153,12 @@ impl World {
                 write.expect("dots are not exhausted");
                 self.tell_claims(at);
             }
+            Command::Relay(claim) => {
+                log!(self, "n{at} relays {claim}");
+                let write = self.nodes[at].book.update(|book, w| write_claim(book, w, claim));
+                write.expect("dots are not exhausted");
+                self.tell_claims(at);
+            }
             Command::Release { claim, to } => {
                 log!(self, "n{at} lets go of {claim} for {to}");
                 self.nodes[at].paused.remove(&claim.shard);

@@ -56,7 +56,7 @@ pub enum Blocker {
     /// The owner is to hand it over to this node.
     Handoff(NodeId),
     /// A handoff that this node has a part in, and for how long it has not gone on.
-    OwnHandoff(Progress, Duration),
+    OwnHandoff(Box<Progress>, Duration),
 }
 
 /// Who owns a shard, why, and what blocks it, as one node knows it.
@@ -115,7 +115,7 @@ fn blockers(core: &Core, desk: &Desk, now: Duration, shard: ShardId, owner: Opti
     };
     let own = desk.progress(shard).map(|progress| {
         let since = now.saturating_sub(progress.since);
-        Blocker::OwnHandoff(progress, since)
+        Blocker::OwnHandoff(Box::new(progress), since)
     });
     let own: Vec<_> = own.collect();
     if !own.is_empty() {
@@ -157,7 +157,7 @@ impl fmt::Display for Blocker {
             Self::ClaimOf(node) => write!(f, "{node} to claim it"),
             Self::Handoff(to) => write!(f, "its owner to hand it over to {to}"),
             Self::OwnHandoff(progress, since) => {
-                let Progress { direction, peer, chunks, bytes, waits_for, .. } = progress;
+                let Progress { direction, peer, chunks, bytes, waits_for, .. } = &**progress;
                 let direction = match direction {
                     Direction::Sending => "to",
                     Direction::Receiving => "from",
@@ -198,5 +198,94 @@ impl fmt::Display for Explanation {
             write!(f, "{separator}  waits for {blocker}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::{Claim, Claims, Fence, Sight};
+    use crate::epoch::tests::{boot, epoch};
+    use crate::handoff::{HandoffId, WaitsFor};
+    use crate::{Candidate, Placement, ReplicaCount, ShardCount, Steward, StewardConfig};
+
+    const SHARD: ShardId = ShardId(0);
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// `names` are up, as boots 1, in zones of the same letter, and of two replicas.
+    fn sight(names: &str) -> Sight {
+        let zone = |name: &NodeName| Zone::new(&format!("z{name}")).expect("valid");
+        let nodes: Vec<_> = names.split_whitespace().map(|name| boot(&format!("{name}1"))).collect();
+        let candidates: Vec<_> =
+            nodes.iter().map(|node| Candidate::new(node.name.clone()).with_zone(zone(&node.name))).collect();
+        let one = ShardCount::new(1).expect("valid");
+        let placement = Placement::compute(&candidates, one, ReplicaCount::new(2).expect("valid")).expect("distinct");
+        let zones: Vec<_> = nodes.iter().map(|node| (node.name.clone(), zone(&node.name))).collect();
+        Sight::new(nodes, [], placement).with_zones(zones)
+    }
+
+    fn steward(me: &str) -> Steward {
+        let config = StewardConfig { shards: ShardCount::new(1).expect("valid"), ..StewardConfig::default() };
+        Steward::new(boot(me), config, Fence::default())
+    }
+
+    #[test]
+    fn a_node_that_starts_says_what_it_waits_for() {
+        let mut steward = steward("a1");
+        assert_eq!(steward.explain(ms(0), SHARD).blockers, [Blocker::NoSight]);
+        steward.handle_sight(ms(0), sight(""));
+        assert_eq!(steward.explain(ms(0), SHARD).blockers, [Blocker::NobodyToOwn]);
+        steward.handle_sight(ms(0), sight("a"));
+        assert_eq!(steward.explain(ms(0), SHARD).blockers, [Blocker::Learning]);
+        steward.handle_learned(ms(0));
+        assert_eq!(steward.explain(ms(200), SHARD).blockers, [Blocker::Claiming(ms(200))]);
+        steward.handle_timeout(ms(500));
+        steward.handle_epoch(ms(500), SHARD, Ok(epoch("1a1")));
+        let text = steward.explain(ms(500), SHARD).to_string();
+        assert_eq!(
+            text,
+            "shard 0 is owned by a#1.00000000, in epoch 1 (as a#1.00000000 knows it)\n  \
+             a in zone za: first of the preference list\n  waits for nothing"
+        );
+        steward.handle_sight(ms(500), sight("b"));
+        assert_eq!(steward.explain(ms(500), SHARD).places.last().map(|place| &place.why), Some(&Why::LastClaim));
+    }
+
+    #[test]
+    fn an_owner_that_is_not_placed_says_until_when_it_keeps_the_shard() {
+        let mut owner = steward("a1");
+        owner.handle_sight(ms(0), sight("a"));
+        owner.handle_learned(ms(0));
+        owner.handle_timeout(ms(500));
+        owner.handle_epoch(ms(500), SHARD, Ok(epoch("1a1")));
+        owner.handle_sight(ms(600), sight("b c"));
+        let to = sight("b c").preferred(SHARD).expect("somebody");
+        let explanation = owner.explain(ms(700), SHARD);
+        assert!(
+            explanation.to_string().ends_with(&format!(
+                "waits for the handoff to {to}: 0 of 0 chunks, 0 of 0 bytes; for 100ms it has waited for the state to be read"
+            )),
+            "{explanation}"
+        );
+        let id = HandoffId { claim: Claim { shard: SHARD, epoch: epoch("1a1") }, attempt: 1 };
+        owner.handle_opened(ms(700), &id, 0, 0);
+        let [Blocker::OwnHandoff(progress, _)] = &owner.explain(ms(700), SHARD).blockers[..] else {
+            panic!("a handoff is under way");
+        };
+        assert_eq!(progress.waits_for, WaitsFor::Acceptance(None));
+
+        // Another node knows who owns it, and that it should move.
+        let mut other = steward("c1");
+        other.handle_sight(ms(0), sight("a b c"));
+        other.handle_claims(ms(0), &Claims::from_iter([Claim { shard: SHARD, epoch: epoch("1a1") }]));
+        let explanation = other.explain(ms(0), SHARD);
+        let is_placed = explanation.places.iter().filter(|place| matches!(place.why, Why::Placed(_))).count();
+        assert_eq!(is_placed, 2);
+        if sight("a b c").preferred(SHARD) != Some(boot("a1")) {
+            assert!(matches!(explanation.blockers[..], [Blocker::Handoff(_)]));
+        }
     }
 }

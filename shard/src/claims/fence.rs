@@ -49,12 +49,10 @@ impl fmt::Display for By {
 
 /// An effect was refused, and has had no effect, because its epoch is over. To be tried again with the owner of now.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("shard {shard}: the epoch {epoch} is superseded by {by}")]
+#[error("this epoch of shard {shard} is superseded by {by}")]
 pub struct Superseded {
     /// The shard.
     pub shard: ShardId,
-    /// The epoch that the effect carried.
-    pub epoch: Epoch,
     /// What has taken its place.
     pub by: By,
 }
@@ -96,7 +94,7 @@ impl Fence {
         if mutated(Mutation::OpenFence) {
             return Ok(());
         }
-        let refuse = |by| Err(Superseded { shard, epoch: epoch.clone(), by });
+        let refuse = |by| Err(Superseded { shard, by });
         match self.claims.epoch(shard) {
             Some(known) if known > epoch => return refuse(By::Claim(known.clone())),
             _ => {}
@@ -149,7 +147,7 @@ mod tests {
         assert_eq!(refused.by, By::Claim(epoch("2b1")));
         assert_eq!(refused.by.owner(), &boot("b1"));
         assert!(refused.is_retryable());
-        assert_eq!(refused.to_string(), "shard 3: the epoch 1@a#1.00000000 is superseded by the claim 2@b#1.00000000");
+        assert_eq!(refused.to_string(), "this epoch of shard 3 is superseded by the claim 2@b#1.00000000");
         assert_eq!(fence.check(ShardId(4), &epoch("1a1")), Ok(()), "shards have nothing to do with each other");
     }
 

@@ -27,7 +27,7 @@ impl World {
                 log!(self, "no partition");
             }
             3 | 4 if is_alive && may_stop => self.stop(at),
-            3 | 4 | 5 if !is_alive => self.start(at),
+            3..=5 if !is_alive => self.start(at),
             5 | 6 if is_alive => {
                 let pause = 200 + self.dice.below(8_000);
                 self.nodes[at].paused_until = self.now + ms(pause);

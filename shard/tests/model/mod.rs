@@ -25,7 +25,7 @@ mod chaos;
 mod judge;
 mod node;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use polity_crdt::{Crdt, Replica};
@@ -290,10 +290,6 @@ pub(crate) fn told(seed: u64) -> (Vec<String>, Result<Summary, String>) {
 /// A number from the environment.
 pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-pub(crate) fn all(sets: impl IntoIterator<Item = Claim>) -> BTreeSet<Claim> {
-    sets.into_iter().collect()
 }
 
 pub(crate) type Book = Replica<ClaimBook>;

@@ -1,6 +1,6 @@
 //! All handoffs of a node, in both directions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use polity_cluster::NodeId;
@@ -30,7 +30,10 @@ pub struct Desk {
     budget: Budget,
     is_draining: bool,
     attempts: u32,
-    queue: VecDeque<Waiting>,
+    /// Those that wait for their turn, in the order of their coming, and the place of each shard's.
+    queue: BTreeMap<u64, Waiting>,
+    places: BTreeMap<ShardId, u64>,
+    next_place: u64,
     sending: BTreeMap<ShardId, Sending>,
     receiving: BTreeMap<ShardId, Receiving>,
     steps: Steps,
@@ -47,7 +50,9 @@ impl Desk {
             budget: Budget::new(config.budget),
             is_draining: false,
             attempts: 0,
-            queue: VecDeque::new(),
+            queue: BTreeMap::new(),
+            places: BTreeMap::new(),
+            next_place: 0,
             sending: BTreeMap::new(),
             receiving: BTreeMap::new(),
             steps: Steps::new(),
@@ -58,15 +63,18 @@ impl Desk {
 
     /// How far the handoffs of a shard are.
     pub fn progress(&self, shard: ShardId) -> impl Iterator<Item = Progress> {
-        let waiting = self.queue.iter().filter(move |waiting| waiting.claim.shard == shard).map(Waiting::progress);
         let sending = self.sending.get(&shard).map(Sending::progress);
-        waiting.chain(sending).chain(self.receiving.get(&shard).map(Receiving::progress))
+        self.waiting(shard)
+            .map(Waiting::progress)
+            .into_iter()
+            .chain(sending)
+            .chain(self.receiving.get(&shard).map(Receiving::progress))
     }
 
     /// How far all are: those that are sent, those that are received, those that wait for their turn.
     pub fn all(&self) -> impl Iterator<Item = Progress> {
         let open = self.sending.values().map(Sending::progress).chain(self.receiving.values().map(Receiving::progress));
-        open.chain(self.queue.iter().map(Waiting::progress))
+        open.chain(self.queue.values().map(Waiting::progress))
     }
 
     /// Those that this node sends and that have not gone on for [`HandoffConfig::alarm`].
@@ -87,23 +95,30 @@ impl Desk {
     /// Hands a shard over, as soon as its turn comes. What was under way for it before is cancelled.
     pub fn begin(&mut self, now: Duration, claim: Claim, to: NodeId) {
         self.drop_sending(claim.shard, true);
-        self.queue.push_back(Waiting { claim, to, since: now });
+        self.places.insert(claim.shard, self.next_place);
+        self.queue.insert(self.next_place, Waiting { claim, to, since: now });
+        self.next_place += 1;
         self.advance(now);
     }
 
     /// Breaks off what is under way under this claim. What was let go already stays so.
     pub fn cancel(&mut self, now: Duration, claim: &Claim) {
-        let is_it = |other: &Claim| other == claim;
-        let is_open = |sending: &Sending| is_it(&sending.id.claim) && !sending.is_let_go();
-        if self.queue.iter().any(|waiting| is_it(&waiting.claim)) || self.sending.get(&claim.shard).is_some_and(is_open)
-        {
+        let waits = self.waiting(claim.shard).is_some_and(|waiting| waiting.claim == *claim);
+        let sending = self.sending.get(&claim.shard);
+        if waits || sending.is_some_and(|sending| sending.id.claim == *claim && !sending.is_let_go()) {
             self.drop_sending(claim.shard, true);
             self.advance(now);
         }
     }
 
+    fn waiting(&self, shard: ShardId) -> Option<&Waiting> {
+        self.queue.get(self.places.get(&shard)?)
+    }
+
     fn drop_sending(&mut self, shard: ShardId, tell: bool) {
-        self.queue.retain(|waiting| waiting.claim.shard != shard);
+        if let Some(place) = self.places.remove(&shard) {
+            self.queue.remove(&place);
+        }
         if let Some(sending) = self.sending.remove(&shard) {
             if tell && !sending.is_let_go() {
                 sending.say(Ask::Cancel, &mut self.steps);
@@ -272,8 +287,7 @@ impl Desk {
         let Some(known) = claims.epoch(shard) else {
             return;
         };
-        let queued = self.queue.iter().find(|waiting| waiting.claim.shard == shard);
-        let queued = queued.is_some_and(|waiting| waiting.claim.epoch < *known);
+        let queued = self.waiting(shard).is_some_and(|waiting| waiting.claim.epoch < *known);
         if queued || self.sending.get(&shard).is_some_and(|sending| sending.id.claim.epoch < *known) {
             self.drop_sending(shard, true);
             self.advance(now);
@@ -335,9 +349,10 @@ impl Desk {
             }
         }
         while self.sending.values().filter(|sending| !sending.is_let_go()).count() < self.config.sending.max(1) {
-            let Some(Waiting { claim, to, .. }) = self.queue.pop_front() else {
+            let Some((_, Waiting { claim, to, .. })) = self.queue.pop_first() else {
                 break;
             };
+            self.places.remove(&claim.shard);
             self.attempts = self.attempts.saturating_add(1);
             let id = HandoffId { claim, attempt: self.attempts };
             self.sending.insert(id.claim.shard, Sending::new(now, id, to, &mut self.steps));

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use polity_crdt::{Crdt, Replica};
-use polity_shard::claims::{Claim, ClaimBook, ClaimConfig, Claims};
+use polity_shard::claims::{ClaimBook, ClaimConfig, Claims};
 use polity_shard::handoff::{BudgetConfig, HandoffConfig, HandoffId, HandoffMessage};
 use polity_shard::journal::Conflict;
 use polity_shard::{Epoch, ShardCount, ShardId, StewardConfig};

@@ -12,8 +12,8 @@
 //! greater epoch goes on, and the conflict is written down ([`journal`]). A [`Steward`] is one node's part in all this,
 //! and says of each shard who owns it, why, and what that waits for ([`Explanation`]).
 //!
-//! The crate knows no values: the state of a shard is chunks of bytes. And it does no IO: stewards are handed time,
-//! members and messages.
+//! The crate knows no values: the state of a shard is chunks of bytes. All but [`Ownership`], which drives a steward on a
+//! running node, is pure: it is handed time, members and messages.
 //!
 //! # Example
 //!
@@ -67,6 +67,7 @@ pub mod handoff;
 pub mod journal;
 #[doc(hidden)]
 pub mod mutation;
+pub mod ownership;
 mod placement;
 mod rendezvous;
 mod shard_id;
@@ -76,6 +77,7 @@ pub use candidate::Candidate;
 pub use epoch::{Epoch, EpochAuthority, EpochError, LocalAuthority};
 pub use error::Error;
 pub use explain::{Blocker, Explanation, Place, Why};
+pub use ownership::{Estate, Ownership, OwnershipConfig};
 pub use placement::{MAX_NODES, NodeIndex, Placement, ReplicaCount};
 pub use polity_cluster::{Weight, Zone};
 pub use shard_id::{ShardCount, ShardId};

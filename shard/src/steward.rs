@@ -142,6 +142,14 @@ impl Steward {
         self.pump(now);
     }
 
+    /// Another node knows these claims.
+    pub fn handle_known(&mut self, now: Duration, claims: &Claims) {
+        for (shard, epoch) in claims.iter() {
+            self.hear(now, shard, epoch);
+        }
+        self.pump(now);
+    }
+
     /// A claim has come in another way.
     fn hear(&mut self, now: Duration, shard: ShardId, epoch: &Epoch) {
         let is_news = self.core.claims().epoch(shard).is_none_or(|known| known < epoch);

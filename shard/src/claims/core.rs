@@ -223,6 +223,21 @@ impl Core {
         self.mine.get(&shard).map(|mine| (&mine.hold, &mine.epoch, mine.since))
     }
 
+    /// Whether every shard is owned by the node that should own it, as far as is known here.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let Some(sight) = &self.sight else {
+            return false;
+        };
+        let mut shards = self.shards.iter();
+        let is_ours = |shard| self.claims().owner(shard) != Some(&self.me) || self.owns(shard).is_some();
+        self.has_learned
+            && shards.all(|shard| {
+                let preferred = sight.preferred(shard);
+                preferred.is_some() && self.claims().owner(shard) == preferred.as_ref() && is_ours(shard)
+            })
+    }
+
     /// Since when a shard has had no owner while this node is to claim it.
     #[must_use]
     pub fn vacant_since(&self, shard: ShardId) -> Option<Duration> {

@@ -70,6 +70,11 @@ impl Claims {
         self.0.iter().map(|(shard, epoch)| (*shard, epoch))
     }
 
+    /// The claims of the shards from this one on, in order.
+    pub fn from(&self, shard: ShardId) -> impl Iterator<Item = (ShardId, &Epoch)> {
+        self.0.range(shard..).map(|(shard, epoch)| (*shard, epoch))
+    }
+
     /// How many shards are claimed.
     #[must_use]
     pub fn len(&self) -> usize {

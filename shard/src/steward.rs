@@ -203,7 +203,7 @@ impl Steward {
         self.pump(now);
     }
 
-    /// After [`Step::Pause`]: the shard is paused, and so much was appended to the snapshot.
+    /// After [`Step::CatchUp`] or [`Step::Pause`]: so much was appended to the snapshot.
     pub fn handle_changes(&mut self, now: Duration, id: &HandoffId, chunks: u32, bytes: u64) {
         self.desk.handle_changes(now, id, chunks, bytes);
         self.pump(now);

@@ -78,8 +78,12 @@ async fn owners(hosts: &[&Host]) -> BTreeMap<ShardId, NodeId> {
             let settled = tokio::time::timeout(LONG, host.ownership.settled()).await;
             settled.unwrap_or_else(|_| panic!("{}", all_explained(host)));
         }
-        let owned = |host: &&Host| host.ownership.owned().into_keys().map(move |shard| (shard, host.node.id().clone()));
-        let owners: Vec<_> = hosts.iter().map(owned).map(Iterator::collect::<Vec<_>>).collect();
+        let mut owners = Vec::new();
+        for host in hosts {
+            owners.push(
+                host.ownership.owned().into_keys().map(|shard| (shard, host.node.id().clone())).collect::<Vec<_>>(),
+            );
+        }
         let all: BTreeMap<_, _> = owners.iter().flatten().cloned().collect();
         let count = hosts.iter().filter(|host| host.node.members().snapshot().up().count() == hosts.len()).count();
         if all.len() == SHARDS as usize

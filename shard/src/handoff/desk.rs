@@ -138,7 +138,7 @@ impl Desk {
         self.with_sending(now, id, |sending, config, steps| sending.handle_chunk(now, index, bytes, config, steps));
     }
 
-    /// The shard is paused, and so much has changed since it was opened; nothing, perhaps.
+    /// So much has changed since the shard was opened, or this was last asked; nothing, perhaps. It is paused, if it was to be.
     pub fn handle_changes(&mut self, now: Duration, id: &HandoffId, chunks: u32, bytes: u64) {
         self.with_sending(now, id, |sending, _, _| sending.handle_changes(now, chunks, bytes));
     }

@@ -11,13 +11,14 @@
 //! # The steps
 //!
 //! ```text
-//! owner:    wait its turn ─ open ─ prepare ─ chunks ─ pause ─ more chunks ─ install ─ let go ─ release ─ (superseded)
-//! receiver:                        accept ─ stage …                         install, acknowledge ─ take ─ claim
+//! owner:    wait its turn ─ open ─ prepare ─ chunks ─ (catch up ─ chunks) … ─ pause ─ chunks ─ install ─ let go ─ release
+//! receiver:                        accept ─ stage …                                            install, acknowledge ─ take ─ claim
 //! ```
 //!
-//! The owner serves until it *pauses*: everything that was there when the handoff was opened has arrived by then, and what
-//! has changed meanwhile is short. It pauses so that nothing changes between the last chunk and the acknowledgement, and
-//! goes on if that takes longer than [`HandoffConfig::pause`].
+//! The owner serves until it *pauses*: everything that was there when the handoff was opened has arrived by then. What has
+//! changed meanwhile is asked for and sent in rounds, each shorter than the one before, until it fits into the window. The pause
+//! is there so that nothing changes between the last chunk and the acknowledgement. Nothing waits for the budget in it, and
+//! the owner goes on serving if it takes longer than [`HandoffConfig::pause`].
 //!
 //! # What holds
 //! - **Acknowledged after install.** The receiver says *installed* when its driver has said so, and the owner lets go when it
@@ -37,7 +38,7 @@
 //! To *merge*: what was installed and then not taken, because the handoff was cancelled after all, must do no harm later,
 //! when the receiver owns the shard for another reason. Replicated types and records with versions merge so.
 //!
-//! Source: the two phases (copy while serving, then a short pause for the rest) are those of live migration: Clark et al.,
+//! Source: the rounds of copying while serving, and the short pause for the rest, are those of live migration: Clark et al.,
 //! "Live migration of virtual machines" (NSDI 2005), section 3. That the new owner acknowledges after install is what users
 //! of other systems missed.
 
@@ -220,8 +221,10 @@ pub enum Step {
         /// Which chunk, from 0.
         index: u32,
     },
-    /// Let nothing change in the shard, finish what has begun, append what has changed since the snapshot as further chunks,
-    /// and call [`Desk::handle_changes`].
+    /// Append what has changed since the snapshot, or since this was last asked, as further chunks, and call
+    /// [`Desk::handle_changes`]. The shard goes on changing.
+    CatchUp(HandoffId),
+    /// Let nothing change in the shard, finish what has begun, and then the same for the last time.
     Pause(HandoffId),
     /// Serve the shard again.
     Resume(HandoffId),

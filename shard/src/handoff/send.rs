@@ -9,12 +9,19 @@ use super::message::{Ask, HandoffId, HandoffMessage, MAX_CHUNK_BYTES, MAX_CHUNKS
 use super::{Budget, Direction, HandoffConfig, HandoffError, Progress, Step, Steps, WaitsFor};
 use crate::mutation::{Mutation, mutated};
 
+/// How often the owner is asked for what has changed before it is paused. Each round is shorter than the one before by the
+/// ratio of how fast the shard changes to how fast it is sent, so a shard that eight of them do not bring down changes as fast
+/// as it is sent.
+const MAX_ROUNDS: u32 = 8;
+
 /// How far it is. The order is that of the steps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Stage {
     Opening,
     Preparing,
     Sending,
+    /// Asked what has changed meanwhile, while it goes on changing.
+    CatchingUp,
     /// Paused, and asked what has changed.
     Pausing,
     /// Paused, and sending what has changed.
@@ -55,6 +62,9 @@ pub(super) struct Sending {
     /// When what was not answered is sent again.
     resend_at: Duration,
     paused_at: Option<Duration>,
+    /// How many chunks were added last, and how often they were asked for without a pause.
+    added: u32,
+    rounds: u32,
     /// When it last went on.
     since: Duration,
     is_stuck: bool,
@@ -78,6 +88,8 @@ impl Sending {
             is_starved: false,
             resend_at: now,
             paused_at: None,
+            added: 0,
+            rounds: 0,
             since: now,
             is_stuck: false,
             refusal: None,
@@ -109,7 +121,7 @@ impl Sending {
         if chunks > MAX_CHUNKS || bytes > u64::from(chunks) * MAX_CHUNK_BYTES as u64 {
             return Outcome::Fails(HandoffError::Source("there is more than a handoff can carry".to_owned()));
         }
-        (self.chunks, self.bytes) = (chunks, bytes);
+        (self.chunks, self.bytes, self.added) = (chunks, bytes, chunks);
         self.enter(now, Stage::Preparing);
         Outcome::GoesOn
     }
@@ -139,18 +151,20 @@ impl Sending {
         Outcome::GoesOn
     }
 
-    /// The shard is paused, and this has changed since it was opened.
+    /// This has changed since it was opened or asked for last.
     pub(super) fn handle_changes(&mut self, now: Duration, chunks: u32, bytes: u64) -> Outcome {
-        if self.stage != Stage::Pausing {
-            return Outcome::GoesOn;
-        }
+        let next = match self.stage {
+            Stage::CatchingUp => Stage::Sending,
+            Stage::Pausing => Stage::SendingChanges,
+            _ => return Outcome::GoesOn,
+        };
         let all = self.chunks.saturating_add(chunks);
         if all > MAX_CHUNKS || bytes > u64::from(chunks) * MAX_CHUNK_BYTES as u64 {
             return Outcome::Fails(HandoffError::Source("more has changed than a handoff can carry".to_owned()));
         }
-        self.chunks = all;
+        (self.chunks, self.added) = (all, chunks);
         self.bytes += bytes;
-        self.enter(now, Stage::SendingChanges);
+        self.enter(now, next);
         Outcome::GoesOn
     }
 
@@ -240,15 +254,15 @@ impl Sending {
             return Outcome::Fails(HandoffError::TooSlow);
         }
         match self.stage {
-            Stage::Opening | Stage::Pausing | Stage::LettingGo | Stage::Released => {}
+            Stage::Opening | Stage::CatchingUp | Stage::Pausing | Stage::LettingGo | Stage::Released => {}
             Stage::Preparing => {
                 let ask = Ask::Prepare { chunks: self.chunks, bytes: self.bytes };
                 self.say_again(now, ask, config, steps);
             }
             Stage::Sending | Stage::SendingChanges => {
                 if self.arrived == self.chunks {
-                    self.all_arrived(now, steps);
-                    if self.stage != Stage::Pausing {
+                    self.all_arrived(now, config, steps);
+                    if !matches!(self.stage, Stage::CatchingUp | Stage::Pausing) {
                         return self.advance(now, budget, config, steps);
                     }
                 } else {
@@ -264,8 +278,12 @@ impl Sending {
         Outcome::GoesOn
     }
 
-    fn all_arrived(&mut self, now: Duration, steps: &mut Steps) {
-        if self.stage == Stage::Sending {
+    fn all_arrived(&mut self, now: Duration, config: &HandoffConfig, steps: &mut Steps) {
+        if self.stage == Stage::Sending && self.added > config.window && self.rounds < MAX_ROUNDS {
+            self.rounds += 1;
+            self.enter(now, Stage::CatchingUp);
+            steps.push_back(Step::CatchUp(self.id.clone()));
+        } else if self.stage == Stage::Sending {
             self.enter(now, Stage::Pausing);
             self.paused_at = Some(now);
             steps.push_back(Step::Pause(self.id.clone()));
@@ -285,7 +303,8 @@ impl Sending {
             self.is_starved = false;
             return;
         }
-        self.is_starved = !budget.is_open(now);
+        // While the shard is paused nobody waits for the budget: what is sent is paid for later.
+        self.is_starved = self.paused_at.is_none() && !budget.is_open(now);
         if !self.is_starved {
             self.is_reading = true;
             steps.push_back(Step::Read { id: self.id.clone(), index: self.next });
@@ -320,7 +339,7 @@ impl Sending {
 
     pub(super) fn due(&self, budget: &Budget, config: &HandoffConfig) -> Option<Duration> {
         let step = match self.stage {
-            Stage::Opening | Stage::Pausing | Stage::LettingGo | Stage::Released => None,
+            Stage::Opening | Stage::CatchingUp | Stage::Pausing | Stage::LettingGo | Stage::Released => None,
             Stage::Sending | Stage::SendingChanges if self.is_starved => Some(budget.opens_at()),
             Stage::Sending | Stage::SendingChanges if self.next == self.arrived => None,
             _ => Some(self.resend_at),
@@ -344,7 +363,7 @@ impl Sending {
             Stage::Sending | Stage::SendingChanges if self.is_starved => WaitsFor::Budget,
             Stage::Sending | Stage::SendingChanges if self.is_reading && self.next == self.arrived => WaitsFor::Source,
             Stage::Sending | Stage::SendingChanges => WaitsFor::Arrival,
-            Stage::Pausing => WaitsFor::Changes,
+            Stage::CatchingUp | Stage::Pausing => WaitsFor::Changes,
             Stage::Installing => WaitsFor::Install,
             Stage::LettingGo | Stage::Releasing => WaitsFor::Taking,
             Stage::Released => WaitsFor::Claim,

@@ -1,6 +1,6 @@
 //! The task that carries out what the steward says, and what peers ask.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +26,7 @@ enum Done {
     Nothing,
     Epoch(ShardId, Result<Epoch, EpochError>),
     Opened(HandoffId, Result<Vec<Blob>, String>),
+    CaughtUp(HandoffId, Result<Vec<Blob>, String>),
     Paused(HandoffId, Result<Vec<Blob>, String>),
     Installed(HandoffId, bool),
     Conflict(Conflict),
@@ -42,6 +43,8 @@ pub(super) struct Driver {
     /// Who is being asked what it knows, and who has said so.
     asked: BTreeSet<NodeId>,
     met: BTreeSet<NodeId>,
+    /// The shards that are being paused, and whether that is to be undone as soon as it is done.
+    pausing: BTreeMap<HandoffId, bool>,
 }
 
 /// Answers peers.
@@ -81,6 +84,7 @@ impl Driver {
             tasks: JoinSet::new(),
             asked: BTreeSet::new(),
             met: BTreeSet::new(),
+            pausing: BTreeMap::new(),
         }
     }
 
@@ -163,19 +167,21 @@ impl Driver {
             Done::Epoch(shard, answer) => shared.with(|steward, now| steward.handle_epoch(now, shard, answer)),
             Done::Opened(id, Ok(chunks)) => {
                 let (count, bytes) = size(&chunks);
-                shared.lock().sources.insert(id.clone(), chunks);
-                shared.with(|steward, now| steward.handle_opened(now, &id, count, bytes));
-            }
-            Done::Paused(id, Ok(chunks)) => {
-                let (count, bytes) = size(&chunks);
-                // It is closed already if the handoff has ended.
-                if let Some(source) = shared.lock().sources.get_mut(&id) {
-                    source.extend(chunks);
+                // Nobody would close what belongs to a handoff that has ended meanwhile.
+                if shared.lock().steward.desk().progress(id.claim.shard).any(|progress| progress.id == id) {
+                    shared.lock().sources.insert(id.clone(), chunks);
+                    shared.with(|steward, now| steward.handle_opened(now, &id, count, bytes));
                 }
-                shared.with(|steward, now| steward.handle_changes(now, &id, count, bytes));
             }
-            Done::Opened(id, Err(why)) | Done::Paused(id, Err(why)) => {
+            Done::Opened(id, Err(why)) => {
                 shared.with(|steward, now| steward.handle_source_failed(now, &id, &why));
+            }
+            Done::CaughtUp(id, changes) => self.change(&id, changes),
+            Done::Paused(id, changes) => {
+                if self.pausing.remove(&id) == Some(true) {
+                    shared.estate.resume(id.claim.shard);
+                }
+                self.change(&id, changes);
             }
             Done::Installed(id, is_installed) => {
                 shared.with(|steward, now| steward.handle_installed(now, &id, is_installed));
@@ -192,6 +198,20 @@ impl Driver {
                 self.learn();
             }
         }
+    }
+
+    /// What has changed in a shard since it was read is read as well.
+    fn change(&self, id: &HandoffId, changes: Result<Vec<Blob>, String>) {
+        let chunks = match changes {
+            Ok(chunks) => chunks,
+            Err(why) => return self.shared.with(|steward, now| steward.handle_source_failed(now, id, &why)),
+        };
+        let (count, bytes) = size(&chunks);
+        // It is closed already if the handoff has ended.
+        if let Some(source) = self.shared.lock().sources.get_mut(id) {
+            source.extend(chunks);
+        }
+        self.shared.with(|steward, now| steward.handle_changes(now, id, count, bytes));
     }
 
     // ---- outputs --------------------------------------------------------------------------------------------------
@@ -265,13 +285,23 @@ impl Driver {
                     None => shared.with(|steward, now| steward.handle_source_failed(now, &id, "a chunk is missing")),
                 }
             }
+            Step::CatchUp(id) => {
+                self.tasks.spawn(async move {
+                    let changes = shared.estate.catch_up(id.claim.shard).await;
+                    Done::CaughtUp(id, changes)
+                });
+            }
             Step::Pause(id) => {
+                self.pausing.insert(id.clone(), false);
                 self.tasks.spawn(async move {
                     let changes = shared.estate.pause(id.claim.shard).await;
                     Done::Paused(id, changes)
                 });
             }
-            Step::Resume(id) => shared.estate.resume(id.claim.shard),
+            Step::Resume(id) => match self.pausing.get_mut(&id) {
+                Some(is_over) => *is_over = true,
+                None => shared.estate.resume(id.claim.shard),
+            },
             Step::Close(id) => {
                 shared.lock().sources.remove(&id);
             }

@@ -23,13 +23,25 @@ pub trait Estate: Send + Sync + 'static {
     /// Why it cannot be had; the handoff fails and is tried again.
     fn open(&self, shard: ShardId) -> BoxFuture<'_, Result<Vec<Blob>, String>>;
 
-    /// Lets nothing change in the shard from now on, finishes what has begun, and returns what has changed since it was opened.
+    /// What has changed in a shard since it was opened, or since this was last asked, while it goes on changing. Keeps the pause
+    /// short if the shard is large; by default nothing, which leaves it all to the pause.
+    ///
+    /// # Errors
+    /// As above.
+    fn catch_up(&self, _shard: ShardId) -> BoxFuture<'_, Result<Vec<Blob>, String>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Lets nothing change in the shard from now on, finishes what has begun, and returns what has changed since it was opened,
+    /// or since what was last caught up.
     ///
     /// # Errors
     /// As above; the shard is resumed.
     fn pause(&self, shard: ShardId) -> BoxFuture<'_, Result<Vec<Blob>, String>>;
 
-    /// The handoff came to nothing after the pause: serve again.
+    /// The handoff came to nothing after the pause: serve again. Called once for each pause, after that has ended, but for those of
+    /// shards that are lost; a shard that is paused a second time before the first pause has ended stays paused until the second is
+    /// over, too.
     fn resume(&self, shard: ShardId);
 
     /// Merges chunks, in their order, into this node's state. Returns whether that is done: only then the owner before lets go.

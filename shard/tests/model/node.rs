@@ -195,8 +195,12 @@ impl World {
                 let bytes: Vec<u8> = chunk.iter().flat_map(|effect| effect.to_le_bytes()).collect();
                 self.with(at, |steward, now| steward.handle_chunk(now, &id, index, Blob(bytes.into())));
             }
-            Step::Pause(id) => {
-                self.nodes[at].paused.insert(id.claim.shard);
+            step @ (Step::Pause(_) | Step::CatchUp(_)) => {
+                let pauses = matches!(step, Step::Pause(_));
+                let (Step::Pause(id) | Step::CatchUp(id)) = step else { return };
+                if pauses {
+                    self.nodes[at].paused.insert(id.claim.shard);
+                }
                 let node = &mut self.nodes[at];
                 let source = node.sources.get_mut(&id).expect("it was opened");
                 let sent: BTreeSet<u64> = source.iter().flatten().copied().collect();

@@ -70,6 +70,12 @@ impl Pair {
                     Step::Read { id, index } => {
                         self.a.handle_chunk(self.now, &id, index, Blob(vec![index as u8; 10].into()));
                     }
+                    Step::CatchUp(id) => {
+                        self.log.push("caught up".to_owned());
+                        let changes = self.changes.saturating_sub(1);
+                        self.changes = 1;
+                        self.a.handle_changes(self.now, &id, changes, u64::from(changes) * 10);
+                    }
                     Step::Pause(id) => {
                         self.log.push("paused".to_owned());
                         let changes = self.changes;
@@ -169,6 +175,27 @@ fn what_changed_meanwhile_follows_while_the_shard_is_paused() {
     pair.changes = 2;
     pair.begin();
     assert_eq!(pair.log(), "stage 0, stage 1, paused, stage 2, stage 3, install, acknowledged, received");
+}
+
+#[test]
+fn an_owner_catches_up_before_it_pauses() {
+    let mut pair = Pair::new(HandoffConfig { window: 1, ..HandoffConfig::default() });
+    pair.changes = 2;
+    pair.begin();
+    let all = "stage 0, stage 1, caught up, stage 2, paused, stage 3, install, acknowledged, received";
+    assert_eq!(pair.log(), all);
+}
+
+#[test]
+fn nothing_waits_for_the_budget_while_the_shard_is_paused() {
+    // A byte a second: the two chunks that were there take ten seconds after the burst.
+    let budget = BudgetConfig { bytes_per_second: 1, share_percent: 100, least: 1, burst: 1 };
+    let mut pair = Pair::new(HandoffConfig { budget, ..HandoffConfig::default() });
+    pair.changes = 4;
+    pair.begin();
+    pair.go(9_500);
+    let all = "stage 0, stage 1, paused, stage 2, stage 3, stage 4, stage 5, install, acknowledged, received";
+    assert_eq!(pair.log(), all);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What goes wrong: partitions, crashes, restarts, pauses, drains, leaves, joins, doubts.
 
+use std::time::Duration;
+
 use super::{Event, World, ms};
 
 impl World {
@@ -67,11 +69,9 @@ impl World {
         log!(self, "healed");
         self.side.fill(0);
         self.loss_percent = 0;
-        self.quiet_since = self.now;
-        for node in &mut self.nodes {
-            node.doubts.clear();
-            node.paused_until = node.paused_until.min(self.now);
-        }
+        // Pauses that have begun end in their own time.
+        self.quiet_since = self.nodes.iter().map(|node| node.paused_until).fold(self.now, Duration::max);
+        self.nodes.iter_mut().for_each(|node| node.doubts.clear());
         for at in 0..self.nodes.len() {
             if !self.nodes[at].is_alive() && self.dice.chance(50) {
                 self.start(at);

@@ -113,10 +113,10 @@ impl Entry {
 /// A node's store. Cheap to clone.
 ///
 /// # Guarantees
-/// At [`Consistency::Quorum`], the default, for the failure model and in the words of `docs/SEMANTICS.md`: an
-/// acknowledged write survives failures that destroy fewer than a quorum of its replicas before repair has completed
-/// (K1); concurrent writes stay side by side (K2); a read sees every write that was acknowledged before it began (K3);
-/// an error says whether the write may have been applied (K6).
+/// At [`Consistency::Quorum`](crate::Consistency::Quorum), the default, for the failure model and in the words of
+/// `docs/SEMANTICS.md`: an acknowledged write survives failures that destroy fewer than a quorum of its replicas before
+/// repair has completed (K1); concurrent writes stay side by side (K2); a read sees every write that was acknowledged
+/// before it began (K3); an error says whether the write may have been applied (K6).
 #[derive(Clone)]
 pub struct Kv {
     inner: Arc<Inner>,

@@ -297,7 +297,7 @@ impl Bucket<Counter> {
     /// told the same, so it is no unique number.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn add(&self, key: impl AsRef<[u8]>, by: i64) -> Put<'_, i128> {
-        self.write(key, Update::of(Kind::Counter, vec![Step::Add(by)]), |done| done.total).asking()
+        self.write(key, Update::of(Kind::Counter, vec![Step::Add(by)]), |done| done.total)
     }
 
     /// Lets a counter begin anew at 0. What is added at the same time stays. Says whether anything was there.
@@ -338,7 +338,7 @@ impl Bucket<Set> {
     #[must_use = "a write does nothing until it is awaited"]
     pub fn update(&self, key: impl AsRef<[u8]>, change: impl FnOnce(SetUpdate) -> SetUpdate) -> Put<'_, u32> {
         let update = change(SetUpdate::default());
-        self.write(key, Update::of(Kind::Set, update.0), |done| done.changed).asking()
+        self.write(key, Update::of(Kind::Set, update.0), |done| done.changed)
     }
 
     /// Removes all elements that a quorum knows. Says whether there were any.

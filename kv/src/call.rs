@@ -90,8 +90,6 @@ pub struct Put<'a, T> {
     ttl: Option<Duration>,
     level: Consistency,
     within: Option<Duration>,
-    /// Whether the answer is to be what a quorum knows.
-    asks: bool,
     make: fn(Done) -> T,
 }
 
@@ -104,13 +102,7 @@ impl<T> fmt::Debug for Put<'_, T> {
 
 impl<'a, T> Put<'a, T> {
     pub(crate) fn new(kv: &'a Kv, place: Blob, update: Update, make: fn(Done) -> T) -> Self {
-        let (level, asks) = (Consistency::default(), update.looks_first());
-        Self { kv, place, update, context: None, ttl: None, level, within: None, asks, make }
-    }
-
-    /// Has a quorum asked first, so that the answer counts what it knows.
-    pub(crate) fn asking(self) -> Self {
-        Self { asks: true, ..self }
+        Self { kv, place, update, context: None, ttl: None, level: Consistency::default(), within: None, make }
     }
 
     /// How long what is written stays; it is then removed, wherever it is. It never comes back, and wall clocks say when:
@@ -150,7 +142,7 @@ impl<'a, T: 'a> IntoFuture for Put<'a, T> {
     type IntoFuture = Pending<'a, T>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { kv, place, mut update, context, ttl, level, within, asks, make } = self;
+        let Self { kv, place, mut update, context, ttl, level, within, make } = self;
         let span = tracing::debug_span!("put", ?level, kind = %update.kind, clears = update.clears);
         let put = async move {
             kv.check(&place, Some(&update))?;
@@ -159,7 +151,7 @@ impl<'a, T: 'a> IntoFuture for Put<'a, T> {
                 update.expires = Some(Some(millis(here.wall().saturating_add(ttl))));
             }
             let context = context.map(|context| context.version().clone());
-            let asked = Asked { update, context, looks: asks, level };
+            let asked = Asked { update, context, level };
             Ok(make(here.write(place, asked, within.unwrap_or(here.config.timeout)).await?))
         };
         Box::pin(put.instrument(span))

@@ -62,8 +62,6 @@ pub(crate) struct Asked {
     pub(crate) update: Update,
     /// What it replaces of a causal key. `None`: what a quorum knows.
     pub(crate) context: Option<VersionVector>,
-    /// Whether a quorum is asked first what it knows.
-    pub(crate) looks: bool,
     pub(crate) level: Consistency,
 }
 
@@ -397,7 +395,6 @@ impl Coordinator {
                 key: key.clone(),
                 update: asked.update.clone(),
                 context: asked.context.clone(),
-                looks: asked.looks,
                 level: asked.level,
                 timeout_ms: u32::try_from(left.mul_f64(COORDINATORS_SHARE).as_millis()).unwrap_or(u32::MAX),
             };
@@ -459,7 +456,7 @@ impl Coordinator {
             return not_enough(few);
         }
         // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
-        let known = match write.context.is_none() && write.looks {
+        let known = match write.context.is_none() {
             true => match self.gather(&write.key, write.level, deadline).await {
                 Ok(record) => Some(record),
                 Err(few) => return not_enough(few),

@@ -340,7 +340,7 @@ impl Store {
             return Err(WriteError::RecordTooLarge(record.siblings()));
         }
         self.put_bytes(&mut guard, shard, key, old.as_deref(), (&bytes, record.next_expiry()))?;
-        let delta = if update.kind == Kind::Causal { bytes } else { record::encode(&applied.delta) };
+        let delta = applied.delta.as_ref().map_or(bytes, record::encode);
         let context = if mutated(Mutation::KnowsTooMuch) { record.context().clone() } else { applied.context };
         Ok(Written {
             record: delta,
@@ -412,20 +412,11 @@ impl Store {
         after: Option<&[u8]>,
         bytes: usize,
     ) -> Result<(Vec<(Blob, Blob)>, bool), EngineError> {
-        let (mut page, mut filled, mut more) = (Vec::new(), 0, false);
+        let mut filling = Filling::new(bytes);
         self.engine.scan(shard, after, &mut |key, record| {
-            if !buckets.contains_key(key) {
-                return ControlFlow::Continue(());
-            }
-            if filled > 0 && filled + key.len() + record.len() > bytes {
-                more = true;
-                return ControlFlow::Break(());
-            }
-            filled += key.len() + record.len();
-            page.push((key.to_vec().into(), record.to_vec().into()));
-            ControlFlow::Continue(())
+            if buckets.contains_key(key) { filling.take(key, record) } else { ControlFlow::Continue(()) }
         })?;
-        Ok((page, more))
+        Ok((filling.records, filling.more))
     }
 
     /// The records whose keys begin with `prefix` and are greater than `after`, until they fill `bytes`; whether there are
@@ -439,18 +430,9 @@ impl Store {
         named: RosterId,
     ) -> Result<(Page, Vouch), EngineError> {
         let guard = self.shard(shard);
-        let (mut records, mut filled, mut more) = (Vec::new(), 0, false);
+        let mut filling = Filling::new(bytes);
         let mut take = |key: &[u8], record: &[u8]| {
-            if !key.starts_with(prefix) {
-                return ControlFlow::Break(());
-            }
-            if filled > 0 && filled + key.len() + record.len() > bytes {
-                more = true;
-                return ControlFlow::Break(());
-            }
-            filled += key.len() + record.len();
-            records.push((key.to_vec().into(), record.to_vec().into()));
-            ControlFlow::Continue(())
+            if key.starts_with(prefix) { filling.take(key, record) } else { ControlFlow::Break(()) }
         };
         if after.is_none()
             && let Some(record) = self.engine.load(shard, prefix)?
@@ -458,7 +440,7 @@ impl Store {
             let _ = take(prefix, &record);
         }
         self.engine.scan(shard, Some(after.unwrap_or(prefix)), &mut take)?;
-        Ok((Page { records, more }, guard.vouch(named)))
+        Ok((Page { records: filling.records, more: filling.more }, guard.vouch(named)))
     }
 
     /// Drops the records of a shard that belongs to others now, if nothing has changed since they were given `given`.
@@ -494,6 +476,32 @@ const EXPIRED_AT_ONCE: usize = 64;
 
 /// Room for the causal history beside a record's values: some hundred writers of one key.
 const MAX_HISTORY_BYTES: usize = 64 << 10;
+
+/// A page that is being filled.
+struct Filling {
+    room: usize,
+    records: Vec<(Blob, Blob)>,
+    /// Whether there was something that found no room.
+    more: bool,
+}
+
+impl Filling {
+    fn new(room: usize) -> Self {
+        Self { room, records: Vec::new(), more: false }
+    }
+
+    /// Takes a record if there is room. The first one always finds some.
+    fn take(&mut self, key: &[u8], record: &[u8]) -> ControlFlow<()> {
+        let bytes = key.len() + record.len();
+        if bytes > self.room && !self.records.is_empty() {
+            self.more = true;
+            return ControlFlow::Break(());
+        }
+        self.room = self.room.saturating_sub(bytes);
+        self.records.push((key.to_vec().into(), record.to_vec().into()));
+        ControlFlow::Continue(())
+    }
+}
 
 /// A wall clock's time as records have it.
 pub(crate) fn millis(wall: Duration) -> Millis {

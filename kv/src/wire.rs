@@ -89,8 +89,6 @@ pub(crate) struct Write {
     pub(crate) update: Update,
     /// What it replaces of a causal key. `None` replaces what a quorum knows.
     pub(crate) context: Option<VersionVector>,
-    /// Whether a quorum is asked first what it knows.
-    pub(crate) looks: bool,
     pub(crate) level: Consistency,
     pub(crate) timeout_ms: u32,
 }

@@ -145,7 +145,7 @@ fn play(deeds: Vec<Deed>) -> (Vec<Record>, Vec<Record>) {
             Deed::Write(replica, update) => {
                 let record = &mut records[usize::from(replica)];
                 if let Ok(applied) = record.apply(&update, &writing(u64::from(replica) + 1, now as u64)) {
-                    deltas.push(applied.delta);
+                    deltas.push(applied.delta.unwrap_or_else(|| record.clone()));
                 }
             }
             Deed::Hear(from, to) => {
@@ -201,7 +201,7 @@ proptest! {
         let record = &mut records[usize::from(at)];
         let mut other = record.clone();
         if let Ok(applied) = record.apply(&update, &writing(u64::from(at) + 1, 100)) {
-            other.merge(applied.delta);
+            other.merge(applied.delta.unwrap_or_else(|| record.clone()));
             prop_assert_eq!(&other, &*record);
         }
     }

@@ -45,12 +45,6 @@ impl Update {
         Self { kind, clears: value.is_none(), steps: value.map(Step::Put).into_iter().collect(), expires: None }
     }
 
-    /// Whether the writer has to know what a quorum knows: it removes or replaces what it finds.
-    pub(crate) fn looks_first(&self) -> bool {
-        let looks = |step: &Step| matches!(step, Step::Put(_) | Step::Remove(_) | Step::Set(..));
-        self.clears || self.expires.is_some() || self.steps.iter().any(looks)
-    }
-
     /// How many bytes it carries.
     pub(crate) fn bytes(&self) -> usize {
         let of = |step: &Step| match step {
@@ -74,8 +68,8 @@ pub(crate) struct Writing<'a> {
 /// What a write has done.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Applied {
-    /// What others need to have it too.
-    pub(crate) delta: Record,
+    /// What others need to have it too; `None`: the whole record.
+    pub(crate) delta: Option<Record>,
     /// How many steps have changed something.
     pub(crate) changed: u32,
     /// What the writer has seen now.
@@ -111,7 +105,7 @@ impl Record {
         let applied = next.change(update, writing)?;
         if next.context().is_empty() {
             // Nothing was there, and nothing is.
-            return Ok(Applied { delta: self.clone(), ..applied });
+            return Ok(Applied { delta: None, ..applied });
         }
         *self = next;
         Ok(applied)
@@ -131,7 +125,7 @@ impl Record {
         let exhausted = |error: polity_crdt::Error| Refused::Exhausted(error.to_string());
         let (mut changed, mut context) = (0, self.context().clone());
         match (&mut self.state, &mut delta.state) {
-            (State::Causal(values), State::Causal(part)) => {
+            (State::Causal(values), State::Causal(_)) => {
                 let mut seen = writing.context.unwrap_or(&context).clone();
                 if *clears {
                     changed += u32::from(values.delete(&seen));
@@ -145,9 +139,8 @@ impl Record {
                     seen.insert(dot);
                 }
                 context = seen;
-                part.clone_from(values);
             }
-            (State::LastWriterWins(register), State::LastWriterWins(part)) => {
+            (State::LastWriterWins(register), State::LastWriterWins(_)) => {
                 if *clears && register.clear() {
                     changed += 1;
                 }
@@ -158,7 +151,6 @@ impl Record {
                     };
                     changed += u32::from(register.update(writing.replica, set).map_err(exhausted)?.is_some());
                 }
-                part.clone_from(register);
             }
             (State::Counter(counter), State::Counter(part)) => {
                 if *clears && counter.clear() {
@@ -222,7 +214,8 @@ impl Record {
         if self.kind() != Kind::Causal {
             context = self.context().clone();
         }
-        Ok(Applied { delta, changed, context })
+        let is_whole = matches!(self.kind(), Kind::Causal | Kind::LastWriterWins);
+        Ok(Applied { delta: (!is_whole).then_some(delta), changed, context })
     }
 }
 

@@ -21,6 +21,16 @@ pub(crate) trait Caller: Clone + Send + Sync + 'static {
 
 /// Runs `concurrency` callers for `duration` on the current runtime.
 pub(crate) async fn run(concurrency: usize, duration: Duration, caller: &impl Caller) -> Sample {
+    let (nanos, elapsed) = gather(concurrency, duration, caller).await;
+    let quantile = |q: f64| match nanos.len() {
+        0 => f64::NAN,
+        n => f64::from(nanos[((n - 1) as f64 * q) as usize]) / 1_000.0,
+    };
+    Sample { per_second: nanos.len() as f64 / elapsed.as_secs_f64(), p50_us: quantile(0.5), p99_us: quantile(0.99) }
+}
+
+/// Runs `concurrency` callers for `duration`. Returns how long each call took, sorted, and how long all of it.
+pub(crate) async fn gather(concurrency: usize, duration: Duration, caller: &impl Caller) -> (Vec<u32>, Duration) {
     let started = Instant::now();
     let end = started + duration;
     let mut tasks = JoinSet::new();
@@ -44,11 +54,7 @@ pub(crate) async fn run(concurrency: usize, duration: Duration, caller: &impl Ca
     }
     let elapsed = started.elapsed();
     all.sort_unstable();
-    let quantile = |q: f64| match all.len() {
-        0 => f64::NAN,
-        n => f64::from(all[((n - 1) as f64 * q) as usize]) / 1_000.0,
-    };
-    Sample { per_second: all.len() as f64 / elapsed.as_secs_f64(), p50_us: quantile(0.5), p99_us: quantile(0.99) }
+    (all, elapsed)
 }
 
 /// The median of each figure.

@@ -1,9 +1,10 @@
 //! Benchmarks against floors and peers that are measured in the same run.
 //!
-//! `cargo run --release --bin bench -- rpc|membership|documents [--json] [--seconds N] [--rounds N]`
+//! `cargo run --release --bin bench -- rpc|kv|membership|documents [--json] [--seconds N] [--rounds N]`
 
 mod documents;
 mod floor;
+mod kv;
 mod load;
 mod membership;
 mod rpc;
@@ -26,6 +27,9 @@ fn main() -> Result<()> {
     if command == "membership-node" {
         return membership::node(args);
     }
+    if command == "kv-node" {
+        return kv::node::run(args);
+    }
     let mut options = Options { json: false, seconds: 1.0, rounds: 7 };
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -38,8 +42,9 @@ fn main() -> Result<()> {
     match command.as_str() {
         "rpc" => rpc::client(options),
         "documents" => documents::run(options),
+        "kv" => kv::run(options),
         "membership" => membership::run(options),
         "rpc-server" => rpc::server(),
-        _ => bail!("usage: bench rpc|membership|documents [--json] [--seconds N] [--rounds N]"),
+        _ => bail!("usage: bench rpc|kv|membership|documents [--json] [--seconds N] [--rounds N]"),
     }
 }

@@ -16,16 +16,19 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use polity_cluster::mutation::{Mutation, mutated};
-use polity_cluster::rpc::{Outcome as RpcOutcome, Peer, Rpc, RpcError};
+use polity_cluster::rpc::{Call, Outcome as RpcOutcome, Peer, Rpc, RpcError};
 use polity_cluster::{Env, Node, NodeId};
 use polity_crdt::VersionVector;
 use polity_shard::ShardId;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::config::{Consistency, KvConfig};
@@ -36,10 +39,10 @@ use crate::record::{self, Blob, Record, Update};
 use crate::roster::{Roster, RosterId};
 use crate::scan::Pages;
 use crate::standing::Fates as _;
-use crate::store::{self, Store, WriteError, millis};
+use crate::store::{self, Amended, Store, WriteError, Written, millis};
 use crate::sync::RwLock;
 use crate::tally::{Tally, Verdict, Vouch};
-use crate::wire::{MERGE, Merge, PAGE_BYTES, READ, Read, SCAN, Scan, WRITE, Write, WriteAnswer};
+use crate::wire::{MERGE, Merge, PAGE_BYTES, READ, Read, SCAN, Scan, Vouched, WRITE, Write, WriteAnswer};
 
 /// What a replica that hands a write over leaves of the time to the one that coordinates it, so that the coordinator's
 /// answer arrives before the caller gives up.
@@ -192,11 +195,7 @@ impl Coordinator {
             let after = after.map(|key| &key.0[..]);
             self.store.page_of(shard, &prefix.0, after, PAGE_BYTES, named)
         };
-        let ask = |peer: Peer, scan: Scan| async move {
-            let within = deadline.saturating_duration_since(Instant::now());
-            let answer = self.rpc.call(&peer, &SCAN, &scan, within).await;
-            (peer.node, answer.map(|answer| (answer.vouch, answer.page)))
-        };
+        let ask = |peer: &Peer, scan: Scan, within| self.rpc.call(peer, &SCAN, &scan, within);
         let take = |page| pages.add(page).map_err(|error| error.to_string());
         self.gather_from(shard, level, deadline, scan, local, ask, take).await?;
         Ok(pages.finish())
@@ -210,11 +209,7 @@ impl Coordinator {
             let (record, vouch) = self.store.read(shard, &key.0, named)?;
             Ok((record.map(Blob::from), vouch))
         };
-        let ask = |peer: Peer, read: Read| async move {
-            let within = deadline.saturating_duration_since(Instant::now());
-            let answer = self.rpc.call(&peer, &READ, &read, within).await;
-            (peer.node, answer.map(|answer| (answer.vouch, answer.record)))
-        };
+        let ask = |peer: &Peer, read: Read, within| self.rpc.call(peer, &READ, &read, within);
         let take = |record: Option<Blob>| {
             if let Some(bytes) = record {
                 merged.merge(record::decode(&bytes.0).map_err(|error| error.to_string())?);
@@ -227,19 +222,16 @@ impl Coordinator {
 
     /// Asks as many replicas of a shard as the level demands, this node first, and takes what they have.
     #[allow(clippy::too_many_arguments, reason = "what differs between a read of a key and one of a page")]
-    async fn gather_from<Q, A, Fut>(
+    async fn gather_from<Q, R: Vouched>(
         &self,
         shard: ShardId,
         level: Consistency,
         deadline: Instant,
         question: impl Fn(RosterId) -> Q,
-        local: impl FnOnce(RosterId) -> Result<(A, Vouch), EngineError>,
-        ask: impl Fn(Peer, Q) -> Fut,
-        mut take: impl FnMut(A) -> Result<(), String>,
-    ) -> Result<(), TooFew>
-    where
-        Fut: Future<Output = (NodeId, Result<(Vouch, A), RpcError>)>,
-    {
+        local: impl FnOnce(RosterId) -> Result<(R::Brought, Vouch), EngineError>,
+        ask: impl Fn(&Peer, Q, Duration) -> Call<R>,
+        mut take: impl FnMut(R::Brought) -> Result<(), String>,
+    ) -> Result<(), TooFew> {
         let map = self.map();
         if let Some(rosters) = self.store.rosters(shard) {
             self.is_possible(&map, &rosters, level)?;
@@ -249,19 +241,15 @@ impl Coordinator {
         let named = tally.target_id();
         let mut candidates = self.by_preference(&map, shard);
         let first = tally.needed_of_target();
-        let mut take = |node: &NodeId, tally: &mut Tally, vouch, answer| {
-            take(answer)?;
-            tally.answered(node.clone(), vouch);
-            Ok(())
-        };
         let mut errors = Errors::default();
         if let Some(at) = candidates.iter().position(|node| *node == self.node) {
             candidates.remove(at);
             tally.asked(&self.node);
             let own = local(named).map_err(|error| error.to_string());
-            errors.note(&self.node, own.and_then(|(answer, vouch)| take(&self.node, &mut tally, vouch, answer)));
+            let taken = own.and_then(|(answer, vouch)| take(answer).map(|()| vouch));
+            errors.note(&self.node, taken.map(|vouch| tally.answered(self.node.clone(), vouch)));
         }
-        let ask = |peer| ask(peer, question(named));
+        let ask = |peer: &Peer, within| ask(peer, question(named), within);
         self.collect(&map, &mut tally, candidates, first, deadline, ask, take, errors).await
     }
 
@@ -284,35 +272,38 @@ impl Coordinator {
     }
 
     /// Asks `at_first` of the candidates, and more as answers fail, as rosters become known, or as time passes; until
-    /// the tally is done.
+    /// the tally is done. Those that have been asked by then get the question all the same.
     #[allow(clippy::too_many_arguments, reason = "the parts of one loop, which two kinds of operation share")]
-    async fn collect<A, Fut>(
+    async fn collect<R: Vouched>(
         &self,
         map: &Map,
         tally: &mut Tally,
         mut candidates: VecDeque<NodeId>,
         at_first: usize,
         deadline: Instant,
-        ask: impl Fn(Peer) -> Fut,
-        mut take: impl FnMut(&NodeId, &mut Tally, Vouch, A) -> Result<(), String>,
+        ask: impl Fn(&Peer, Duration) -> Call<R>,
+        mut take: impl FnMut(R::Brought) -> Result<(), String>,
         mut errors: Errors,
-    ) -> Result<(), TooFew>
-    where
-        Fut: Future<Output = (NodeId, Result<(Vouch, A), RpcError>)>,
-    {
+    ) -> Result<(), TooFew> {
         let mut pending = FuturesUnordered::new();
         let hedge = tokio::time::sleep_until((Instant::now() + self.config.hedge_after).min(deadline));
         tokio::pin!(hedge);
         let mut hedged = false;
         loop {
             let wanted = match tally.verdict() {
-                Verdict::Done => return Ok(()),
+                Verdict::Done => {
+                    pending.into_iter().for_each(|Asking { call, .. }| call.forget());
+                    return Ok(());
+                }
                 Verdict::Ask(nodes) => nodes,
             };
-            let mut start = |node: NodeId, tally: &mut Tally, pending: &mut FuturesUnordered<Fut>| {
+            let mut start = |node: NodeId, tally: &mut Tally, pending: &mut FuturesUnordered<Asking<R>>| {
                 tally.asked(&node);
                 match map.peer(&node) {
-                    Some(peer) => pending.push(ask(peer)),
+                    Some(peer) => {
+                        let call = ask(&peer, deadline.saturating_duration_since(Instant::now()));
+                        pending.push(Asking { node, call });
+                    }
                     None => errors.note(&node, Err("it is not a member any more".to_owned())),
                 }
             };
@@ -339,15 +330,12 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 Some((node, answer)) = pending.next() => {
-                    let taken = match answer {
-                        Ok((vouch, answer)) => {
-                            if vouch == Vouch::Nothing {
-                                errors.note(&node, Err("it has just started and is not ready".to_owned()));
-                            }
-                            take(&node, tally, vouch, answer)
-                        }
-                        Err(error) => Err(error.to_string()),
-                    };
+                    let answer = answer.map_err(|error| error.to_string()).map(R::split);
+                    let taken = answer.and_then(|(vouch, brought)| take(brought).map(|()| vouch));
+                    let taken = taken.and_then(|vouch| match vouch {
+                        Vouch::Nothing => Err("it has just started and is not ready".to_owned()),
+                        vouch => Ok(tally.answered(node.clone(), vouch)),
+                    });
                     errors.note(&node, taken);
                 }
                 () = &mut hedge, if !hedged => hedged = true,
@@ -455,73 +443,117 @@ impl Coordinator {
         if let Err(few) = self.is_possible(&map, &rosters, write.level) {
             return not_enough(few);
         }
-        // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
-        let known = match write.context.is_none() {
-            true => match self.gather(&write.key, write.level, deadline).await {
-                Ok(record) => Some(record),
-                Err(few) => return not_enough(few),
-            },
-            false => None,
-        };
         let wall = self.wall();
-        let asked = store::Write { update: &write.update, context: write.context.as_ref(), known, wall };
-
-        let mut tally = Tally::new(target, write.level);
-        let named = tally.target_id();
-        let written = match self.store.write(shard, &write.key.0, asked, named) {
-            Ok(written) => written,
-            Err(WriteError::TooManySiblings(count) | WriteError::RecordTooLarge(count)) => {
-                return WriteAnswer::TooManySiblings(u32::try_from(count).unwrap_or(u32::MAX));
-            }
-            Err(WriteError::WrongKind(kind)) => return WriteAnswer::WrongKind(kind),
-            Err(WriteError::Nonsense) => return WriteAnswer::NotHere("the steps are of another kind".to_owned()),
-            Err(WriteError::Malformed(error)) => return WriteAnswer::NotHere(error.to_string()),
-            Err(WriteError::Engine(error)) => {
-                return WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() };
+        let named = target.id();
+        let first = match &write.context {
+            Some(_) => None,
+            // Most keys have been written before, and their replicas have the same record: then one round is enough.
+            None => match self.store.write_blindly(shard, &write.key.0, &write.update, wall, named) {
+                Ok(first) => first,
+                Err(error) => return refused(error),
+            },
+        };
+        let (written, blind) = match first {
+            Some((written, blind)) => (written, Some(blind)),
+            None => {
+                // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
+                let known = match write.context.is_none() {
+                    true => match self.gather(&write.key, write.level, deadline).await {
+                        Ok(record) => Some(record),
+                        Err(few) => return not_enough(few),
+                    },
+                    false => None,
+                };
+                let asked = store::Write { update: &write.update, context: write.context.as_ref(), known, wall };
+                match self.store.write(shard, &write.key.0, asked, named) {
+                    Ok(written) => (written, None),
+                    Err(error) => return refused(error),
+                }
             }
         };
-        let done = WriteAnswer::Done { context: written.context, changed: written.changed, total: written.total };
+        let done = |written: &Written| WriteAnswer::Done {
+            context: written.context.clone(),
+            changed: written.changed,
+            total: written.total,
+        };
         if mutated(Mutation::AckAlone) {
-            return done;
+            return done(&written);
         }
-        tally.asked(&self.node);
-        tally.answered(self.node.clone(), written.vouch);
-        let merge = Merge { shard: shard.0, named, key: write.key, record: written.record.into() };
-        let ask = |peer: Peer| {
-            let (rpc, merge) = (&self.rpc, &merge);
-            async move {
-                let within = deadline.saturating_duration_since(Instant::now());
-                let answer = rpc.call(&peer, &MERGE, merge, within).await;
-                (peer.node, answer.map(|vouch| (vouch, ())))
+        let mut spread = Spread { map, shard, rosters, target, level: write.level, deadline };
+        let before = blind.as_ref().map(|blind| blind.before());
+        let known = match self.spread(&spread, &write.key, &written, before).await {
+            Ok(known) => known,
+            Err(answer) => return answer,
+        };
+        let Some(blind) = blind else { return done(&written) };
+        // What a quorum knew and this node did not.
+        let amended = self.store.amend(shard, &write.key.0, &write.update, (written, &blind), known, named);
+        let written = match amended {
+            Ok(Amended::Enough(written)) => return done(&written),
+            Ok(Amended::Further(written)) => Ok(written),
+            Ok(Amended::Lost(known)) => {
+                let asked = store::Write { update: &write.update, context: None, known: Some(known), wall };
+                self.store.write(shard, &write.key.0, asked, named)
             }
+            Err(error) => Err(error),
         };
-        let take = |node: &NodeId, tally: &mut Tally, vouch, ()| {
-            tally.answered(node.clone(), vouch);
-            Ok(())
+        // The members may have changed meanwhile.
+        if let Some(rosters) = self.store.rosters(shard) {
+            spread.rosters = rosters;
+        }
+        // An error does not undo the first write, which may have been seen.
+        let spread = match &written {
+            Ok(written) => self.spread(&spread, &write.key, written, None).await.map(|_| done(written)),
+            Err(error) => Err(WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() }),
         };
+        spread.unwrap_or_else(|answer| answer)
+    }
+
+    /// Brings what was written here to the other replicas, and waits for as many as the level demands, and for the disk.
+    /// `before` is the hash of what was here before: who had something else says what. Returns all that was said.
+    async fn spread(
+        &self,
+        spread: &Spread,
+        key: &Blob,
+        written: &Written,
+        before: Option<u64>,
+    ) -> Result<Vec<Record>, WriteAnswer> {
+        let Spread { map, shard, rosters, target, level, deadline } = spread;
+        let mut tally = Tally::new(target.clone(), *level);
+        tally.asked(&self.node);
+        tally.answered(self.node.clone(), written.vouch.clone());
+        let record = written.record.clone().into();
+        let merge = Merge { shard: shard.0, named: tally.target_id(), key: key.clone(), record, before };
         let mut all: Vec<NodeId> = rosters.iter().flat_map(Roster::nodes).cloned().collect();
         all.sort_unstable();
         all.dedup();
         all.retain(|node| *node != self.node);
+        let mut known = Vec::new();
         // Every replica gets the write, whatever the level; the level says whose answers are waited for.
         if tally.verdict() == Verdict::Done {
             let within = deadline.saturating_duration_since(Instant::now());
             for peer in all.iter().filter_map(|node| map.peer(node)) {
                 self.rpc.call(&peer, &MERGE, &merge, within).forget();
             }
-            return match self.durable_here(shard, deadline).await {
-                Ok(()) => done,
-                Err(reason) => WriteAnswer::Unknown { answered: 0, needed: 1, reason },
-            };
+            let durable = self.durable_here(*shard, *deadline).await;
+            return durable.map(|()| known).map_err(|reason| WriteAnswer::Unknown { answered: 0, needed: 1, reason });
         }
+        let ask = |peer: &Peer, within| self.rpc.call(peer, &MERGE, &merge, within);
+        let take = |had: Option<Blob>| {
+            if let Some(bytes) = had {
+                known.push(record::decode(&bytes.0).map_err(|error| error.to_string())?);
+            }
+            Ok(())
+        };
         let everyone = usize::MAX;
-        let merged = self.collect(&map, &mut tally, all.into(), everyone, deadline, ask, take, Errors::default());
-        match join(merged, self.durable_here(shard, deadline)).await {
-            (Ok(()), Ok(())) => done,
-            (Ok(()), Err(reason)) => WriteAnswer::Unknown { answered: 0, needed: 1, reason },
-            (Err(few), _) if mutated(Mutation::DeniesWrites) => not_enough(few),
+        let merged = self.collect(map, &mut tally, all.into(), everyone, *deadline, ask, take, Errors::default());
+        match join(merged, self.durable_here(*shard, *deadline)).await {
+            (Ok(()), Ok(())) => Ok(known),
+            (Ok(()), Err(reason)) => Err(WriteAnswer::Unknown { answered: 0, needed: 1, reason }),
+            (Err(few), _) if mutated(Mutation::DeniesWrites) => Err(not_enough(few)),
             (Err(few), _) => {
-                WriteAnswer::Unknown { answered: few.answered as u32, needed: few.needed as u32, reason: few.reason }
+                let TooFew { answered, needed, reason, .. } = few;
+                Err(WriteAnswer::Unknown { answered: answered as u32, needed: needed as u32, reason })
             }
         }
     }
@@ -553,6 +585,43 @@ impl Coordinator {
             }
         }
         Ok(())
+    }
+}
+
+/// Where a write goes.
+struct Spread {
+    map: Arc<Map>,
+    shard: ShardId,
+    rosters: Vec<Roster>,
+    target: Roster,
+    level: Consistency,
+    deadline: Instant,
+}
+
+/// A call of one replica, which goes on by itself when nobody waits for it any more.
+struct Asking<R> {
+    node: NodeId,
+    call: Call<R>,
+}
+
+impl<R: DeserializeOwned> Future for Asking<R> {
+    type Output = (NodeId, Result<R, RpcError>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(Pin::new(&mut self.call).poll(cx));
+        Poll::Ready((self.node.clone(), answer))
+    }
+}
+
+/// What a store says that did not write. Nothing has changed then, unless its engine failed.
+fn refused(error: WriteError) -> WriteAnswer {
+    match error {
+        WriteError::TooManySiblings(count) | WriteError::RecordTooLarge(count) => {
+            WriteAnswer::TooManySiblings(u32::try_from(count).unwrap_or(u32::MAX))
+        }
+        WriteError::WrongKind(kind) => WriteAnswer::WrongKind(kind),
+        WriteError::Engine(error) => WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() },
+        error => WriteAnswer::NotHere(error.to_string()),
     }
 }
 

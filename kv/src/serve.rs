@@ -15,10 +15,10 @@ use crate::record::{Blob, MAX_STEPS, Update};
 use crate::roster::Roster;
 use crate::settled;
 use crate::store::{Store, WriteError};
-use crate::tally::Vouch;
 use crate::wire::{
-    ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, MERGE, Merge, OFFER, Offer,
-    PAGE_BYTES, PROGRESS, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN, Scan, ScanAnswer, WRITE,
+    ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, MERGE, Merge, MergeAnswer,
+    OFFER, Offer, PAGE_BYTES, PROGRESS, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN, Scan,
+    ScanAnswer, WRITE,
 };
 
 /// Registers everything that peers may ask for.
@@ -101,28 +101,26 @@ fn shard_of(store: &Store, shard: u32, key: &Blob) -> Result<ShardId, String> {
     if ours.0 == shard { Ok(ours) } else { Err(format!("the key belongs to shard {ours}, not {shard}")) }
 }
 
-fn handle_merge(store: &Store, acks: &Acks, limits: Limits, merge: &Merge, reply: Reply<Vouch>) {
+fn handle_merge(store: &Store, acks: &Acks, limits: Limits, merge: &Merge, reply: Reply<MergeAnswer>) {
     let checked =
         limits.check_record(&merge.key, &merge.record).and_then(|()| shard_of(store, merge.shard, &merge.key));
     let shard = match checked {
         Ok(shard) => shard,
         Err(reason) => return reply.fail(Failure::not_applied(reason)),
     };
-    match store.merge(shard, &merge.key.0, &merge.record.0, merge.named) {
-        Ok(vouch) => acks.when_durable(store.commit([shard]), reply, vouch),
+    match store.merge_and_tell(shard, &merge.key.0, &merge.record.0, merge.named, merge.before) {
+        Ok((vouch, had)) => {
+            let answer = MergeAnswer { vouch, had: had.map(Blob::from) };
+            acks.when_durable(store.commit([shard]), reply, answer);
+        }
         Err(error) => reply.fail(failure(error)),
     }
 }
 
 fn failure(error: WriteError) -> Failure {
     match error {
-        WriteError::Malformed(error) => Failure::not_applied(error.to_string()),
-        WriteError::WrongKind(kind) => Failure::not_applied(format!("the key holds a {kind} value")),
-        WriteError::Nonsense => Failure::not_applied("the steps are of another kind than the update".to_owned()),
-        WriteError::TooManySiblings(count) | WriteError::RecordTooLarge(count) => {
-            Failure::not_applied(format!("{count} siblings are too many"))
-        }
         WriteError::Engine(error) => Failure::unknown(error.to_string()),
+        error => Failure::not_applied(error.to_string()),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Everything here is synchronous and takes one shard's lock for a short time. That one lock orders three things that
 //! must not be seen apart: a record's change, the digest's change, and the standing that the answer vouches with.
 
+#[cfg(all(test, not(feature = "shuttle")))]
+mod blind;
 #[cfg(all(test, feature = "turmoil", not(feature = "shuttle")))]
 mod crashes;
 #[cfg(all(test, feature = "shuttle"))]
@@ -22,7 +24,7 @@ use crate::config::KvConfig;
 use crate::digest::{Buckets, Digest};
 use crate::engine::{Commit, Engine, EngineError};
 use crate::expiries::Expiries;
-use crate::record::{self, Blob, Kind, Millis, NotARecord, Record, Refused, Update, Writing};
+use crate::record::{self, Blob, Expiry, Kind, Millis, NotARecord, Record, Refused, Update, Writing};
 use crate::roster::{Roster, RosterId};
 use crate::standing::Standing;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
@@ -49,19 +51,43 @@ struct Shard {
 }
 
 /// Why a write was not done here.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
+    #[error(transparent)]
     Malformed(NotARecord),
+    #[error("the key holds a {0} value")]
     WrongKind(Kind),
+    #[error("the steps are of another kind than the update")]
     Nonsense,
+    #[error("{0} siblings are too many")]
     TooManySiblings(usize),
+    #[error("{0} siblings are too large")]
     RecordTooLarge(usize),
+    #[error("another write came between, and cannot be told from what this one replaces")]
+    Overtaken,
+    #[error(transparent)]
     Engine(EngineError),
 }
 
 impl From<EngineError> for WriteError {
     fn from(error: EngineError) -> Self {
         Self::Engine(error)
+    }
+}
+
+impl From<NotARecord> for WriteError {
+    fn from(error: NotARecord) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl From<Refused> for WriteError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::WrongKind(kind) => Self::WrongKind(kind),
+            Refused::Nonsense => Self::Nonsense,
+            Refused::Exhausted(cause) => Self::Engine(EngineError::Other { action: "counted a write", cause }),
+        }
     }
 }
 
@@ -108,6 +134,32 @@ pub(crate) struct Written {
     /// What a counter stands at, as far as is known here.
     pub(crate) total: i128,
     pub(crate) vouch: Vouch,
+}
+
+/// What a write has found here that did not ask a quorum first.
+#[derive(Debug)]
+pub(crate) struct Blind {
+    old: Vec<u8>,
+    /// When what was written is to expire, if it says so.
+    expiry: Option<Expiry>,
+}
+
+impl Blind {
+    /// The hash of what was here before.
+    pub(crate) fn before(&self) -> u64 {
+        record::hash(&self.old)
+    }
+}
+
+/// What became of a write that did not ask a quorum first.
+#[derive(Debug)]
+pub(crate) enum Amended {
+    /// The others have all that they need.
+    Enough(Written),
+    /// The others must have this too.
+    Further(Written),
+    /// The key was begun anew before, which was not known here: nothing is left of the write where that is known.
+    Lost(Record),
 }
 
 impl Store {
@@ -283,12 +335,24 @@ impl Store {
     /// Merges a record into this node's. Whoever sent it, and whatever this node's standing: what a replica has
     /// acknowledged enters wherever it arrives.
     pub(crate) fn merge(&self, shard: ShardId, key: &[u8], bytes: &[u8], named: RosterId) -> Result<Vouch, WriteError> {
+        Ok(self.merge_and_tell(shard, key, bytes, named, None)?.0)
+    }
+
+    /// The same, and tells what was here before, if that is asked for and is not what has this hash.
+    pub(crate) fn merge_and_tell(
+        &self,
+        shard: ShardId,
+        key: &[u8],
+        bytes: &[u8],
+        named: RosterId,
+        before: Option<u64>,
+    ) -> Result<(Vouch, Option<Vec<u8>>), WriteError> {
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
         if old.as_deref() != Some(bytes) {
-            let theirs = record::decode(bytes).map_err(WriteError::Malformed)?;
+            let theirs = record::decode(bytes)?;
             if mutated(Mutation::ForgetsDeletes) && !theirs.is_live() {
-                return Ok(guard.vouch(named));
+                return Ok((guard.vouch(named), None));
             }
             let mut ours = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode);
             if let Ok(ours) = &mut ours
@@ -296,9 +360,86 @@ impl Store {
             {
                 self.put_record(&mut guard, shard, key, old.as_deref(), ours)?;
             }
-            ours.map_err(WriteError::Malformed)?;
+            ours?;
         }
-        Ok(guard.vouch(named))
+        let is_asked = |old: &Vec<u8>| before.is_some_and(|before| before != record::hash(old));
+        Ok((guard.vouch(named), old.filter(is_asked)))
+    }
+
+    /// Writes to a key over what this replica knows, which may be less than a quorum does: [`Store::amend`] sees to that
+    /// once the others have said what they had. `None`, and nothing was written, if that would be too late.
+    pub(crate) fn write_blindly(
+        &self,
+        shard: ShardId,
+        key: &[u8],
+        update: &Update,
+        wall: Duration,
+        named: RosterId,
+    ) -> Result<Option<(Written, Blind)>, WriteError> {
+        let mut guard = self.shard(shard);
+        let Some(old) = self.engine.load(shard, key)? else { return Ok(None) };
+        let record = record::decode(&old)?;
+        if mutated(Mutation::ReplacesUnseen) || !record.takes_blindly(update) {
+            return Ok(None);
+        }
+        let mut record = (record, Some(&old[..]));
+        let written = self.write_over(&mut guard, (shard, key), &mut record, (update, None, wall), named)?;
+        let expiry = record.0.expiry_of(update);
+        Ok(Some((written, Blind { old, expiry })))
+    }
+
+    /// Makes up for what others knew when a key was written blindly, each of a quorum by itself: takes away what the write
+    /// would have replaced, had its writer known of it, and no more. What was written over the write meanwhile stays.
+    ///
+    /// # Errors
+    /// [`WriteError`]; the write may have been seen.
+    pub(crate) fn amend(
+        &self,
+        shard: ShardId,
+        key: &[u8],
+        update: &Update,
+        (mut written, blind): (Written, &Blind),
+        known: Vec<Record>,
+        named: RosterId,
+    ) -> Result<Amended, WriteError> {
+        if known.is_empty() {
+            return Ok(Amended::Enough(written));
+        }
+        let mut before = record::decode(&blind.old)?;
+        let own = written.context.difference(before.context());
+        // Who had the write already, because replicas have compared what they hold in the same moment, may hold what was
+        // written over it. That cannot be told from what it would have replaced.
+        let (later, earlier): (Vec<_>, Vec<_>) = known.into_iter().partition(|had| had.context().intersects(&own));
+        let merged = |all: Vec<Record>| {
+            all.into_iter().fold(Record::default(), |mut merged, record| {
+                merged.merge(record);
+                merged
+            })
+        };
+        let (later, known) = (merged(later), merged(earlier));
+        if before.is_succeeded_by(&known) {
+            return Ok(Amended::Lost(known));
+        }
+        let has_news = before.merge(known.clone());
+        if later.has_beside(&before, update, &own) {
+            return Err(WriteError::Overtaken);
+        }
+        if !has_news {
+            return Ok(Amended::Enough(written));
+        }
+        let mut guard = self.shard(shard);
+        let old = self.engine.load(shard, key)?;
+        let mut record = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
+        let further = record.make_up(update, known, &before, &own, blind.expiry);
+        self.put_record(&mut guard, shard, key, old.as_deref(), &record)?;
+        written.changed = before.would_change(update);
+        written.total = record.total();
+        written.context.merge(before.context());
+        written.vouch = guard.vouch(named);
+        Ok(match further {
+            Some(further) => Amended::Further(Written { record: record::encode(&further), ..written }),
+            None => Amended::Enough(written),
+        })
     }
 
     /// Writes to a key.
@@ -313,7 +454,7 @@ impl Store {
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
         let mut record = match old.as_deref() {
-            Some(bytes) => record::decode(bytes).map_err(WriteError::Malformed)?,
+            Some(bytes) => record::decode(bytes)?,
             None => Record::default(),
         };
         // A causal write replaces what its writer has seen: not what has come meanwhile.
@@ -321,25 +462,32 @@ impl Store {
         if let Some(known) = known {
             record.merge(known);
         }
-        let at = guard.clock.now(wall);
-        record.latch(millis(wall));
         if mutated(Mutation::ReplacesUnseen) {
             record.clear();
         }
-        let writing = Writing { replica: guard.replica, context: context.or(seen.as_ref()), at };
-        let applied = record.apply(update, &writing).map_err(|refused| match refused {
-            Refused::WrongKind(kind) => WriteError::WrongKind(kind),
-            Refused::Nonsense => WriteError::Nonsense,
-            Refused::Exhausted(cause) => WriteError::Engine(EngineError::Other { action: "counted a write", cause }),
-        })?;
+        let asked = (update, context.or(seen.as_ref()), wall);
+        self.write_over(&mut guard, (shard, key), &mut (record, old.as_deref()), asked, named)
+    }
+
+    fn write_over(
+        &self,
+        guard: &mut Shard,
+        (shard, key): (ShardId, &[u8]),
+        (record, old): &mut (Record, Option<&[u8]>),
+        (update, context, wall): (&Update, Option<&VersionVector>, Duration),
+        named: RosterId,
+    ) -> Result<Written, WriteError> {
+        record.latch(millis(wall));
+        let writing = Writing { replica: guard.replica, context, at: guard.clock.now(wall) };
+        let applied = record.apply(update, &writing)?;
         if record.siblings() > self.max_siblings && !update.clears {
             return Err(WriteError::TooManySiblings(record.siblings()));
         }
-        let bytes = record::encode(&record);
+        let bytes = record::encode(record);
         if bytes.len() > self.max_record_bytes + MAX_HISTORY_BYTES {
             return Err(WriteError::RecordTooLarge(record.siblings()));
         }
-        self.put_bytes(&mut guard, shard, key, old.as_deref(), (&bytes, record.next_expiry()))?;
+        self.put_bytes(guard, shard, key, *old, (&bytes, record.next_expiry()))?;
         let delta = applied.delta.as_ref().map_or(bytes, record::encode);
         let context = if mutated(Mutation::KnowsTooMuch) { record.context().clone() } else { applied.context };
         Ok(Written {

@@ -2,6 +2,7 @@
 
 use polity_cluster::rpc::{Lane, Method};
 use polity_crdt::VersionVector;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Consistency;
@@ -11,7 +12,7 @@ use crate::roster::{Roster, RosterId};
 use crate::tally::Vouch;
 
 /// Merges a record.
-pub(crate) const MERGE: Method<Merge, Vouch> = Method::new(32, "kv.merge", Lane::Call);
+pub(crate) const MERGE: Method<Merge, MergeAnswer> = Method::new(32, "kv.merge", Lane::Call);
 /// Reads a record.
 pub(crate) const READ: Method<Read, ReadAnswer> = Method::new(33, "kv.read", Lane::Call);
 /// Coordinates a write.
@@ -68,6 +69,43 @@ pub(crate) struct Merge {
     pub(crate) named: RosterId,
     pub(crate) key: Blob,
     pub(crate) record: Blob,
+    /// The hash of what the sender had before it wrote this, if it wants to know what those had who had something else.
+    pub(crate) before: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MergeAnswer {
+    pub(crate) vouch: Vouch,
+    /// What was there before, if that was asked for and is something else.
+    pub(crate) had: Option<Blob>,
+}
+
+/// An answer for which a replica vouches.
+pub(crate) trait Vouched: DeserializeOwned {
+    /// What it brings.
+    type Brought;
+    fn split(self) -> (Vouch, Self::Brought);
+}
+
+impl Vouched for MergeAnswer {
+    type Brought = Option<Blob>;
+    fn split(self) -> (Vouch, Option<Blob>) {
+        (self.vouch, self.had)
+    }
+}
+
+impl Vouched for ReadAnswer {
+    type Brought = Option<Blob>;
+    fn split(self) -> (Vouch, Option<Blob>) {
+        (self.vouch, self.record)
+    }
+}
+
+impl Vouched for ScanAnswer {
+    type Brought = Page;
+    fn split(self) -> (Vouch, Page) {
+        (self.vouch, self.page)
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -36,7 +36,7 @@ pub(crate) struct Timed {
 
 /// When all that is there expires, and when that was decided: the latest decision holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
-struct Expiry {
+pub(crate) struct Expiry {
     decided: Timestamp,
     at: Option<Millis>,
 }
@@ -253,12 +253,21 @@ impl Record {
         }
     }
 
+    /// What decides which of two copies stays, if they cannot be merged.
+    fn rank(&self) -> (u32, bool, Kind) {
+        // What was never written is of no kind.
+        let is_written = !self.context().is_empty() || self.expiry != Expiry::default();
+        (self.epoch, is_written, self.kind())
+    }
+
+    /// Whether nothing is left of this copy once it has met the other.
+    pub(crate) fn is_succeeded_by(&self, other: &Self) -> bool {
+        self.rank() < other.rank()
+    }
+
     /// Takes in another copy. Returns whether anything was new.
     pub(crate) fn merge(&mut self, other: Self) -> bool {
-        // What was never written is of no kind.
-        let is_written = |record: &Self| !record.context().is_empty() || record.expiry != Expiry::default();
-        let rank = |record: &Self| (record.epoch, is_written(record), record.kind());
-        match rank(self).cmp(&rank(&other)) {
+        match self.rank().cmp(&other.rank()) {
             Ordering::Less => {
                 *self = other;
                 return true;
@@ -297,6 +306,11 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
     let mut bytes = postcard::to_extend(&head, vec![VERSION]).expect("a record encodes into a growing buffer");
     bytes.extend(state.encode());
     bytes
+}
+
+/// Tells two records of a key apart by their bytes.
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
 }
 
 /// The record of these bytes, all of them.

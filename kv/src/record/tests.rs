@@ -110,14 +110,16 @@ fn step(kind: Kind) -> BoxedStrategy<Step> {
     }
 }
 
+const KINDS: [Kind; 5] = [Kind::Causal, Kind::LastWriterWins, Kind::Counter, Kind::Set, Kind::Map];
+
+fn update_of(kind: Kind) -> impl Strategy<Value = Update> {
+    let steps = prop::collection::vec(step(kind), 0..3);
+    (prop::bool::weighted(0.2), prop::option::weighted(0.2, 0..50u64), steps)
+        .prop_map(move |(clears, expires, steps)| Update { kind, clears, steps, expires: expires.map(Some) })
+}
+
 fn updates() -> impl Strategy<Value = (u8, Update)> {
-    let kinds = vec![Kind::Causal, Kind::LastWriterWins, Kind::Counter, Kind::Set, Kind::Map];
-    let update = (prop::sample::select(kinds), prop::bool::weighted(0.2), prop::option::weighted(0.2, 0..50u64));
-    let update = update.prop_flat_map(|(kind, clears, expires)| {
-        let steps = prop::collection::vec(step(kind), 0..3);
-        steps.prop_map(move |steps| Update { kind, clears, steps, expires: expires.map(Some) })
-    });
-    (0..3u8, update)
+    (0..3u8, prop::sample::select(&KINDS[..]).prop_flat_map(update_of))
 }
 
 /// What three replicas do: write, hear from another, or look at the clock.
@@ -203,6 +205,73 @@ proptest! {
         if let Ok(applied) = record.apply(&update, &writing(u64::from(at) + 1, 100)) {
             other.merge(applied.delta.unwrap_or_else(|| record.clone()));
             prop_assert_eq!(&other, &*record);
+        }
+    }
+}
+
+/// What a reader sees.
+fn view(record: &Record) -> impl PartialEq + std::fmt::Debug + use<> {
+    let values: std::collections::BTreeSet<Blob> = record.values().into_iter().cloned().collect();
+    let elements: Vec<Blob> = record.elements().cloned().collect();
+    let fields: Vec<(Blob, Blob)> = record.fields().map(|(field, value)| (field.clone(), value.clone())).collect();
+    (record.is_live(), values, record.total(), elements, fields, record.expires())
+}
+
+/// What happens to a key of one kind: what all know, what others know, and a write.
+fn story() -> impl Strategy<Value = (Vec<(u8, Update)>, Vec<(u8, Update)>, Update)> {
+    prop::sample::select(&KINDS[..]).prop_flat_map(|kind| {
+        let history = |size| prop::collection::vec((0..3u8, update_of(kind)), size);
+        (history(1..6), history(0..6), update_of(kind))
+    })
+}
+
+fn write_all(record: &mut Record, history: &[(u8, Update)], replicas: u64, from: u64) {
+    for ((replica, update), millis) in history.iter().zip(from..) {
+        let _ = record.apply(update, &writing(replicas + u64::from(*replica), millis));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, max_global_rejects: 8_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_write_that_learns_afterwards_what_was_known_ends_like_one_that_asked_first(
+        (shared, unseen, update) in story(),
+        behind in any::<bool>(),
+    ) {
+        let mut here = Record::default();
+        write_all(&mut here, &shared, 10, 1);
+        let mut there = here.clone();
+        write_all(&mut there, &unseen, 20, 100);
+        prop_assume!(here.takes_blindly(&update) && !here.is_succeeded_by(&there));
+        // The writer's clock may be behind the others'.
+        let writing = writing(99, if behind { 2 } else { 200 });
+
+        let mut asked = here.clone();
+        asked.merge(there.clone());
+        let first = asked.apply(&update, &writing).expect("of this kind");
+
+        let mut before = here.clone();
+        before.merge(there.clone());
+        let mut blind = here.clone();
+        let applied = blind.apply(&update, &writing).expect("of this kind");
+        let own = applied.context.difference(here.context());
+        let sent = applied.delta.unwrap_or_else(|| blind.clone());
+        let expiry = blind.expiry_of(&update);
+        let further = blind.make_up(&update, there.clone(), &before, &own, expiry);
+        prop_assert_eq!(view(&blind), view(&asked));
+
+        prop_assert_eq!(before.would_change(&update), first.changed);
+
+        // A replica that had more, and one that had it already before it was told.
+        for (mut other, further_first) in [(there.clone(), false), (there, true)] {
+            let parts = [Some(sent.clone()), further.clone()];
+            let mut parts: Vec<Record> = parts.into_iter().flatten().collect();
+            if further_first {
+                parts.reverse();
+            }
+            parts.into_iter().for_each(|part| { other.merge(part); });
+            prop_assert_eq!(view(&other), view(&asked));
         }
     }
 }

@@ -18,11 +18,10 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::{Call, Outcome as RpcOutcome, Peer, Rpc, RpcError};
 use polity_cluster::{Env, Node, NodeId};
@@ -285,24 +284,25 @@ impl Coordinator {
         mut take: impl FnMut(R::Brought) -> Result<(), String>,
         mut errors: Errors,
     ) -> Result<(), TooFew> {
-        let mut pending = FuturesUnordered::new();
+        let mut pending = Pending(Vec::with_capacity(candidates.len()));
+        // Whoever asks all at once has nobody left to ask later.
+        let mut hedged = at_first >= candidates.len() + tally.answers();
         let hedge = tokio::time::sleep_until((Instant::now() + self.config.hedge_after).min(deadline));
         tokio::pin!(hedge);
-        let mut hedged = false;
         loop {
             let wanted = match tally.verdict() {
                 Verdict::Done => {
-                    pending.into_iter().for_each(|Asking { call, .. }| call.forget());
+                    pending.forget();
                     return Ok(());
                 }
                 Verdict::Ask(nodes) => nodes,
             };
-            let mut start = |node: NodeId, tally: &mut Tally, pending: &mut FuturesUnordered<Asking<R>>| {
+            let mut start = |node: NodeId, tally: &mut Tally, pending: &mut Pending<R>| {
                 tally.asked(&node);
                 match map.peer(&node) {
                     Some(peer) => {
                         let call = ask(&peer, deadline.saturating_duration_since(Instant::now()));
-                        pending.push(Asking { node, call });
+                        pending.0.push((node, call));
                     }
                     None => errors.note(&node, Err("it is not a member any more".to_owned())),
                 }
@@ -314,22 +314,27 @@ impl Coordinator {
                     start(node, tally, &mut pending);
                 }
             }
-            while (hedged || pending.is_empty() || pending.len() + tally.answers() < at_first)
+            while (hedged || pending.0.is_empty() || pending.0.len() + tally.answers() < at_first)
                 && let Some(node) = candidates.pop_front()
             {
                 start(node, tally, &mut pending);
             }
-            if pending.is_empty() {
+            if pending.0.is_empty() {
+                let is_late = Instant::now() >= deadline;
+                if is_late {
+                    errors.note(&self.node, Err("the time was over".to_owned()));
+                }
                 return Err(TooFew {
                     answered: tally.answers(),
                     needed: tally.needed_of_target(),
                     reason: errors.text(),
-                    again: true,
+                    again: !is_late,
                 });
             }
+            // Every call ends by the deadline.
             tokio::select! {
                 biased;
-                Some((node, answer)) = pending.next() => {
+                (node, answer) = pending.next() => {
                     let answer = answer.map_err(|error| error.to_string()).map(R::split);
                     let taken = answer.and_then(|(vouch, brought)| take(brought).map(|()| vouch));
                     let taken = taken.and_then(|vouch| match vouch {
@@ -339,15 +344,6 @@ impl Coordinator {
                     errors.note(&node, taken);
                 }
                 () = &mut hedge, if !hedged => hedged = true,
-                () = tokio::time::sleep_until(deadline) => {
-                    errors.note(&self.node, Err("the time was over".to_owned()));
-                    return Err(TooFew {
-                        answered: tally.answers(),
-                        needed: tally.needed_of_target(),
-                        reason: errors.text(),
-                        again: false,
-                    });
-                }
             }
         }
     }
@@ -598,18 +594,28 @@ struct Spread {
     deadline: Instant,
 }
 
-/// A call of one replica, which goes on by itself when nobody waits for it any more.
-struct Asking<R> {
-    node: NodeId,
-    call: Call<R>,
-}
+/// Calls of a few replicas.
+struct Pending<R>(Vec<(NodeId, Call<R>)>);
 
-impl<R: DeserializeOwned> Future for Asking<R> {
-    type Output = (NodeId, Result<R, RpcError>);
+impl<R: DeserializeOwned> Pending<R> {
+    /// The next answer. There must be a call.
+    async fn next(&mut self) -> (NodeId, Result<R, RpcError>) {
+        std::future::poll_fn(|cx| {
+            let done = self.0.iter_mut().enumerate().find_map(|(at, (_, call))| match Pin::new(call).poll(cx) {
+                Poll::Ready(answer) => Some((at, answer)),
+                Poll::Pending => None,
+            });
+            match done {
+                Some((at, answer)) => Poll::Ready((self.0.swap_remove(at).0, answer)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(Pin::new(&mut self.call).poll(cx));
-        Poll::Ready((self.node.clone(), answer))
+    /// Lets all go on without anybody waiting.
+    fn forget(self) {
+        self.0.into_iter().for_each(|(_, call)| call.forget());
     }
 }
 

@@ -14,8 +14,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub(crate) const MAX_REPLICAS: usize = ReplicaCount::MAX as usize;
 
 /// A set of boots that hold one shard. Sorted, without duplicates, and never larger than [`MAX_REPLICAS`].
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Roster(Arc<[NodeId]>);
+#[derive(Clone)]
+pub(crate) struct Roster {
+    nodes: Arc<[NodeId]>,
+    id: RosterId,
+}
 
 /// Names a roster in 64 bits: two of the rosters that one shard ever has meet with a chance of 2⁻⁶⁴.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -27,38 +30,62 @@ impl Roster {
         nodes.sort_unstable();
         nodes.dedup();
         debug_assert!(nodes.len() <= MAX_REPLICAS, "placement gives at most this many");
-        Self(nodes.into())
+        Self::of(nodes)
     }
 
-    pub(crate) fn nodes(&self) -> &[NodeId] {
-        &self.0
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn contains(&self, node: &NodeId) -> bool {
-        self.0.binary_search(node).is_ok()
-    }
-
-    /// More than half. Any two quorums of a roster have a boot in common.
-    pub(crate) fn quorum(&self) -> usize {
-        self.0.len() / 2 + 1
-    }
-
-    pub(crate) fn id(&self) -> RosterId {
+    fn of(nodes: Vec<NodeId>) -> Self {
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-        for node in self.nodes() {
+        for node in &nodes {
             hasher.update(&(node.name.as_str().len() as u64).to_le_bytes());
             hasher.update(node.name.as_str().as_bytes());
             hasher.update(&node.boot.to_bytes());
         }
-        RosterId(hasher.digest())
+        Self { nodes: nodes.into(), id: RosterId(hasher.digest()) }
+    }
+
+    pub(crate) fn nodes(&self) -> &[NodeId] {
+        &self.nodes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    pub(crate) fn contains(&self, node: &NodeId) -> bool {
+        self.nodes.binary_search(node).is_ok()
+    }
+
+    /// More than half. Any two quorums of a roster have a boot in common.
+    pub(crate) fn quorum(&self) -> usize {
+        self.nodes.len() / 2 + 1
+    }
+
+    pub(crate) fn id(&self) -> RosterId {
+        self.id
+    }
+}
+
+impl PartialEq for Roster {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && (Arc::ptr_eq(&self.nodes, &other.nodes) || self.nodes == other.nodes)
+    }
+}
+
+impl Eq for Roster {}
+
+impl PartialOrd for Roster {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Roster {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.nodes.cmp(&other.nodes)
     }
 }
 
@@ -70,7 +97,7 @@ impl fmt::Debug for Roster {
 
 impl Serialize for Roster {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0[..].serialize(serializer)
+        self.nodes[..].serialize(serializer)
     }
 }
 
@@ -84,7 +111,7 @@ impl<'de> Deserialize<'de> for Roster {
         if !nodes.is_sorted_by(|a, b| a < b) {
             return Err(D::Error::custom("a roster is sorted and has no duplicates"));
         }
-        Ok(Self(nodes.into()))
+        Ok(Self::of(nodes))
     }
 }
 

@@ -354,13 +354,12 @@ impl Store {
             if mutated(Mutation::ForgetsDeletes) && !theirs.is_live() {
                 return Ok((guard.vouch(named), None));
             }
-            let mut ours = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode);
-            if let Ok(ours) = &mut ours
-                && ours.merge(theirs)
-            {
-                self.put_record(&mut guard, shard, key, old.as_deref(), ours)?;
+            let mut ours = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
+            if ours.gives_way_to(&theirs) {
+                self.put_bytes(&mut guard, shard, key, old.as_deref(), (bytes, theirs.next_expiry()))?;
+            } else if ours.merge(theirs) {
+                self.put_record(&mut guard, shard, key, old.as_deref(), &ours)?;
             }
-            ours?;
         }
         let is_asked = |old: &Vec<u8>| before.is_some_and(|before| before != record::hash(old));
         Ok((guard.vouch(named), old.filter(is_asked)))

@@ -35,41 +35,44 @@ pub(crate) enum Verdict {
 pub(crate) struct Tally {
     target: Roster,
     level: Consistency,
-    answers: BTreeMap<NodeId, Vec<Roster>>,
-    asked: BTreeSet<NodeId>,
+    /// Those that stand for the target and for nothing else: nearly always all who answer.
+    agreeing: Vec<NodeId>,
+    /// What the others stand for.
+    differing: BTreeMap<NodeId, Vec<Roster>>,
+    asked: Vec<NodeId>,
 }
 
 impl Tally {
     /// For an operation whose coordinator believes that the shard belongs to `target`.
     pub(crate) fn new(target: Roster, level: Consistency) -> Self {
-        Self { target, level, answers: BTreeMap::new(), asked: BTreeSet::new() }
+        Self { target, level, agreeing: Vec::new(), differing: BTreeMap::new(), asked: Vec::new() }
     }
 
     pub(crate) fn target_id(&self) -> RosterId {
         self.target.id()
     }
 
-    /// `node` is being asked.
+    /// `node` is being asked. Once only.
     pub(crate) fn asked(&mut self, node: &NodeId) {
-        self.asked.insert(node.clone());
+        self.asked.push(node.clone());
     }
 
-    /// `node` has done its part, and vouches for it.
+    /// `node` has done its part, and vouches for it. Once only.
     pub(crate) fn answered(&mut self, node: NodeId, vouch: Vouch) {
         match vouch {
-            Vouch::Agree => {
-                self.answers.insert(node, vec![self.target.clone()]);
+            Vouch::Agree => self.agreeing.push(node),
+            Vouch::For(rosters) if rosters.is_empty() => {}
+            Vouch::For(rosters) if rosters == [self.target.clone()] => self.agreeing.push(node),
+            Vouch::For(rosters) => {
+                self.differing.insert(node, rosters);
             }
-            Vouch::For(rosters) if !rosters.is_empty() => {
-                self.answers.insert(node, rosters);
-            }
-            Vouch::For(_) | Vouch::Nothing => {}
+            Vouch::Nothing => {}
         }
     }
 
     /// How many have answered and vouched for something.
     pub(crate) fn answers(&self) -> usize {
-        self.answers.len()
+        self.agreeing.len() + self.differing.len()
     }
 
     fn needed(&self, roster: &Roster) -> usize {
@@ -87,38 +90,45 @@ impl Tally {
 
     /// Every roster that was named, and the target.
     fn named(&self) -> BTreeSet<&Roster> {
-        self.answers.values().flatten().chain([&self.target]).collect()
+        self.differing.values().flatten().chain([&self.target]).collect()
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
         if self.is_done() {
             return Verdict::Done;
         }
+        let is_new = |node: &&NodeId| !self.asked.contains(*node);
+        if self.differing.is_empty() {
+            return Verdict::Ask(self.target.nodes().iter().filter(is_new).cloned().collect());
+        }
         let named = self.named();
         let nodes: BTreeSet<&NodeId> = named.iter().flat_map(|roster| roster.nodes()).collect();
-        Verdict::Ask(nodes.into_iter().filter(|node| !self.asked.contains(*node)).cloned().collect())
+        Verdict::Ask(nodes.into_iter().filter(is_new).cloned().collect())
     }
 
     fn is_done(&self) -> bool {
         if self.level == Consistency::One {
-            return !self.answers.is_empty();
+            return self.answers() > 0;
+        }
+        let of_target = self.agreeing.iter().filter(|node| self.target.contains(node)).count();
+        if self.differing.is_empty() || of_target >= self.needed_of_target() {
+            return of_target >= self.needed_of_target();
         }
         let named = self.named();
         // Enough of one roster stand for it and for nothing else.
         let alone = named.iter().any(|roster| {
             let agreeing = self
-                .answers
+                .differing
                 .iter()
                 .filter(|(node, rosters)| roster.contains(node) && rosters.len() == 1 && rosters[0] == **roster);
             agreeing.count() >= self.needed(roster)
         });
         // Or each roster that anybody stands for has enough.
         let together = || {
-            !self.answers.is_empty()
-                && named.iter().all(|roster| {
-                    let count = self.answers.keys().filter(|node| roster.contains(node)).count();
-                    count >= self.needed(roster)
-                })
+            named.iter().all(|roster| {
+                let answered = self.agreeing.iter().chain(self.differing.keys());
+                answered.filter(|node| roster.contains(node)).count() >= self.needed(roster)
+            })
         };
         alone || together()
     }

@@ -24,6 +24,9 @@ pub(crate) use self::update::{MAX_STEPS, Refused, Step, Update, Writing};
 /// The version that each stored or sent record begins with.
 const VERSION: u8 = 2;
 
+/// What a number or two, or the name of a write, take up in bytes: for the first guess of how long a record will be.
+const MOST_OF_A_HEAD: usize = 24;
+
 /// A moment of the wall clock, in milliseconds since the Unix epoch.
 pub(crate) type Millis = u64;
 
@@ -119,14 +122,21 @@ impl State {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Causal(values) => postcard::to_allocvec(values).expect("it encodes into a growing buffer"),
+    /// Appends its bytes.
+    fn encode(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        let encoded = match self {
+            Self::Causal(values) => {
+                let room = values.values().map(|timed| timed.value.0.len() + MOST_OF_A_HEAD).sum::<usize>();
+                bytes.reserve(room + values.context().interval_count() * MOST_OF_A_HEAD);
+                return postcard::to_extend(values, bytes).expect("it encodes into a growing buffer");
+            }
             Self::LastWriterWins(register) => register.encode(),
             Self::Counter(counter) => counter.encode(),
             Self::Set(set) => set.encode(),
             Self::Map(map) => map.encode(),
-        }
+        };
+        bytes.extend(encoded);
+        bytes
     }
 
     fn decode(kind: Kind, bytes: &[u8]) -> Result<Self, NotARecord> {
@@ -260,6 +270,20 @@ impl Record {
         (self.epoch, is_written, self.kind())
     }
 
+    /// Whether merging another copy would leave just that one. May say no where it would.
+    pub(crate) fn gives_way_to(&self, other: &Self) -> bool {
+        match (&self.state, &other.state) {
+            (State::Causal(ours), State::Causal(theirs)) => {
+                let is_there = |dot| ours.siblings().any(|(held, _)| held == dot);
+                let mut news = theirs.siblings().map(|(dot, _)| dot);
+                (self.epoch, self.expiry) == (other.epoch, other.expiry)
+                    && theirs.context().covers(ours.context())
+                    && news.all(|dot| !ours.context().contains(dot) || is_there(dot))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether nothing is left of this copy once it has met the other.
     pub(crate) fn is_succeeded_by(&self, other: &Self) -> bool {
         self.rank() < other.rank()
@@ -303,9 +327,9 @@ pub(crate) struct NotARecord(String);
 pub(crate) fn encode(record: &Record) -> Vec<u8> {
     let Record { epoch, expiry, state } = record;
     let head = (state.kind(), epoch, expiry);
-    let mut bytes = postcard::to_extend(&head, vec![VERSION]).expect("a record encodes into a growing buffer");
-    bytes.extend(state.encode());
-    bytes
+    let mut bytes = Vec::with_capacity(MOST_OF_A_HEAD);
+    bytes.push(VERSION);
+    state.encode(postcard::to_extend(&head, bytes).expect("a record encodes into a growing buffer"))
 }
 
 /// Tells two records of a key apart by their bytes.

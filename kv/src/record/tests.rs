@@ -196,6 +196,16 @@ proptest! {
         prop_assert_eq!(decode(&encode(&all)), Ok(all));
     }
 
+    #[test]
+    fn a_copy_that_gives_way_leaves_the_other(deeds in deeds()) {
+        let (records, _) = play(deeds);
+        for (here, there) in [(0, 1), (1, 2), (2, 0)] {
+            let mut merged = records[here].clone();
+            merged.merge(records[there].clone());
+            prop_assert!(!records[here].gives_way_to(&records[there]) || merged == records[there]);
+        }
+    }
+
     /// C3: whoever has the same record before and gets the delta has the same after.
     #[test]
     fn a_delta_says_what_a_write_did(deeds in deeds(), (at, update) in updates()) {

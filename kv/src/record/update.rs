@@ -91,23 +91,29 @@ impl Record {
     /// Writes.
     ///
     /// # Errors
-    /// [`Refused`]; nothing was changed then.
+    /// [`Refused`]; this copy is in no particular state then.
     pub(crate) fn apply(&mut self, update: &Update, writing: &Writing<'_>) -> Result<Applied, Refused> {
-        let mut next = if self.kind() == update.kind {
-            self.clone()
-        } else if self.is_live() {
-            return Err(Refused::WrongKind(self.kind()));
-        } else {
+        if self.kind() != update.kind {
+            if self.is_live() {
+                return Err(Refused::WrongKind(self.kind()));
+            }
             // What was never written begins in the first epoch.
             let epoch = if self.context().is_empty() { self.epoch } else { self.epoch.saturating_add(1) };
-            Self { epoch, ..Self::new(update.kind) }
-        };
-        let applied = next.change(update, writing)?;
-        if next.context().is_empty() {
-            // Nothing was there, and nothing is.
+            let before = std::mem::replace(self, Self { epoch, ..Self::new(update.kind) });
+            let applied = self.change(update, writing)?;
+            if self.context().is_empty() {
+                // Nothing was there, and nothing is.
+                *self = before;
+                return Ok(Applied { delta: None, ..applied });
+            }
+            return Ok(applied);
+        }
+        let expiry = self.expiry;
+        let applied = self.change(update, writing)?;
+        if self.context().is_empty() {
+            self.expiry = expiry;
             return Ok(Applied { delta: None, ..applied });
         }
-        *self = next;
         Ok(applied)
     }
 

@@ -219,6 +219,7 @@ fn connections(clients: &mut [Client]) {
     let info = String::from_utf8(info).expect("a text");
     assert!(info.contains("\r\nmembers_up:3\r\n") && info.contains("\r\nnode:n2\r\n"), "{info}");
     let Answer::Array(rows) = a.ask("COMMAND") else { panic!("rows") };
+    assert!(rows.iter().all(|row| matches!(row, Answer::Array(parts) if parts.len() == 10)), "{rows:?}");
     assert_eq!(a.ask("COMMAND COUNT"), Answer::Integer(rows.len() as i64));
     let Answer::Array(docs) = a.ask("COMMAND DOCS get") else { panic!("docs") };
     assert_eq!(docs.first(), Some(&text("get")));

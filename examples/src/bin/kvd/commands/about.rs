@@ -119,11 +119,12 @@ pub(super) fn command(_: &mut Session, arguments: &[Bytes]) -> Reply {
 
 fn row(command: &'static Command) -> Reply {
     let Command { name, arity, access, keys: (first, last, step), .. } = command;
-    let flag = match access {
-        Access::Reads => "readonly",
-        Access::Writes => "write",
-        Access::Nothing => "fast",
+    let (flag, category) = match access {
+        Access::Reads => ("readonly", "@read"),
+        Access::Writes => ("write", "@write"),
+        Access::Nothing => ("fast", "@connection"),
     };
+    let nothing = || Reply::Array(Vec::new());
     Reply::Array(vec![
         Reply::text(*name),
         Reply::Integer(*arity),
@@ -131,6 +132,11 @@ fn row(command: &'static Command) -> Reply {
         Reply::Integer(*first),
         Reply::Integer(*last),
         Reply::Integer(*step),
+        Reply::Array(vec![Reply::Simple(category)]),
+        // Hints, descriptions of keys, and subcommands: clients expect a place for each.
+        nothing(),
+        nothing(),
+        nothing(),
     ])
 }
 

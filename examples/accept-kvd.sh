@@ -148,4 +148,8 @@ fi
 for what in "${skipped[@]}"; do
     echo "SKIPPED, because it is not installed: $what"
 done
-echo "accepted: ${#skipped[@]} of 3 parts skipped"
+if [[ ${#skipped[@]} == 3 ]]; then
+    echo "nothing was tried"
+else
+    echo "accepted, with ${#skipped[@]} of 3 parts skipped"
+fi

@@ -135,10 +135,11 @@ impl Keyspace {
 
     pub(crate) async fn set(&self, key: &Bytes, value: Bytes, ttl: Option<Duration>) -> Result<()> {
         let put = self.strings.put(key, value);
-        Ok(match ttl {
-            Some(ttl) => put.ttl(ttl).await?,
-            None => put.await?,
-        })
+        let put = match ttl {
+            Some(ttl) => put.ttl(ttl),
+            None => put,
+        };
+        Ok(put.await?)
     }
 
     /// Adds to a counter, and returns what it stands at then, as far as a quorum knows.

@@ -2,7 +2,7 @@
 //!
 //! Each connection is one task. What has arrived is decoded as far as it goes, answered, and the answers are written together.
 //! In memory a connection has at most one request that is not complete (4 MiB), the answers that are under way
-//! ([`batch`](crate::batch)), and what it writes; while its client does not read, it does nothing else.
+//! ([`batch`]), and what it writes; while its client does not read, it does nothing else.
 
 use std::io;
 use std::sync::Arc;

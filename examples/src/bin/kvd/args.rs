@@ -26,7 +26,8 @@ Other than in Redis:
   - No SET NX or XX, no transactions, no scripts: a store without consensus cannot promise them.
   - MSET is as many writes as it has keys. The commands of a pipeline that are for different keys may take effect in
     any order.
-  - Sets and hashes are small: 1 MiB together, and each question about one reads it whole.";
+  - A set or hash is one value, of at most 3 MiB: each question reads it whole, and a write costs as much as it has grown
+    to. Many clients that write one of thousands of elements at once are told -UNKNOWN after two seconds.";
 
 /// As Redis has 10,000, but with less memory to lose.
 const DEFAULT_CONNECTIONS: usize = 1000;

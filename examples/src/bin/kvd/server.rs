@@ -1,0 +1,107 @@
+//! Connections: accepting them, reading requests, writing answers.
+//!
+//! Each connection is one task. What has arrived is decoded as far as it goes, answered, and the answers are written together.
+//! In memory a connection has at most one request that is not complete (4 MiB), the answers that are under way
+//! ([`batch`]), and what it writes; while its client does not read, it does nothing else.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::batch;
+use crate::reply::Reply;
+use crate::request::{Decoder, Malformed, Request};
+use crate::session::{Session, Shared};
+
+/// How much room there is for what arrives next.
+const READ_BYTES: usize = 16 << 10;
+/// How many requests of one client are decoded before they are answered.
+const MAX_PIPELINED: usize = 128;
+/// How long nobody is accepted after the system could not: it has no more files, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
+
+/// Serves clients until it is dropped.
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => match Session::new(shared.clone()) {
+                    Some(session) => drop(connections.spawn(async move {
+                        // That a client is gone is of no interest to anybody.
+                        let _ = converse(stream, session).await;
+                    })),
+                    // It is told if that needs no waiting.
+                    None => drop(stream.try_write(TOO_MANY)),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "no client can be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+}
+
+async fn converse(mut stream: TcpStream, mut session: Session) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut decoder = Decoder::default();
+    let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
+    let mut requests = Vec::new();
+    loop {
+        let end = decode(&mut decoder, &mut input, &mut requests);
+        if requests.is_empty() && end.is_ok() {
+            input.reserve(READ_BYTES);
+            if stream.read_buf(&mut input).await? == 0 {
+                return Ok(());
+            }
+            continue;
+        }
+        let mut left = &requests[..];
+        while !left.is_empty() && !session.is_over {
+            let answered = batch::answer(&mut session, left, &mut output).await;
+            left = &left[answered..];
+            if !left.is_empty() {
+                flush(&mut stream, &mut output).await?;
+            }
+        }
+        if let Err(malformed) = &end
+            && !session.is_over
+        {
+            Reply::error(malformed.to_string()).encode(session.version, &mut output);
+        }
+        flush(&mut stream, &mut output).await?;
+        if session.is_over || end.is_err() {
+            return stream.shutdown().await;
+        }
+        requests.clear();
+    }
+}
+
+/// Takes what is complete. The requests before something malformed are to be answered all the same.
+fn decode(decoder: &mut Decoder, input: &mut BytesMut, requests: &mut Vec<Request>) -> Result<(), Malformed> {
+    while requests.len() < MAX_PIPELINED
+        && let Some(request) = decoder.next(input)?
+    {
+        requests.push(request);
+    }
+    Ok(())
+}
+
+async fn flush(stream: &mut TcpStream, output: &mut BytesMut) -> io::Result<()> {
+    stream.write_all(output).await?;
+    output.clear();
+    if output.capacity() > 2 * batch::FLUSH_BYTES {
+        // What one large answer took is not kept.
+        *output = BytesMut::new();
+    }
+    Ok(())
+}

@@ -339,7 +339,10 @@ impl Coordinator {
                     let taken = answer.and_then(|(vouch, brought)| take(brought).map(|()| vouch));
                     let taken = taken.and_then(|vouch| match vouch {
                         Vouch::Nothing => Err("it has just started and is not ready".to_owned()),
-                        vouch => Ok(tally.answered(node.clone(), vouch)),
+                        vouch => {
+                            tally.answered(node.clone(), vouch);
+                            Ok(())
+                        }
                     });
                     errors.note(&node, taken);
                 }

@@ -227,8 +227,11 @@ fn view(record: &Record) -> impl PartialEq + std::fmt::Debug + use<> {
     (record.is_live(), values, record.total(), elements, fields, record.expires())
 }
 
+/// Who writes what, one after the other.
+type History = Vec<(u8, Update)>;
+
 /// What happens to a key of one kind: what all know, what others know, and a write.
-fn story() -> impl Strategy<Value = (Vec<(u8, Update)>, Vec<(u8, Update)>, Update)> {
+fn story() -> impl Strategy<Value = (History, History, Update)> {
     prop::sample::select(&KINDS[..]).prop_flat_map(|kind| {
         let history = |size| prop::collection::vec((0..3u8, update_of(kind)), size);
         (history(1..6), history(0..6), update_of(kind))

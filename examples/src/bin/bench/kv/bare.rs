@@ -18,11 +18,13 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// As many locks as callers would have to be unlucky to meet at.
 const LOCKS: usize = 64;
 
+type Values = HashMap<Vec<u8>, Blob>;
+
 #[derive(Clone)]
 pub(super) struct Bare {
     rpc: Rpc,
     peers: Arc<[Peer]>,
-    values: Arc<[Mutex<HashMap<Vec<u8>, Blob>>]>,
+    values: Arc<[Mutex<Values>]>,
 }
 
 impl Bare {
@@ -46,7 +48,7 @@ impl Bare {
         Self { peers, ..self }
     }
 
-    fn lock(&self, key: &[u8]) -> std::sync::MutexGuard<'_, HashMap<Vec<u8>, Blob>> {
+    fn lock(&self, key: &[u8]) -> std::sync::MutexGuard<'_, Values> {
         let at = key.iter().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(*byte)));
         self.values[at % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
     }

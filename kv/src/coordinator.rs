@@ -446,7 +446,7 @@ impl Coordinator {
         let named = target.id();
         let first = match &write.context {
             Some(_) => None,
-            // Most keys have been written before, and their replicas have the same record: then one round is enough.
+            // What replaces nothing needs one round.
             None => match self.store.write_blindly(shard, &write.key.0, &write.update, wall, named) {
                 Ok(first) => first,
                 Err(error) => return refused(error),
@@ -486,16 +486,13 @@ impl Coordinator {
         };
         let Some(blind) = blind else { return done(&written) };
         // What a quorum knew and this node did not.
-        let amended = self.store.amend(shard, &write.key.0, &write.update, (written, &blind), known, named);
-        let written = match amended {
+        let known = match self.store.amend(shard, &write.key.0, &write.update, (written, &blind), known) {
             Ok(Amended::Enough(written)) => return done(&written),
-            Ok(Amended::Further(written)) => Ok(written),
-            Ok(Amended::Lost(known)) => {
-                let asked = store::Write { update: &write.update, context: None, known: Some(known), wall };
-                self.store.write(shard, &write.key.0, asked, named)
-            }
-            Err(error) => Err(error),
+            Ok(Amended::Lost(known)) => known,
+            Err(error) => return WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() },
         };
+        let asked = store::Write { update: &write.update, context: None, known: Some(known), wall };
+        let written = self.store.write(shard, &write.key.0, asked, named);
         // The members may have changed meanwhile.
         if let Some(rosters) = self.store.rosters(shard) {
             spread.rosters = rosters;
@@ -516,7 +513,7 @@ impl Coordinator {
         key: &Blob,
         written: &Written,
         before: Option<u64>,
-    ) -> Result<Vec<Record>, WriteAnswer> {
+    ) -> Result<Record, WriteAnswer> {
         let Spread { map, shard, rosters, target, level, deadline } = spread;
         let mut tally = Tally::new(target.clone(), *level);
         tally.asked(&self.node);
@@ -527,7 +524,7 @@ impl Coordinator {
         all.sort_unstable();
         all.dedup();
         all.retain(|node| *node != self.node);
-        let mut known = Vec::new();
+        let mut known = Record::default();
         // Every replica gets the write, whatever the level; the level says whose answers are waited for.
         if tally.verdict() == Verdict::Done {
             let within = deadline.saturating_duration_since(Instant::now());
@@ -540,7 +537,7 @@ impl Coordinator {
         let ask = |peer: &Peer, within| self.rpc.call(peer, &MERGE, &merge, within);
         let take = |had: Option<Blob>| {
             if let Some(bytes) = had {
-                known.push(record::decode(&bytes.0).map_err(|error| error.to_string())?);
+                known.merge(record::decode(&bytes.0).map_err(|error| error.to_string())?);
             }
             Ok(())
         };

@@ -24,7 +24,7 @@ use crate::config::KvConfig;
 use crate::digest::{Buckets, Digest};
 use crate::engine::{Commit, Engine, EngineError};
 use crate::expiries::Expiries;
-use crate::record::{self, Blob, Expiry, Kind, Millis, NotARecord, Record, Refused, Update, Writing};
+use crate::record::{self, Blob, Kind, Millis, NotARecord, Record, Refused, Update, Writing};
 use crate::roster::{Roster, RosterId};
 use crate::standing::Standing;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
@@ -63,8 +63,6 @@ pub(crate) enum WriteError {
     TooManySiblings(usize),
     #[error("{0} siblings are too large")]
     RecordTooLarge(usize),
-    #[error("another write came between, and cannot be told from what this one replaces")]
-    Overtaken,
     #[error(transparent)]
     Engine(EngineError),
 }
@@ -140,8 +138,6 @@ pub(crate) struct Written {
 #[derive(Debug)]
 pub(crate) struct Blind {
     old: Vec<u8>,
-    /// When what was written is to expire, if it says so.
-    expiry: Option<Expiry>,
 }
 
 impl Blind {
@@ -156,8 +152,6 @@ impl Blind {
 pub(crate) enum Amended {
     /// The others have all that they need.
     Enough(Written),
-    /// The others must have this too.
-    Further(Written),
     /// The key was begun anew before, which was not known here: nothing is left of the write where that is known.
     Lost(Record),
 }
@@ -365,8 +359,8 @@ impl Store {
         Ok((guard.vouch(named), old.filter(is_asked)))
     }
 
-    /// Writes to a key over what this replica knows, which may be less than a quorum does: [`Store::amend`] sees to that
-    /// once the others have said what they had. `None`, and nothing was written, if that would be too late.
+    /// Writes to a key over what this replica knows, which may be less than a quorum does, if that makes no difference to
+    /// others: [`Store::amend`] says later what the write has come to. `None`, and nothing was written, if it would.
     pub(crate) fn write_blindly(
         &self,
         shard: ShardId,
@@ -383,12 +377,10 @@ impl Store {
         }
         let mut record = (record, Some(&old[..]));
         let written = self.write_over(&mut guard, (shard, key), &mut record, (update, None, wall), named)?;
-        let expiry = record.0.expiry_of(update);
-        Ok(Some((written, Blind { old, expiry })))
+        Ok(Some((written, Blind { old })))
     }
 
-    /// Makes up for what others knew when a key was written blindly, each of a quorum by itself: takes away what the write
-    /// would have replaced, had its writer known of it, and no more. What was written over the write meanwhile stays.
+    /// Takes in what others knew when a key was written blindly, and says what the write has come to by that.
     ///
     /// # Errors
     /// [`WriteError`]; the write may have been seen.
@@ -398,47 +390,25 @@ impl Store {
         key: &[u8],
         update: &Update,
         (mut written, blind): (Written, &Blind),
-        known: Vec<Record>,
-        named: RosterId,
+        known: Record,
     ) -> Result<Amended, WriteError> {
-        if known.is_empty() {
-            return Ok(Amended::Enough(written));
-        }
         let mut before = record::decode(&blind.old)?;
-        let own = written.context.difference(before.context());
-        // Who had the write already, because replicas have compared what they hold in the same moment, may hold what was
-        // written over it. That cannot be told from what it would have replaced.
-        let (later, earlier): (Vec<_>, Vec<_>) = known.into_iter().partition(|had| had.context().intersects(&own));
-        let merged = |all: Vec<Record>| {
-            all.into_iter().fold(Record::default(), |mut merged, record| {
-                merged.merge(record);
-                merged
-            })
-        };
-        let (later, known) = (merged(later), merged(earlier));
         if before.is_succeeded_by(&known) {
             return Ok(Amended::Lost(known));
         }
-        let has_news = before.merge(known.clone());
-        if later.has_beside(&before, update, &own) {
-            return Err(WriteError::Overtaken);
-        }
-        if !has_news {
+        if !before.merge(known.clone()) {
             return Ok(Amended::Enough(written));
         }
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
         let mut record = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
-        let further = record.make_up(update, known, &before, &own, blind.expiry);
-        self.put_record(&mut guard, shard, key, old.as_deref(), &record)?;
+        if record.merge(known) {
+            self.put_record(&mut guard, shard, key, old.as_deref(), &record)?;
+        }
         written.changed = before.would_change(update);
         written.total = record.total();
         written.context.merge(before.context());
-        written.vouch = guard.vouch(named);
-        Ok(match further {
-            Some(further) => Amended::Further(Written { record: record::encode(&further), ..written }),
-            None => Amended::Enough(written),
-        })
+        Ok(Amended::Enough(written))
     }
 
     /// Writes to a key.

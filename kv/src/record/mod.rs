@@ -39,7 +39,7 @@ pub(crate) struct Timed {
 
 /// When all that is there expires, and when that was decided: the latest decision holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Expiry {
+struct Expiry {
     decided: Timestamp,
     at: Option<Millis>,
 }

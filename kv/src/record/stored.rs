@@ -61,26 +61,9 @@ impl<T: Crdt> Stored<T> {
 
     /// Removes all that is there, and nothing that is not known here. Returns whether anything was.
     pub(crate) fn clear(&mut self) -> bool {
-        let live = self.live();
-        self.kill(&live)
-    }
-
-    /// The writes that are there.
-    pub(crate) fn live(&self) -> VersionVector {
-        self.0.live()
-    }
-
-    /// Removes what these writes have written. Returns whether that is news.
-    pub(crate) fn kill(&mut self, dots: &VersionVector) -> bool {
+        let live = self.0.live();
         let mut removal = T::Delta::default();
-        removal.kill(dots);
-        !dots.is_empty() && self.0.merge(removal)
-    }
-
-    /// A copy without what these writes have written.
-    pub(crate) fn without(&self, dots: &VersionVector) -> Self {
-        let mut copy = self.clone();
-        copy.kill(dots);
-        copy
+        removal.kill(&live);
+        !live.is_empty() && self.0.merge(removal)
     }
 }

@@ -117,90 +117,12 @@ impl Record {
         Ok(applied)
     }
 
-    /// Whether an update may be applied to this copy before it is known what other replicas have: what it would have
-    /// replaced there can be taken away afterwards ([`Record::make_up`]). Not so of the first write of a key, which
-    /// would make it one of its kind, and not of one that lets what has expired begin anew.
+    /// Whether an update may be applied to this copy before it is known what other replicas have: if it replaces nothing,
+    /// and something of its kind is there. Two that replaced each other's values afterwards would leave none.
     pub(crate) fn takes_blindly(&self, update: &Update) -> bool {
-        self.kind() == update.kind && !self.context().is_empty() && (self.expiry.at.is_none() || self.is_live())
-    }
-
-    /// When all that is here expires, if it is an update of this kind that has said so.
-    pub(crate) fn expiry_of(&self, update: &Update) -> Option<Expiry> {
-        let puts = update.steps.iter().any(|step| matches!(step, Step::Put(_)));
-        (self.kind() != Kind::Causal && (update.expires.is_some() || puts)).then_some(self.expiry)
-    }
-
-    /// Takes in what was known when an update was applied without it: what the update would have replaced, and that it
-    /// had the last word on when all expires. `own` is what it has written, which stays; `before` is what it would have
-    /// been applied to. Returns what others need for that; `None`: nothing.
-    pub(crate) fn make_up(
-        &mut self,
-        update: &Update,
-        known: Self,
-        before: &Self,
-        own: &VersionVector,
-        expiry: Option<Expiry>,
-    ) -> Option<Self> {
-        let mut gone = known.replaced_by(update, own);
-        let shell = Self { epoch: known.epoch, expiry: Expiry::default(), state: State::new(known.kind()) };
-        self.merge(known);
-        let renews = before.expiry.at.is_some() && !before.is_live();
-        let wanted = expiry.map(|expiry| expiry.at).or(renews.then_some(None));
-        if let Some(at) = wanted
-            && self.expiry == before.expiry
-            && self.expiry.at != at
-        {
-            let decided = before.expiry.decided.next();
-            gone.get_or_insert(shell).expiry = Expiry { decided, at };
-        }
-        if let Some(gone) = &gone {
-            self.merge(gone.clone());
-        }
-        gone
-    }
-
-    /// Whether this copy, which has an update in it already, has something beside it that the update should perhaps have
-    /// replaced, and that `known` does not have. Causal values stay side by side then, which is always right.
-    pub(crate) fn has_beside(&self, known: &Self, update: &Update, own: &VersionVector) -> bool {
-        let is_news = || !known.context().covers(&self.context().difference(own));
-        self.kind() != Kind::Causal && is_news() && self.replaced_by(update, own).is_some()
-    }
-
-    /// What an update would have replaced of this copy, had it known it, as a copy in which just that is gone; `None` if
-    /// that is nothing. What the update has written itself, `own`, stays.
-    fn replaced_by(&self, update: &Update, own: &VersionVector) -> Option<Self> {
-        let Update { clears, steps, .. } = update;
-        let puts = steps.iter().any(|step| matches!(step, Step::Put(_)));
-        let mut gone = Self { epoch: self.epoch, expiry: Expiry::default(), state: State::new(self.kind()) };
-        let all = *clears || puts;
-        let is_any = match (&self.state, &mut gone.state) {
-            (State::Causal(values), State::Causal(gone)) => {
-                let dots = values.siblings().map(|(dot, _)| dot).filter(|dot| !own.contains(*dot));
-                all && gone.delete(&dots.collect())
-            }
-            (State::LastWriterWins(ours), State::LastWriterWins(gone)) => all && gone.kill(&ours.without(own).live()),
-            (State::Counter(ours), State::Counter(gone)) => all && gone.kill(&ours.without(own).live()),
-            (State::Set(ours), State::Set(gone)) => {
-                let ours = ours.without(own);
-                let removed = steps.iter().filter_map(|step| match step {
-                    Step::Remove(element) => ours.value().remove(element),
-                    _ => None,
-                });
-                let is_any = removed.fold(false, |is_any, delta| gone.merge(super::Stored::of(delta)) | is_any);
-                (all && gone.kill(&ours.live())) | is_any
-            }
-            (State::Map(ours), State::Map(gone)) => {
-                let ours = ours.without(own);
-                let removed = steps.iter().filter_map(|step| match step {
-                    Step::Remove(field) | Step::Set(field, _) => ours.value().remove(field),
-                    _ => None,
-                });
-                let is_any = removed.fold(false, |is_any, delta| gone.merge(super::Stored::of(delta)) | is_any);
-                (all && gone.kill(&ours.live())) | is_any
-            }
-            _ => false,
-        };
-        is_any.then_some(gone)
+        let adds = |step: &Step| matches!(step, Step::Add(_) | Step::Insert(_));
+        let replaces = update.clears || update.expires.is_some() || !update.steps.iter().all(adds);
+        self.kind() == update.kind && !replaces && !self.context().is_empty() && self.expiry.at.is_none()
     }
 
     /// How many steps of an update would change something.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use polity_crdt::VersionVector;
 use polity_shard::ShardId;
 
 use super::{Amended, Blind, Store, Write, WriteError, Written};
@@ -55,7 +54,7 @@ impl Replica {
         (written, blind): (Written, &Blind),
         known: Record,
     ) -> Result<Amended, WriteError> {
-        self.store.amend(self.shard, KEY, update, (written, blind), vec![known], self.named)
+        self.store.amend(self.shard, KEY, update, (written, blind), known)
     }
 
     fn record(&self) -> Record {
@@ -63,99 +62,62 @@ impl Replica {
     }
 }
 
-fn put(kind: Kind, text: &str) -> Update {
-    Update::put(kind, Some(Blob::from(text.as_bytes().to_vec())))
-}
-
-fn texts(record: &Record) -> Vec<String> {
-    record.values().into_iter().map(|value| String::from_utf8_lossy(&value.0).into_owned()).collect()
+fn insert(text: &str) -> Update {
+    Update::of(Kind::Set, vec![Step::Insert(Blob::from(text.as_bytes().to_vec()))])
 }
 
 /// Two that have the same, and then one that has more.
-fn one_that_lags(kind: Kind) -> (Replica, Replica) {
+fn one_that_lags() -> (Replica, Replica) {
     let (a, b) = (Replica::new("a1"), Replica::new("b2"));
-    a.write(&put(kind, "old"));
+    a.write(&insert("old"));
     b.take(&a.record());
-    b.write(&put(kind, "unseen"));
+    b.write(&insert("unseen"));
     (a, b)
 }
 
 #[test]
 fn one_that_knows_all_is_told_nothing() {
     let (a, b) = (Replica::new("a1"), Replica::new("b2"));
-    a.write(&put(Kind::Causal, "old"));
+    a.write(&insert("old"));
     b.take(&a.record());
-    let (written, blind) = a.write_blindly(&put(Kind::Causal, "new"));
+    let (written, blind) = a.write_blindly(&insert("new"));
     assert!(b.hear(&written, &blind).is_none());
-    assert_eq!((texts(&a.record()), texts(&b.record())), (vec!["new".to_owned()], vec!["new".to_owned()]));
+    assert_eq!((a.record(), a.record().elements().count()), (b.record(), 2));
 }
 
 #[test]
-fn one_that_lags_replaces_what_the_other_had() {
-    for kind in [Kind::Causal, Kind::LastWriterWins] {
-        let (a, b) = one_that_lags(kind);
-        let update = put(kind, "new");
-        let (written, blind) = a.write_blindly(&update);
-        let known = b.hear(&written, &blind).expect("it had something else");
-        let amended = a.amend(&update, (written, &blind), known);
-        let Ok(Amended::Further(written)) = amended else { panic!("{kind}: b has more, and not {amended:?}") };
-        b.store.merge(b.shard, KEY, &written.record, b.named).expect("a record");
-        assert_eq!((texts(&a.record()), texts(&b.record())), (vec!["new".to_owned()], vec!["new".to_owned()]));
-        // Its context covers all of that.
-        assert!(written.context.covers(b.record().context()));
-    }
-}
-
-#[test]
-fn what_was_written_over_it_meanwhile_stays() {
-    let (a, b) = one_that_lags(Kind::Causal);
-    let update = put(Kind::Causal, "new");
-    let (written, blind) = a.write_blindly(&update);
+fn one_that_lags_learns_what_its_write_has_come_to() {
+    let (a, b) = one_that_lags();
+    let (written, blind) = a.write_blindly(&insert("unseen"));
+    assert_eq!(written.changed, 1, "as far as it knows");
     let known = b.hear(&written, &blind).expect("it had something else");
-    // Somebody reads both, and replaces both, before the writer hears of what there was.
-    let both = b.record().context().clone();
-    let over = put(Kind::Causal, "over");
-    let write = Write { update: &over, context: Some(&both), known: None, wall: Duration::ZERO };
-    b.store.write(b.shard, KEY, write, b.named).expect("there is room");
-    a.take(&b.record());
-    assert!(a.amend(&update, (written, &blind), known).is_ok());
-    assert_eq!(texts(&a.record()), ["over"]);
-}
-
-#[test]
-fn one_that_had_the_write_already_may_hold_what_was_written_over_it() {
-    for (kind, is_sure) in [(Kind::Causal, true), (Kind::LastWriterWins, false)] {
-        let (a, b) = one_that_lags(kind);
-        let update = put(kind, "new");
-        let (written, blind) = a.write_blindly(&update);
-        // Replicas compare what they hold before the writer's message is there.
-        b.take(&a.record());
-        b.write(&put(kind, "over"));
-        let known = b.hear(&written, &blind).expect("it had something else");
-        let amended = a.amend(&update, (written, &blind), known);
-        assert_eq!(is_sure, amended.is_ok(), "{amended:?}");
-        assert!(is_sure || matches!(amended, Err(WriteError::Overtaken)));
-        assert_eq!(texts(&b.record()), ["over"]);
-    }
+    let Ok(Amended::Enough(written)) = a.amend(&insert("unseen"), (written, &blind), known) else { panic!("a set") };
+    assert_eq!((written.changed, a.record().elements().count()), (0, 2));
+    assert!(written.context.covers(b.record().context()));
 }
 
 #[test]
 fn a_key_that_was_begun_anew_is_written_again() {
-    let (a, b) = one_that_lags(Kind::LastWriterWins);
-    b.write(&Update { clears: true, ..Update::of(Kind::LastWriterWins, Vec::new()) });
-    b.write(&Update::of(Kind::Set, vec![Step::Insert(Blob::from(b"x".to_vec()))]));
-    let update = put(Kind::LastWriterWins, "new");
-    let (written, blind) = a.write_blindly(&update);
+    let (a, b) = one_that_lags();
+    b.write(&Update { clears: true, ..Update::of(Kind::Set, Vec::new()) });
+    b.write(&Update::of(Kind::Counter, vec![Step::Add(1)]));
+    let (written, blind) = a.write_blindly(&insert("new"));
     let known = b.hear(&written, &blind).expect("it had something else");
-    let Ok(Amended::Lost(known)) = a.amend(&update, (written, &blind), known) else { panic!("a set is there") };
-    let write = Write { update: &update, context: None, known: Some(known), wall: Duration::ZERO };
+    let Ok(Amended::Lost(known)) = a.amend(&insert("new"), (written, &blind), known) else { panic!("a counter") };
+    let write = Write { update: &insert("new"), context: None, known: Some(known), wall: Duration::ZERO };
     let again = a.store.write(a.shard, KEY, write, a.named);
-    assert!(matches!(again, Err(WriteError::WrongKind(Kind::Set))));
+    assert!(matches!(again, Err(WriteError::WrongKind(Kind::Counter))));
 }
 
 #[test]
-fn the_first_write_of_a_key_asks_first() {
-    let (a, update) = (Replica::new("a1"), put(Kind::Causal, "first"));
-    let written = a.store.write_blindly(a.shard, KEY, &update, Duration::ZERO, a.named);
-    assert!(written.expect("works").is_none() && a.record().context() == &VersionVector::new());
+fn what_may_replace_something_and_the_first_write_of_a_key_ask_first() {
+    let (a, _) = one_that_lags();
+    let remove = Update::of(Kind::Set, vec![Step::Remove(Blob::from(b"old".to_vec()))]);
+    let clear = Update { clears: true, ..Update::of(Kind::Set, Vec::new()) };
+    for update in [remove, clear] {
+        assert!(a.store.write_blindly(a.shard, KEY, &update, Duration::ZERO, a.named).expect("works").is_none());
+    }
+    let empty = Replica::new("c3");
+    let written = empty.store.write_blindly(empty.shard, KEY, &insert("x"), Duration::ZERO, empty.named);
+    assert!(written.expect("works").is_none() && empty.record() == Record::default());
 }

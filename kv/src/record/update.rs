@@ -121,7 +121,8 @@ impl Record {
     /// and something of its kind is there. Two that replaced each other's values afterwards would leave none.
     pub(crate) fn takes_blindly(&self, update: &Update) -> bool {
         let adds = |step: &Step| matches!(step, Step::Add(_) | Step::Insert(_));
-        let replaces = update.clears || update.expires.is_some() || !update.steps.iter().all(adds);
+        let is_more = !update.steps.is_empty() && update.steps.iter().all(adds);
+        let replaces = update.clears || update.expires.is_some() || !is_more;
         self.kind() == update.kind && !replaces && !self.context().is_empty() && self.expiry.at.is_none()
     }
 

@@ -369,6 +369,9 @@ impl Store {
         wall: Duration,
         named: RosterId,
     ) -> Result<Option<(Written, Blind)>, WriteError> {
+        if !update.only_adds() {
+            return Ok(None);
+        }
         let mut guard = self.shard(shard);
         let Some(old) = self.engine.load(shard, key)? else { return Ok(None) };
         let record = record::decode(&old)?;

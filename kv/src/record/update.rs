@@ -45,6 +45,12 @@ impl Update {
         Self { kind, clears: value.is_none(), steps: value.map(Step::Put).into_iter().collect(), expires: None }
     }
 
+    /// Whether it replaces nothing. Two that replaced each other's values without asking first would leave none.
+    pub(crate) fn only_adds(&self) -> bool {
+        let adds = |step: &Step| matches!(step, Step::Add(_) | Step::Insert(_));
+        !self.clears && self.expires.is_none() && !self.steps.is_empty() && self.steps.iter().all(adds)
+    }
+
     /// How many bytes it carries.
     pub(crate) fn bytes(&self) -> usize {
         let of = |step: &Step| match step {
@@ -117,13 +123,10 @@ impl Record {
         Ok(applied)
     }
 
-    /// Whether an update may be applied to this copy before it is known what other replicas have: if it replaces nothing,
-    /// and something of its kind is there. Two that replaced each other's values afterwards would leave none.
+    /// Whether an update that only adds may be applied to this copy before it is known what other replicas have: if
+    /// something of its kind is there.
     pub(crate) fn takes_blindly(&self, update: &Update) -> bool {
-        let adds = |step: &Step| matches!(step, Step::Add(_) | Step::Insert(_));
-        let is_more = !update.steps.is_empty() && update.steps.iter().all(adds);
-        let replaces = update.clears || update.expires.is_some() || !is_more;
-        self.kind() == update.kind && !replaces && !self.context().is_empty() && self.expiry.at.is_none()
+        self.kind() == update.kind && update.only_adds() && !self.context().is_empty() && self.expiry.at.is_none()
     }
 
     /// How many steps of an update would change something.

@@ -14,18 +14,16 @@ impl World {
             }
             return;
         }
-        let heedless = self.plan.broken == Broken::Heedless;
+        let fate = self.fate(at, &map);
         let standing = self.procs[at].store.with_standing(SHARD, |s| {
             let (current, round) = (s.current().clone(), s.round());
             if !current.contains(&own) {
                 return (s.is_ready(), current, round, None);
             }
-            let settled = if heedless { s.settle(&own, &Heedless(&map)) } else { s.settle(&own, &*map) };
-            if settled {
+            if s.settle(&own, &fate) {
                 return (true, current, round, Some(BTreeSet::new()));
             }
-            let ask = if heedless { s.to_ask(&own, &Heedless(&map)) } else { s.to_ask(&own, &*map) };
-            (false, current, round, Some(ask))
+            (false, current, round, Some(s.to_ask(&own, &fate)))
         });
         let Some((ready, current, round, ask)) = standing else { return };
         match ask {
@@ -50,6 +48,11 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What the standing of a node is told of boots.
+    pub(super) fn fate<'a>(&self, at: usize, map: &'a Map) -> Fate<'a> {
+        Fate { map, heirs: self.procs[at].store.heirs(), broken: self.plan.broken }
     }
 
     pub(super) fn introduce(&mut self, at: usize) {
@@ -117,17 +120,20 @@ impl World {
         let fetch = match answer {
             Err(()) => {
                 if broken == Broken::Deaf {
+                    store.note_lineage(peer, Lineage::default());
                     store.with_standing(SHARD, |s| s.find_mute(peer, *round));
                     log!(self, "{} could not ask {}", short(&owner), short(peer));
                 }
                 return self.finish(task);
             }
-            Ok(Answer::Account(None)) => {
+            Ok(Answer::Account(None, lineage)) => {
+                store.note_lineage(peer, lineage);
                 store.with_standing(SHARD, |s| s.find_mute(peer, *round));
                 log!(self, "{} finds {} mute", short(&owner), short(peer));
                 return self.finish(task);
             }
-            Ok(Answer::Account(Some((theirs, rosters)))) => {
+            Ok(Answer::Account(Some((theirs, rosters)), lineage)) => {
+                store.note_lineage(peer, lineage);
                 store.with_standing(SHARD, |s| rosters.into_iter().for_each(|roster| s.learn(roster)));
                 *buckets = theirs.map(|theirs| store.digest(SHARD).difference(&theirs)).unwrap_or_default();
                 (!buckets.is_empty() && broken != Broken::NotFetched).then_some(None)
@@ -136,6 +142,8 @@ impl World {
                 for (key, record) in &records {
                     store.merge(SHARD, &key.0, &record.0, Roster::new([]).id()).expect("works");
                 }
+                let proc = &self.procs[place_of(&owner)];
+                proc.disk.sync(store.commit([SHARD]).expect("the model's disks work"));
                 records.last().filter(|_| more).map(|(key, _)| Some(key.0.to_vec()))
             }
             Ok(_) => return,
@@ -270,12 +278,12 @@ impl World {
                 }
             }
             Task::HandOver { at, taken, buckets, given, after, more, .. } => match answer {
-                Ok(Answer::Account(Some((Some(theirs), _)))) => {
+                Ok(Answer::Account(Some((Some(theirs), _)), _)) => {
                     *buckets = given.difference(&theirs);
                     (*after, *more) = (None, false);
                     self.give_page(task);
                 }
-                Ok(Answer::Account(Some((None, _)))) => {
+                Ok(Answer::Account(Some((None, _)), _)) => {
                     *taken += 1;
                     *at += 1;
                     self.give_next(task);
@@ -326,6 +334,7 @@ impl World {
         if !ours.1 || !self.procs[at].under_way.insert(Errand::Settle) {
             return;
         }
+        self.sync(at);
         let own = self.procs[at].id.clone();
         let others: Vec<NodeId> = self.procs[at].map.up().into_iter().filter(|node| *node != own).collect();
         let task = Task::Settle { left: others.len(), ours, damages: self.crashes };

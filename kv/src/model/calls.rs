@@ -43,7 +43,6 @@ impl World {
         let waits = match request {
             Request::Read { .. } | Request::Fetch { .. } => false,
             Request::Account { .. } => self.plan.broken != Broken::FenceNotKept,
-            Request::Ready { .. } => self.plan.broken != Broken::ReadyNotKept,
             _ => true,
         };
         let commit = self.procs[at].store.commit([SHARD]).expect("the model's disks work");

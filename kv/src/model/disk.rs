@@ -55,6 +55,11 @@ impl Disk {
         state.log.truncate(end);
     }
 
+    /// Whether there is a value of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.state().log.iter().any(|entry| matches!(entry, Entry::Meta(at, _) if at == name))
+    }
+
     /// The engine of what is there. That is synced first.
     pub(super) fn open(&self) -> DiskEngine {
         let mut content = Content::default();

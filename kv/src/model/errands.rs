@@ -1,7 +1,7 @@
 //! What `upkeep` and `errands` do, and when all is settled.
 
 use super::*;
-use crate::record;
+use crate::{kept, record};
 
 impl World {
     /// `Upkeep::work`, once.
@@ -73,7 +73,14 @@ impl World {
 
     /// An introduction was answered, or there is nobody to ask.
     pub(super) fn introduced(&mut self, task: usize, answer: Option<Result<Option<Vec<Roster>>, ()>>) {
-        let nobody = self.procs.iter().filter(|proc| proc.alive).all(|proc| !proc.store.is_introduced(SHARD));
+        let knows = |proc: &Proc| {
+            if proc.alive {
+                proc.store.is_introduced(SHARD)
+            } else {
+                self.plan.disks && !proc.left && proc.disk.has(&kept::standing_of(SHARD))
+            }
+        };
+        let nobody = !self.procs.iter().any(knows);
         let over = self.dice.chance(self.hasty);
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let at = place_of(&entry.owner);

@@ -90,8 +90,6 @@ enum Broken {
     Dropped,
     /// An account is given before the fence is on the disk.
     FenceNotKept,
-    /// Whether a shard is ready is said before what that rests on is on the disk.
-    ReadyNotKept,
     /// One with an empty folder is taken for an heir.
     FalseHeirs,
 }

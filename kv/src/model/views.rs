@@ -165,13 +165,18 @@ impl World {
 
     /// The power of a node fails, or its process is killed. Its disk is there again when it starts.
     pub(super) fn cut_power(&mut self, at: usize) {
+        let unsynced = self.procs[at].disk.unsynced();
+        let kept = if self.dice.chance(30) { unsynced } else { self.dice.below(unsynced + 1) };
+        self.lose_power(at, kept);
+    }
+
+    /// The same; of what is not synced so many changes are kept.
+    pub(super) fn lose_power(&mut self, at: usize, kept: usize) {
         self.cuts += 1;
         let disk = self.procs[at].disk.clone();
-        let unsynced = disk.unsynced();
         self.synced.insert(self.procs[at].id.clone(), disk.synced());
-        let kept = if self.dice.chance(30) { unsynced } else { self.dice.below(unsynced + 1) };
         self.end(at, false);
-        log!(self, "   keeps {kept} of {unsynced} changes that were not synced");
+        log!(self, "   keeps {kept} of {} changes that were not synced", disk.unsynced());
         disk.cut(kept);
     }
 

@@ -44,15 +44,16 @@ fn a_fence_and_a_power_cut(broken: Broken) -> Vec<Wrong> {
     let (mut world, [first, second, third, spare]) = World::on_disks(broken);
     world.part(&[third], &[first, second, spare]);
     world.miss(&[first, spare], third);
-    world.part(&[second], &[spare]);
-    world.work(first);
-    world.both(first, second);
+    for asker in [first, spare] {
+        world.work(asker);
+        world.both(asker, second);
+    }
+    world.part(&[second, third], &[first, spare]);
     world.work_among(&[first, spare]);
     world.put(first);
     world.drain();
     assert_eq!(world.acks.len(), 1);
     world.lose_power(second, 0);
-    world.part(&[second, third], &[first, spare]);
     world.cut.retain(|(a, b)| ![*a, *b].iter().all(|at| [second, third].contains(at)));
     world.start_among(second, &[third]);
     let seen = world.procs[second].seen.clone();
@@ -66,4 +67,32 @@ fn a_fence_and_a_power_cut(broken: Broken) -> Vec<Wrong> {
 fn a_fence_outlives_a_power_cut() {
     assert_eq!(a_fence_and_a_power_cut(Broken::Nothing), []);
     assert_eq!(a_fence_and_a_power_cut(Broken::FenceNotKept), [Wrong::Stale { agreed: true }]);
+}
+
+/// `first` and `second` hold a write. The disk of `first` is wiped, and while `second` is down, it starts and meets `third`:
+/// it is no heir, so the two are no quorum of what was (K1, K3).
+fn a_wiped_disk(broken: Broken) -> Vec<Wrong> {
+    let (mut world, [first, second, third, spare]) = World::on_disks(broken);
+    world.two_hold_one([first, second, third]);
+    world.all_lose_power(&[first, second, third, spare]);
+    world.procs[first].disk = Disk::default();
+    world.start_among(third, &[]);
+    world.start_among(first, &[third]);
+    let seen = world.procs[first].seen.clone();
+    world.see(third, seen);
+    world.work_among(&[third, first]);
+    world.read_now(third);
+    if world.wrong.is_empty() {
+        assert!(!world.is_ready(third) && !world.is_ready(first));
+        world.start_among(second, &[first, third]);
+        world.come_together(&[first]);
+        assert_eq!(world.values(), [1]);
+    }
+    world.verdict()
+}
+
+#[test]
+fn a_wiped_disk_has_no_heirs() {
+    assert_eq!(a_wiped_disk(Broken::Nothing), []);
+    assert_eq!(a_wiped_disk(Broken::FalseHeirs), [Wrong::Stale { agreed: true }]);
 }

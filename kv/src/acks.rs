@@ -41,11 +41,19 @@ impl Acks {
         (Self { queue }, task)
     }
 
-    /// Answers once everything up to a commit is durable: at once, if the engine promises nothing.
-    pub(crate) fn when_durable<A: Serialize + Send + 'static>(&self, commit: Commit, reply: Reply<A>, answer: A) {
-        if commit == Commit::NONE {
-            return reply.send(&answer);
-        }
+    /// Answers once everything up to a commit is durable: at once, if the engine promises nothing. If there is no commit
+    /// because something could not be written, the outcome is unknown.
+    pub(crate) fn when_durable<A: Serialize + Send + 'static>(
+        &self,
+        commit: Result<Commit, EngineError>,
+        reply: Reply<A>,
+        answer: A,
+    ) {
+        let commit = match commit {
+            Ok(Commit::NONE) => return reply.send(&answer),
+            Ok(commit) => commit,
+            Err(error) => return reply.fail(Failure::unknown(error.to_string())),
+        };
         let answer = move |durable: Result<(), EngineError>| match durable {
             Ok(()) => reply.send(&answer),
             Err(error) => reply.fail(Failure::unknown(error.to_string())),

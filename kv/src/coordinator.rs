@@ -33,11 +33,10 @@ use tokio::time::Instant;
 use crate::config::{Consistency, KvConfig};
 use crate::engine::{Commit, EngineError};
 use crate::error::{KvError, Outcome};
-use crate::map::Map;
+use crate::map::{Map, Sight};
 use crate::record::{self, Blob, Record, Update};
 use crate::roster::{Roster, RosterId};
 use crate::scan::Pages;
-use crate::standing::Fates as _;
 use crate::store::{self, Amended, Store, WriteError, Written, millis};
 use crate::sync::RwLock;
 use crate::tally::{Tally, Verdict, Vouch};
@@ -119,7 +118,13 @@ impl Coordinator {
         self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The map, and who is whose heir.
+    pub(crate) fn sight(&self) -> Sight {
+        Sight { map: self.map(), heirs: self.store.heirs() }
+    }
+
     pub(crate) fn set_map(&self, map: Map) {
+        self.store.forget_lineages(|name| map.has_member(name));
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
     }
 
@@ -231,12 +236,12 @@ impl Coordinator {
         ask: impl Fn(&Peer, Q, Duration) -> Call<R>,
         mut take: impl FnMut(R::Brought) -> Result<(), String>,
     ) -> Result<(), TooFew> {
-        let map = self.map();
-        if let Some(rosters) = self.store.rosters(shard) {
+        let (map, placed) = (self.map(), self.store.placed(shard));
+        if let Some(rosters) = self.store.rosters(shard).filter(|_| !placed.is_empty()) {
             self.is_possible(&map, &rosters, level)?;
         }
         let level = if mutated(Mutation::ReadsOne) { Consistency::One } else { level };
-        let mut tally = Tally::new(self.store.placed(shard), level);
+        let mut tally = Tally::new(placed, level);
         let named = tally.target_id();
         let mut candidates = self.by_preference(&map, shard);
         let first = tally.needed_of_target();
@@ -556,7 +561,7 @@ impl Coordinator {
 
     /// Waits until what this node holds of a shard is durable, as far as its engine promises that.
     async fn durable_here(&self, shard: ShardId, deadline: Instant) -> Result<(), String> {
-        let commit = self.store.commit([shard]);
+        let commit = self.store.commit([shard]).map_err(|error| error.to_string())?;
         if commit == Commit::NONE {
             return Ok(());
         }
@@ -566,7 +571,8 @@ impl Coordinator {
         }
     }
 
-    /// Whether enough boots of every roster are up: if not, nothing should be begun.
+    /// Whether enough boots of every roster are up: if not, nothing should be begun. If their heirs are, it may be in a
+    /// moment.
     fn is_possible(&self, map: &Map, rosters: &[Roster], level: Consistency) -> Result<(), TooFew> {
         for roster in rosters {
             let needed = match level {
@@ -577,7 +583,9 @@ impl Coordinator {
             let down: BTreeSet<&NodeId> = roster.nodes().iter().filter(|node| !map.is_up(node)).collect();
             let answered = roster.len() - down.len();
             if answered < needed {
-                return Err(TooFew { answered, needed, reason: format!("these are not up: {down:?}"), again: false });
+                let heir_is_up = |node: &NodeId| map.successor(node).is_some_and(|newer| map.is_up(&newer));
+                let again = answered + down.iter().filter(|node| heir_is_up(node)).count() >= needed;
+                return Err(TooFew { answered, needed, reason: format!("these are not up: {down:?}"), again });
             }
         }
         Ok(())

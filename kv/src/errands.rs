@@ -14,7 +14,6 @@ use crate::coordinator::Coordinator;
 use crate::digest::{Buckets, Digest};
 use crate::record::Blob;
 use crate::roster::Roster;
-use crate::standing::Fates as _;
 use crate::wire::{
     ACCOUNT, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, Offer, PAGE_BYTES, READY,
     ReadyRequest, Rosters,
@@ -39,9 +38,9 @@ const INTRODUCTIONS: Duration = Duration::from_millis(500);
 /// How long one message of upkeep may take. Longer than an operation: nobody waits for it, and a page is large.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Learns the rosters of all shards from the members that know them: from all that answer soon, because one that was cut
-/// off may know old ones only. If none knows any, and none has a smaller name than this node, it founds them: whoever has
-/// just started and sees no other has nothing to catch up with.
+/// Learns the rosters of shards from the members that know them: from all that answer soon, because one that was cut
+/// off may know old ones only. Of a shard that none knows, if none has a smaller name than this node, it is the founder:
+/// whoever has just started and sees no other has nothing to catch up with.
 pub(crate) async fn introduce(here: &Coordinator) {
     let map = here.map();
     let mut asked = FuturesUnordered::new();
@@ -55,11 +54,11 @@ pub(crate) async fn introduce(here: &Coordinator) {
     let mut deadline = Instant::now() + PATIENCE;
     while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, asked.next()).await {
         match answer {
-            Ok(Some(rosters)) => {
+            Ok(rosters) if rosters.is_empty() => {}
+            Ok(rosters) => {
                 introductions.push(rosters);
                 deadline = deadline.min(Instant::now() + INTRODUCTIONS);
             }
-            Ok(None) => {}
             Err(error) => {
                 tracing::debug!(%error, "a member did not introduce this node");
                 all_new = false;
@@ -67,14 +66,18 @@ pub(crate) async fn introduce(here: &Coordinator) {
         }
     }
     let known = map.up_members().any(|member| member.id == here.node);
-    let founds = introductions.is_empty() && all_new && asked.is_empty() && smallest && known;
-    if founds {
-        tracing::info!("no member knows of any shards: this node founds them");
-    }
-    if founds || !introductions.is_empty() {
-        for (at, shard) in here.store.shard_ids().enumerate() {
-            here.store.introduce(shard, introductions.iter().flat_map(|rosters| rosters.list(at)).collect());
+    let may_found = all_new && asked.is_empty() && smallest && known;
+    let mut founded = 0;
+    for (at, shard) in here.store.shard_ids().enumerate() {
+        let rosters: Vec<Roster> = introductions.iter().flat_map(|rosters| rosters.list(at)).collect();
+        if here.store.is_introduced(shard) || (rosters.is_empty() && !may_found) {
+            continue;
         }
+        founded += usize::from(rosters.is_empty());
+        here.store.introduce(shard, rosters);
+    }
+    if founded > 0 {
+        tracing::info!(shards = founded, "no member knows of any of these shards: this node founds them");
     }
 }
 
@@ -100,6 +103,7 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask]) -> Result<(
         rosters: Rosters::new(&shards.iter().map(|ask| vec![ask.under.clone()]).collect::<Vec<_>>()),
     };
     let answer = here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?;
+    store.note_lineage(&peer.node, answer.lineage);
     for (at, Ask { shard, round, .. }) in shards.iter().enumerate() {
         let Some(account) = answer.accounts.get(at) else { break };
         let Some(account) = account else {
@@ -114,10 +118,10 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask]) -> Result<(
             continue;
         }
         // Settled at once where that was the last: a fence that arrives in between would make it worthless.
-        let map = here.map();
+        let sight = here.sight();
         store.with_standing(*shard, |standing| {
             standing.hear(&peer.node, *round);
-            standing.settle(&here.node, &*map)
+            standing.settle(&here.node, &sight)
         });
     }
     Ok(())
@@ -143,7 +147,7 @@ async fn fetch(here: &Coordinator, peer: &Peer, shard: ShardId, buckets: Buckets
             }
         }
         // What this node is said to have caught up with must stay, and the next page waits for the disk.
-        if let Err(error) = here.store.durable(here.store.commit([shard])).await {
+        if let Err(error) = here.store.all_durable([shard]).await {
             tracing::error!(%error, %shard, "fetched records are not durable");
             return Ok(false);
         }

@@ -2,12 +2,15 @@
 //!
 //! Keys are divided into shards, shards are placed on nodes, and every key is on N of them. A call is answered when a
 //! quorum has done its part. Concurrent writes are kept side by side until a writer that has seen them replaces them.
-//! Quorums stay true while nodes join, leave, die and come back without memory; how is told in [`mod@standing`].
+//! Quorums stay true while nodes join, leave, die and come back, with their memory or without; how is told in
+//! [`mod@standing`].
 //!
 //! | module | idea | kind |
 //! |---|---|---|
 //! | [`mod@roster`] | the boots that hold a shard at one time | pure |
 //! | [`mod@standing`] | what a node still owes an account of before it may vouch for a shard | pure |
+//! | [`mod@lineage`] | which boots a boot continues | pure |
+//! | [`mod@kept`] | what a node keeps of itself beside its records | pure |
 //! | [`mod@tally`] | when enough have answered | pure |
 //! | [`mod@digest`] | what a shard holds, in a few numbers | pure |
 //! | [`mod@record`] | what is kept under a key | pure |
@@ -33,7 +36,9 @@ pub mod engine;
 mod errands;
 mod error;
 mod expiries;
+mod kept;
 mod kv;
+mod lineage;
 mod map;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod model;

@@ -1,12 +1,14 @@
 //! Where everything is, as one node sees it: the members, and the shards placed on them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::Peer;
 use polity_cluster::{Member, NodeId, NodeName, Status, View};
 use polity_shard::{Candidate, Placement, ReplicaCount, ShardCount, ShardId};
 
+use crate::lineage::Heirs;
 use crate::roster::Roster;
 use crate::standing::Fates;
 
@@ -75,25 +77,51 @@ impl Map {
     pub(crate) fn up_members(&self) -> impl Iterator<Item = &Member> {
         self.members.values().filter(|member| member.status.is_up())
     }
-}
 
-impl Fates for Map {
-    fn is_gone(&self, node: &NodeId) -> bool {
-        self.members
-            .get(&node.name)
-            .is_some_and(|member| member.id.boot > node.boot || (member.id == *node && member.status == Status::Left))
+    /// Whether any boot of this name is known.
+    pub(crate) fn has_member(&self, name: &NodeName) -> bool {
+        self.members.contains_key(name)
     }
 
-    fn is_up(&self, node: &NodeId) -> bool {
+    /// Whether this boot is a member that is up.
+    pub(crate) fn is_up(&self, node: &NodeId) -> bool {
         self.members.get(&node.name).is_some_and(|member| member.id == *node && member.status.is_up())
     }
 
-    fn successor(&self, node: &NodeId) -> Option<NodeId> {
+    /// The newest boot of a node's name, if it is another one and has not left.
+    pub(crate) fn successor(&self, node: &NodeId) -> Option<NodeId> {
         let member = self.members.get(&node.name)?;
         (member.id.boot > node.boot && member.status != Status::Left).then(|| member.id.clone())
     }
+}
+
+/// The map, and who is whose heir: all that the standing of a shard asks for.
+#[derive(Debug)]
+pub(crate) struct Sight {
+    pub(crate) map: Arc<Map>,
+    pub(crate) heirs: Arc<Heirs>,
+}
+
+impl Fates for Sight {
+    fn is_gone(&self, node: &NodeId) -> bool {
+        let is_gone =
+            |member: &Member| member.id.boot > node.boot || (member.id == *node && member.status == Status::Left);
+        self.map.members.get(&node.name).is_some_and(is_gone)
+    }
+
+    fn is_up(&self, node: &NodeId) -> bool {
+        self.map.is_up(node)
+    }
+
+    fn successor(&self, node: &NodeId) -> Option<NodeId> {
+        self.map.successor(node)
+    }
 
     fn up(&self) -> Vec<NodeId> {
-        self.up_members().map(|member| member.id.clone()).collect()
+        self.map.up_members().map(|member| member.id.clone()).collect()
+    }
+
+    fn continues(&self, newer: &NodeId, older: &NodeId) -> Option<bool> {
+        self.heirs.continues(newer, older)
     }
 }

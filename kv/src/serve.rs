@@ -44,14 +44,21 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
     rpc.serve(FETCH, move |_, fetch, reply| handle_fetch(&here, &fetch, reply));
     let (here, when) = (store.clone(), acks.clone());
     rpc.serve(OFFER, move |_, offer, reply| handle_offer(&here, &when, limits, &offer, reply));
-    let (here, awake) = (store.clone(), wake.clone());
-    rpc.serve(READY, move |_, request, reply| handle_ready(&here, &awake, &request, reply));
+    let (here, awake, when) = (store.clone(), wake.clone(), acks.clone());
+    rpc.serve(READY, move |_, request, reply| handle_ready(&here, &when, &awake, &request, reply));
     let here = store.clone();
     rpc.serve(SCAN, move |_, scan, reply| handle_scan(&here, limits, &scan, reply));
-    let here = store.clone();
-    rpc.serve(INTRODUCE, move |_, (), reply| reply.send(&introduction(&here)));
-    let here = coordinator.clone();
-    rpc.serve(PROGRESS, move |_, (), reply| reply.send(&settled::progress(&here)));
+    let (here, when) = (store.clone(), acks.clone());
+    rpc.serve(INTRODUCE, move |_, (), reply| {
+        // A founder that forgot what it has told others would found again.
+        let rosters = introduction(&here);
+        when.when_durable(here.commit(here.shard_ids()), reply, rosters);
+    });
+    let (here, when) = (coordinator.clone(), acks.clone());
+    rpc.serve(PROGRESS, move |_, (), reply| {
+        let progress = settled::progress(&here);
+        when.when_durable(here.store.commit(here.store.shard_ids()), reply, progress);
+    });
 }
 
 /// What a peer may send.
@@ -154,9 +161,10 @@ fn handle_account(store: &Store, acks: &Acks, wake: &Notify, request: &AccountRe
         accounts.push(account);
         lists.push(rosters);
     }
-    // Whoever finds that this node has all it would give drops its own.
+    // Whoever finds that this node has all it would give drops its own, and whoever has heard it relies on the fence.
     let told = request.shards.iter().map(|(shard, _)| ShardId(*shard)).filter(|shard| store.has_shard(*shard));
-    acks.when_durable(store.commit(told), reply, AccountAnswer { accounts, rosters: Rosters::new(&lists) });
+    let answer = AccountAnswer { accounts, rosters: Rosters::new(&lists), lineage: store.lineage().clone() };
+    acks.when_durable(store.commit(told), reply, answer);
     // A fence may have given this node something to cover.
     wake.notify_one();
 }
@@ -199,11 +207,11 @@ fn handle_offer(store: &Store, acks: &Acks, limits: Limits, offer: &Offer, reply
         }
     }
     let shard = ShardId(offer.shard);
-    let commit = if store.has_shard(shard) { store.commit([shard]) } else { Commit::NONE };
+    let commit = if store.has_shard(shard) { store.commit([shard]) } else { Ok(Commit::NONE) };
     acks.when_durable(commit, reply, ());
 }
 
-fn handle_ready(store: &Store, wake: &Notify, request: &ReadyRequest, reply: Reply<Vec<bool>>) {
+fn handle_ready(store: &Store, acks: &Acks, wake: &Notify, request: &ReadyRequest, reply: Reply<Vec<bool>>) {
     if request.shards.len() > MAX_SHARDS_A_MESSAGE {
         return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
     }
@@ -219,12 +227,15 @@ fn handle_ready(store: &Store, wake: &Notify, request: &ReadyRequest, reply: Rep
         });
         ready.unwrap_or(false)
     });
-    reply.send(&ready.collect());
+    let ready: Vec<bool> = ready.collect();
+    // The asker forgets what it has told this node, and that this node has covered.
+    let told = request.shards.iter().map(|shard| ShardId(*shard)).filter(|shard| store.has_shard(*shard));
+    acks.when_durable(store.commit(told), reply, ready);
     wake.notify_one();
 }
 
-/// The rosters of all shards, if this node knows them all.
-fn introduction(store: &Store) -> Option<Rosters> {
-    let lists: Option<Vec<Vec<Roster>>> = store.shard_ids().map(|shard| store.rosters(shard)).collect();
-    lists.map(|lists| Rosters::new(&lists))
+/// The rosters of each shard that this node knows.
+fn introduction(store: &Store) -> Rosters {
+    let lists: Vec<Vec<Roster>> = store.shard_ids().map(|shard| store.rosters(shard).unwrap_or_default()).collect();
+    Rosters::new(&lists)
 }

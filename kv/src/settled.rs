@@ -33,7 +33,8 @@ pub(crate) async fn settled(here: &Coordinator) {
 
 async fn is_settled(here: &Coordinator) -> bool {
     let ours = progress(here);
-    if ours.pending > 0 {
+    // What is said to be repaired must not be undone by a power cut.
+    if ours.pending > 0 || here.store.all_durable(here.store.shard_ids()).await.is_err() {
         return false;
     }
     let map = here.map();

@@ -3,7 +3,7 @@
 //!
 //! # The protocol
 //!
-//! No two nodes see the members change at the same moment, and a node that restarts has forgotten everything. Quorums
+//! No two nodes see the members change at the same moment, and a node that restarts may have forgotten everything. Quorums
 //! stay true through both by these rules (after the joint quorums of RAMBO, Lynch and Shvartsman 2002, and the
 //! view-by-view covering of DynaStore, Aguilera et al. 2009, without their consensus: promise K3 asks only for nodes
 //! that agree on the placement).
@@ -33,6 +33,34 @@
 //! bring nothing back, or the roster was succeeded by others before its boots went, which this node slept through. So
 //! then all that are left must be heard, and everybody who could know better: every member that is up, and the newer
 //! boots of those that are gone. A boot that is only down is waited for.
+//!
+//! # With a disk
+//!
+//! A boot that opens the folder of an earlier one is its *heir* ([`crate::lineage`]), and hearing an heir counts as hearing
+//! its ancestors. A boot that has an heir is not lost, and until the newer boot of its name has said whether it is one, the
+//! boot is waited for. For this the engine keeps every change of the standing that adds to what is owed, in one order with
+//! the records, and nothing that others rely on is said before what it rests on is durable: a write, what was taken over,
+//! an account, an introduction, that a shard is ready ([`READY`]), that all is settled. An engine comes back as it was at
+//! one moment, and no earlier than the last of these answers.
+//!
+//! So let h be the heir of a boot b of roster S, and replace b by h in the argument above.
+//!
+//! - *b was fenced with T*: b answered, so its fence is on the disk, and h was born with it. Or h itself was: then b does
+//!   nothing any more, because two boots never have one folder open, and what b had acknowledged before, h brings.
+//! - *b was known to have done the write*: b acknowledged it, so it was durable, and h has it; unless b had handed it over and
+//!   dropped it. But before that, b's standing came to name the roster that took it, and the disk keeps the order: an engine
+//!   that lacks the records knows the roster.
+//! - *b had covered S and was ready for T*: what it had heard is in the log before the removal of S is. An h that owes S
+//!   again covers it again. One that does not has all that b had heard.
+//! - What b did without being heard of is undone, as if it had not been: it moved to T and asked under it, and the disk does
+//!   not know T. No write was acknowledged with b's part in T, and those that b fenced owe T and wait for its heirs.
+//!
+//! Therefore K1 and K3 hold with folders for memories: a quorum of heirs of a roster is enough to cover it, fewer are not, and
+//! since all operations name what is owed, fewer serve none. A folder that is wiped has no lineage: its boot is a stranger
+//! to those before, and they are lost. The operator must not bring an older state of a folder back: it would be an heir that
+//! has forgotten, and nobody can tell.
+//!
+//! [`READY`]: crate::wire::READY
 
 use std::collections::BTreeSet;
 
@@ -55,11 +83,18 @@ pub(crate) trait Fates {
     fn successor(&self, node: &NodeId) -> Option<NodeId>;
     /// All members that are up.
     fn up(&self) -> Vec<NodeId>;
+    /// Whether a newer boot holds all that an older one of its name had acknowledged. `None` if it has not said.
+    fn continues(&self, newer: &NodeId, older: &NodeId) -> Option<bool>;
+}
+
+/// Whether a boot can neither be heard again nor has left an heir.
+fn is_lost(node: &NodeId, fates: &impl Fates) -> bool {
+    fates.is_gone(node) && fates.successor(node).is_none_or(|newer| fates.continues(&newer, node) == Some(false))
 }
 
 /// Whether fewer than a quorum of a roster's boots are left.
 fn is_bereft(roster: &Roster, fates: &impl Fates) -> bool {
-    roster.nodes().iter().filter(|node| !fates.is_gone(node)).count() < roster.quorum()
+    roster.nodes().iter().filter(|node| !is_lost(node, fates)).count() < roster.quorum()
 }
 
 /// One node's standing to one shard.
@@ -75,8 +110,10 @@ pub(crate) struct Standing {
     mute: BTreeSet<NodeId>,
     /// Counts what makes worthless what was heard: moves and fences.
     round: u64,
-    /// Something was owed that found no room. Never ready again under this boot.
+    /// Something was owed that found no room. Never ready again, under this boot and its heirs.
     overflowed: bool,
+    /// Counts the changes of what is kept on disk.
+    changes: u64,
 }
 
 impl Standing {
@@ -89,11 +126,28 @@ impl Standing {
             mute: BTreeSet::new(),
             round: 0,
             overflowed: false,
+            changes: 1,
         };
         for roster in owed {
             standing.learn(roster);
         }
         standing
+    }
+
+    /// The standing of an ancestor, as the disk has it. It has not changed since.
+    pub(crate) fn restored(current: Roster, owed: Vec<Roster>, overflowed: bool) -> Self {
+        let standing = Self::new(current, owed);
+        Self { overflowed: overflowed || standing.overflowed, changes: 0, ..standing }
+    }
+
+    /// How often what is kept of it has changed: the current roster, those that are owed, and whether some are missing.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Whether something was owed that found no room.
+    pub(crate) fn has_overflowed(&self) -> bool {
+        self.overflowed
     }
 
     pub(crate) fn current(&self) -> &Roster {
@@ -123,6 +177,7 @@ impl Standing {
         self.covered.clear();
         self.begin_round();
         self.owed.remove(&self.current);
+        self.changes += 1;
         self.owe(before);
     }
 
@@ -158,9 +213,19 @@ impl Standing {
 
     fn owe(&mut self, roster: Roster) {
         if self.owed.len() < MAX_OWED || self.owed.contains(&roster) {
-            self.owed.insert(roster);
+            self.changes += u64::from(self.owed.insert(roster));
         } else {
+            self.changes += u64::from(!self.overflowed);
             self.overflowed = true;
+        }
+    }
+
+    /// These are not owed any more.
+    fn cover(&mut self, rosters: Vec<Roster>) {
+        for roster in rosters {
+            self.owed.remove(&roster);
+            self.covered.insert(roster);
+            self.changes += 1;
         }
     }
 
@@ -178,10 +243,16 @@ impl Standing {
         }
     }
 
-    /// The boots that should be asked: those of the owed rosters and of the current one that were not heard yet; and
-    /// every member, if an owed roster has lost its quorum for good.
+    /// The boots that should be asked: those of the owed rosters and of the current one that were not heard yet; whoever
+    /// came after them and may be an heir; and every member, if an owed roster has lost its quorum for good.
     pub(crate) fn to_ask(&self, own: &NodeId, fates: &impl Fates) -> BTreeSet<NodeId> {
         let mut ask: BTreeSet<NodeId> = self.rosters().flat_map(Roster::nodes).cloned().collect();
+        let newer = self
+            .owed
+            .iter()
+            .flat_map(Roster::nodes)
+            .filter_map(|node| fates.successor(node).filter(|newer| fates.continues(newer, node) != Some(false)));
+        ask.extend(newer);
         if self.owed.iter().any(|roster| is_bereft(roster, fates)) {
             ask.extend(fates.up());
         }
@@ -189,42 +260,53 @@ impl Standing {
         ask
     }
 
-    /// Whether everything owed is covered; if so, nothing is owed any more. `own` has always been heard.
+    /// Whether everything owed is covered; if so, nothing is owed any more. If only some of it is, that is not, whatever
+    /// becomes of the rest: so a node that starts again and again alone owes no more each time. `own` has always been heard.
     ///
     /// Those of the current roster that are up are waited for too: two clusters that were founded apart and have met know
     /// nothing of each other's rosters.
     pub(crate) fn settle(&mut self, own: &NodeId, fates: &impl Fates) -> bool {
         if mutated(Mutation::ReadyAtOnce) {
-            self.covered.append(&mut self.owed);
+            self.cover(self.owed.iter().cloned().collect());
         }
         if self.is_ready() {
             return true;
         }
-        let heard = |node: &NodeId| node == own || self.heard.contains(node);
-        let met = |node: &NodeId| heard(node) || self.mute.contains(node);
-        let covered = |roster: &Roster| {
-            if is_bereft(roster, fates) {
-                // All that are left, whoever came after those that are not, and everybody else who is there.
-                roster.nodes().iter().all(|node| match fates.successor(node) {
-                    Some(newer) => met(&newer),
-                    None => heard(node) || fates.is_gone(node),
-                }) && fates.up().iter().all(met)
-            } else {
-                roster.nodes().iter().filter(|node| heard(node)).count() >= roster.quorum()
-            }
-        };
+        let met = |node: &NodeId| node == own || self.heard.contains(node) || self.mute.contains(node);
+        let covered: Vec<Roster> =
+            self.owed.iter().filter(|roster| self.has_covered(roster, own, fates)).cloned().collect();
         let current_met = self.current.nodes().iter().all(|node| met(node) || !fates.is_up(node));
-        if self.overflowed || !current_met || !self.owed.iter().all(covered) {
+        let all = covered.len() == self.owed.len();
+        if all && (self.overflowed || !current_met) {
             return false;
         }
-        self.covered.append(&mut self.owed);
-        true
+        self.cover(covered);
+        all
+    }
+
+    /// Whether enough was heard to vouch for an owed roster.
+    fn has_covered(&self, roster: &Roster, own: &NodeId, fates: &impl Fates) -> bool {
+        let was_asked = |node: &NodeId| node == own || self.heard.contains(node);
+        let met = |node: &NodeId| was_asked(node) || self.mute.contains(node);
+        let heard = |node: &NodeId| {
+            let heir = || fates.successor(node).filter(|newer| fates.continues(newer, node) == Some(true));
+            was_asked(node) || heir().is_some_and(|heir| was_asked(&heir))
+        };
+        if is_bereft(roster, fates) {
+            // All that are left, whoever came after those that are not, and everybody else who is there.
+            roster.nodes().iter().all(|node| match fates.successor(node) {
+                Some(newer) => met(&newer),
+                None => heard(node) || fates.is_gone(node),
+            }) && fates.up().iter().all(met)
+        } else {
+            roster.nodes().iter().filter(|node| heard(node)).count() >= roster.quorum()
+        }
     }
 
     /// A quorum of `current` is ready and was told of `owed`: if that is still all, nothing needs to be owed here.
     pub(crate) fn relieve(&mut self, current: &Roster, owed: &[Roster]) {
         if *current == self.current && self.owed.iter().all(|roster| owed.contains(roster)) {
-            self.covered.append(&mut self.owed);
+            self.cover(self.owed.iter().cloned().collect());
         }
     }
 }
@@ -249,6 +331,9 @@ mod tests {
         }
         fn up(&self) -> Vec<NodeId> {
             self.0.split_whitespace().map(boot).collect()
+        }
+        fn continues(&self, _: &NodeId, _: &NodeId) -> Option<bool> {
+            Some(false)
         }
     }
 
@@ -328,6 +413,9 @@ mod tests {
             fn up(&self) -> Vec<NodeId> {
                 ["b3", "c1"].map(boot).to_vec()
             }
+            fn continues(&self, _: &NodeId, _: &NodeId) -> Option<bool> {
+                Some(false)
+            }
         }
         let mut standing = Standing::new(roster("b3 c1"), [roster("a1 b1 c1")]);
         standing.find_mute(&boot("b3"), standing.round());
@@ -377,6 +465,152 @@ mod tests {
         assert!(standing.is_ready());
         standing.fence(&roster("a1"));
         assert!(!standing.is_ready());
+    }
+
+    /// Boots that are up, by name, and which of them continue which: all pairs of a name, unless they are strangers.
+    struct Disks {
+        up: Up,
+        strangers: &'static str,
+        silent: &'static str,
+    }
+
+    impl Fates for Disks {
+        fn is_gone(&self, node: &NodeId) -> bool {
+            self.up.is_gone(node)
+        }
+        fn is_up(&self, node: &NodeId) -> bool {
+            self.up.is_up(node)
+        }
+        fn successor(&self, node: &NodeId) -> Option<NodeId> {
+            self.up.successor(node)
+        }
+        fn up(&self) -> Vec<NodeId> {
+            self.up.up()
+        }
+        fn continues(&self, newer: &NodeId, older: &NodeId) -> Option<bool> {
+            let among = |list: &str| list.split_whitespace().map(boot).any(|node| node == *newer);
+            (!among(self.silent)).then(|| newer.name == older.name && !among(self.strangers))
+        }
+    }
+
+    fn restored(current: &str) -> Standing {
+        Standing::restored(roster(current), Vec::new(), false)
+    }
+
+    #[test]
+    fn after_a_stop_of_all_a_quorum_of_heirs_is_enough_and_fewer_are_not() {
+        let own = boot("a2");
+        let mut standing = restored("a1 b1 c1");
+        let alone = Disks { up: Up("a2"), strangers: "", silent: "" };
+        standing.move_to(roster("a2"));
+        assert!(!standing.settle(&own, &alone), "b1 and c1 may have acknowledged what a1 has not");
+        let two = Disks { up: Up("a2 b2"), strangers: "", silent: "b2" };
+        standing.move_to(roster("a2 b2"));
+        assert!(standing.to_ask(&own, &two).contains(&boot("b2")), "it may be an heir");
+        assert!(!standing.settle(&own, &two));
+        let two = Disks { silent: "", ..two };
+        hear(&mut standing, &["b2"]);
+        assert!(standing.settle(&own, &two));
+    }
+
+    #[test]
+    fn restarts_in_a_row_are_covered_through_the_newest_heir() {
+        let own = boot("a3");
+        let mut standing = Standing::restored(roster("a2 b2"), vec![roster("a1 b1 c1")], false);
+        standing.move_to(roster("a3 b3 c2"));
+        let up = Disks { up: Up("a3 b3 c2"), strangers: "", silent: "" };
+        hear(&mut standing, &["c2"]);
+        assert!(!standing.settle(&own, &up), "a write under a2 and b2 needed both");
+        assert_eq!(standing.owed().cloned().collect::<Vec<_>>(), [roster("a2 b2")], "a1 and c1 are covered by heirs");
+        hear(&mut standing, &["b3"]);
+        assert!(standing.settle(&own, &up));
+    }
+
+    #[test]
+    fn a_wiped_folder_is_no_heir_and_the_disks_that_are_left_are_waited_for() {
+        let own = boot("a2");
+        let mut standing = restored("a1 b1 c1");
+        standing.move_to(roster("a2 b2"));
+        // c1 is down: it may come back, or leave an heir.
+        let up = Disks { up: Up("a2 b2"), strangers: "b2", silent: "" };
+        hear(&mut standing, &["b2"]);
+        assert!(!standing.settle(&own, &up), "b2 has nothing of b1's");
+        // It has come back, and has not said whether with its folder.
+        let up = Disks { up: Up("a2 b2 c2"), strangers: "b2 c2", silent: "c2" };
+        standing.move_to(roster("a2 b2 c2"));
+        hear(&mut standing, &["b2"]);
+        assert!(!standing.settle(&own, &up));
+        // Without: more was destroyed than may be, and all that are left are heard.
+        let up = Disks { silent: "", ..up };
+        assert!(!standing.settle(&own, &up));
+        standing.find_mute(&boot("c2"), standing.round());
+        assert!(standing.settle(&own, &up));
+    }
+
+    #[test]
+    fn an_heir_among_living_ones_counts_itself_for_its_ancestor() {
+        let own = boot("a2");
+        let mut standing = restored("a1 b1 c1");
+        standing.move_to(roster("a2 b1 c1"));
+        let up = Disks { up: Up("a2 b1 c1"), strangers: "", silent: "" };
+        hear(&mut standing, &["b1"]);
+        assert!(!standing.settle(&own, &up), "c1 is up, and may have been founded apart");
+        hear(&mut standing, &["c1"]);
+        assert!(standing.settle(&own, &up));
+    }
+
+    #[test]
+    fn one_that_starts_again_and_again_alone_owes_no_more_each_time() {
+        let mut standing = restored("a1 b1 c1");
+        for generation in 2..300 {
+            let mut own = boot("a1");
+            own.boot.generation = generation;
+            struct Alone(NodeId);
+            impl Fates for Alone {
+                fn is_gone(&self, node: &NodeId) -> bool {
+                    self.successor(node).is_some()
+                }
+                fn is_up(&self, node: &NodeId) -> bool {
+                    *node == self.0
+                }
+                fn successor(&self, node: &NodeId) -> Option<NodeId> {
+                    (node.name == self.0.name && node.boot < self.0.boot).then(|| self.0.clone())
+                }
+                fn up(&self) -> Vec<NodeId> {
+                    vec![self.0.clone()]
+                }
+                fn continues(&self, _: &NodeId, _: &NodeId) -> Option<bool> {
+                    Some(true)
+                }
+            }
+            standing.move_to(Roster::new([own.clone()]));
+            assert!(!standing.settle(&own, &Alone(own.clone())));
+            assert_eq!(standing.owed().cloned().collect::<Vec<_>>(), [roster("a1 b1 c1")]);
+            standing = Standing::restored(standing.current().clone(), standing.owed().cloned().collect(), false);
+        }
+        assert!(!standing.has_overflowed());
+    }
+
+    #[test]
+    fn what_is_kept_has_changed_when_it_has() {
+        let mut standing = restored("a1 b1");
+        let mut last = standing.changes();
+        let mut changed = |standing: &Standing| std::mem::replace(&mut last, standing.changes()) != standing.changes();
+        standing.learn(roster("a1 b1"));
+        standing.fence(&roster("a1 b1"));
+        standing.move_to(roster("a1 b1"));
+        hear(&mut standing, &["b1"]);
+        assert!(!changed(&standing));
+        standing.fence(&roster("b1 c1"));
+        assert!(changed(&standing));
+        standing.fence(&roster("b1 c1"));
+        assert!(!changed(&standing));
+        standing.learn(roster("c1"));
+        assert!(changed(&standing));
+        standing.relieve(&roster("a1 b1"), &[roster("b1 c1"), roster("c1")]);
+        assert!(changed(&standing) && standing.is_ready());
+        standing.move_to(roster("a2"));
+        assert!(changed(&standing));
     }
 
     #[test]

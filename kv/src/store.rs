@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use polity_cluster::NodeId;
 use polity_cluster::mutation::{Mutation, mutated};
+use polity_cluster::{NodeId, NodeName};
 use polity_crdt::{HybridClock, ReplicaId, VersionVector};
 use polity_shard::{ShardCount, ShardId};
 
@@ -24,10 +24,12 @@ use crate::config::KvConfig;
 use crate::digest::{Buckets, Digest};
 use crate::engine::{Commit, Engine, EngineError};
 use crate::expiries::Expiries;
+use crate::kept::{self, NotKept};
+use crate::lineage::{Heirs, Lineage};
 use crate::record::{self, Blob, Kind, Millis, NotARecord, Record, Refused, Update, Writing};
 use crate::roster::{Roster, RosterId};
 use crate::standing::Standing;
-use crate::sync::{AtomicU64, Mutex, MutexGuard};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock};
 use crate::tally::Vouch;
 use crate::wire::Page;
 
@@ -36,12 +38,14 @@ use crate::wire::Page;
 struct Shard {
     /// What placement says. Always known.
     placed: Roster,
-    /// `None` until this node has learned the rosters of the shard from one that knows them.
+    /// `None` until this node has learned the rosters of the shard from one that knows them, or from its own engine.
     standing: Option<Standing>,
+    /// Up to which of its changes the engine has the standing.
+    kept: u64,
     digest: Digest,
     /// Whether there is any record.
     holds_records: bool,
-    /// The last commit that changed a record.
+    /// The last commit that changed a record or the standing.
     commit: Commit,
     /// The replica that this node is for the shard's keys. A new one each time the shard's records were dropped, so
     /// that no dot is ever used twice.
@@ -96,6 +100,10 @@ pub(crate) struct Store {
     count: ShardCount,
     shards: Vec<Mutex<Shard>>,
     engine: Arc<dyn Engine>,
+    /// The boots whose records and standing the engine holds.
+    lineage: Lineage,
+    /// Whom others continue, as far as they have said.
+    heirs: RwLock<Arc<Heirs>>,
     max_siblings: usize,
     max_record_bytes: usize,
     tenancies: AtomicU64,
@@ -157,32 +165,57 @@ pub(crate) enum Amended {
 }
 
 impl Store {
-    /// The store of what an engine holds. Reads all of it, to know its digests.
+    /// The store of what an engine holds. Reads all of it, to know its digests. What the engine says of whose it was and how
+    /// that stood to its shards is true of this boot from now on.
     pub(crate) fn new(own: NodeId, config: &KvConfig, engine: Arc<dyn Engine>) -> Result<Self, EngineError> {
+        let continued = match engine.is_durable() {
+            true => read_meta(&*engine, kept::LINEAGE, |bytes| kept::decode_lineage(bytes, &own.name, config.shards))?,
+            false => None,
+        };
+        let continued = continued.flatten();
+        let lineage = continued.clone().unwrap_or_default();
         let store = Self {
-            own,
             count: config.shards,
             shards: Vec::new(),
+            heirs: RwLock::new(Arc::new(Heirs::new(&own, lineage.clone()))),
+            own,
             engine,
+            lineage,
             max_siblings: config.max_siblings,
             max_record_bytes: config.max_record_bytes(),
             tenancies: AtomicU64::new(0),
         };
         let shards = config.shards.iter().map(|shard| {
             let (digest, holds_records, expiries) = store.inspect(shard)?;
-            Ok(Mutex::new(Shard {
+            let standing = match continued {
+                Some(_) => read_meta(&*store.engine, &kept::standing_of(shard), kept::decode_standing)?,
+                None => None,
+            };
+            Ok(Shard {
                 placed: Roster::new([]),
-                standing: None,
+                kept: standing.as_ref().map_or(0, Standing::changes),
+                standing,
                 digest,
                 holds_records,
                 commit: Commit::NONE,
                 replica: store.next_replica(),
                 clock: HybridClock::new(),
                 expiries,
-            }))
+            })
         });
-        let shards = shards.collect::<Result<_, EngineError>>()?;
-        Ok(Self { shards, ..store })
+        let mut shards = shards.collect::<Result<Vec<_>, EngineError>>()?;
+        let commit = store.begin()?;
+        shards.iter_mut().for_each(|shard| shard.commit = commit);
+        Ok(Self { shards: shards.into_iter().map(Mutex::new).collect(), ..store })
+    }
+
+    /// Says in the engine that it is this boot's. Nothing is acknowledged before that is durable.
+    fn begin(&self) -> Result<Commit, EngineError> {
+        if !self.engine.is_durable() {
+            return Ok(Commit::NONE);
+        }
+        let left = kept::encode_lineage(&self.own.name, self.count, self.own.boot, &self.lineage);
+        self.engine.put_meta(kept::LINEAGE, &left)
     }
 
     /// The digest of what the engine holds of a shard, whether that is anything, and what of it expires.
@@ -235,22 +268,66 @@ impl Store {
     }
 
     /// Placement has changed.
-    pub(crate) fn place(&self, shard: ShardId, roster: Roster) {
-        let mut shard = self.shard(shard);
+    pub(crate) fn place(&self, id: ShardId, roster: Roster) {
+        let mut shard = self.shard(id);
         if let Some(standing) = &mut shard.standing {
             standing.move_to(roster.clone());
         }
         if !roster.is_empty() {
             shard.placed = roster;
         }
+        self.keep_or_warn(&mut shard, id);
     }
 
     /// This node has learned which rosters a shard has had; none, if it has just been founded.
-    pub(crate) fn introduce(&self, shard: ShardId, rosters: Vec<Roster>) {
-        let mut shard = self.shard(shard);
+    pub(crate) fn introduce(&self, id: ShardId, rosters: Vec<Roster>) {
+        let mut shard = self.shard(id);
         if shard.standing.is_none() && !shard.placed.is_empty() {
             shard.standing = Some(Standing::new(shard.placed.clone(), rosters));
+            self.keep_or_warn(&mut shard, id);
         }
+    }
+
+    /// Writes the standing of a shard to the engine, if it has changed since.
+    fn keep(&self, shard: &mut Shard, id: ShardId) -> Result<(), EngineError> {
+        if let Some(standing) = &shard.standing
+            && standing.changes() != shard.kept
+            && self.engine.is_durable()
+        {
+            shard.commit = self.engine.put_meta(&kept::standing_of(id), &kept::encode_standing(standing))?;
+            shard.kept = standing.changes();
+        }
+        Ok(())
+    }
+
+    /// Should that fail, nothing is acknowledged before it has been made up for: see [`Store::commit`].
+    fn keep_or_warn(&self, shard: &mut Shard, id: ShardId) {
+        if let Err(error) = self.keep(shard, id) {
+            tracing::warn!(%error, shard = %id, "the standing of a shard was not kept");
+        }
+    }
+
+    /// The boots that this one continues.
+    pub(crate) fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
+    /// Whom all continue that have said it.
+    pub(crate) fn heirs(&self) -> Arc<Heirs> {
+        self.heirs.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A boot has said whom it continues.
+    pub(crate) fn note_lineage(&self, node: &NodeId, lineage: Lineage) {
+        if self.heirs().lacks(node) {
+            Arc::make_mut(&mut self.heirs.write().unwrap_or_else(PoisonError::into_inner)).note(node, lineage);
+        }
+    }
+
+    /// Forgets what was said by those that are not members any more.
+    pub(crate) fn forget_lineages(&self, is_member: impl Fn(&NodeName) -> bool) {
+        let is_ours = |name: &NodeName| *name == self.own.name || is_member(name);
+        Arc::make_mut(&mut self.heirs.write().unwrap_or_else(PoisonError::into_inner)).retain(is_ours);
     }
 
     pub(crate) fn is_introduced(&self, shard: ShardId) -> bool {
@@ -264,7 +341,10 @@ impl Store {
 
     /// Reads or changes the standing of a shard, if it is known.
     pub(crate) fn with_standing<T>(&self, shard: ShardId, change: impl FnOnce(&mut Standing) -> T) -> Option<T> {
-        self.shard(shard).standing.as_mut().map(change)
+        let mut guard = self.shard(shard);
+        let result = guard.standing.as_mut().map(change);
+        self.keep_or_warn(&mut guard, shard);
+        result
     }
 
     pub(crate) fn digest(&self, shard: ShardId) -> Digest {
@@ -277,22 +357,41 @@ impl Store {
 
     /// A replica of `under` asks for all that this shard has: fences it, and gives the account that the answer brings.
     /// `None` if this node does not know yet what it should have.
-    pub(crate) fn account(&self, shard: ShardId, under: &Roster) -> Option<Account> {
-        let mut shard = self.shard(shard);
+    pub(crate) fn account(&self, id: ShardId, under: &Roster) -> Option<Account> {
+        let mut shard = self.shard(id);
         let standing = shard.standing.as_mut()?;
         standing.fence(under);
-        let rosters = standing.rosters().cloned().collect();
+        let (rosters, changes) = (standing.rosters().cloned().collect(), standing.changes());
+        if mutated(Mutation::ForgetsFences) {
+            shard.kept = changes;
+        }
+        self.keep_or_warn(&mut shard, id);
         Some(Account { rosters, digest: shard.digest.clone() })
     }
 
-    /// The last commit that changed one of these shards. Whoever acknowledges what they hold waits for it, without a lock.
-    pub(crate) fn commit(&self, shards: impl IntoIterator<Item = ShardId>) -> Commit {
-        shards.into_iter().map(|shard| self.shard(shard).commit).max().unwrap_or(Commit::NONE)
+    /// The last commit that changed one of these shards, or how it stands. Whoever acknowledges what they hold waits for it,
+    /// without a lock.
+    ///
+    /// # Errors
+    /// A standing could not be kept: nothing may be acknowledged that it vouches for.
+    pub(crate) fn commit(&self, shards: impl IntoIterator<Item = ShardId>) -> Result<Commit, EngineError> {
+        let mut last = Commit::NONE;
+        for id in shards {
+            let mut shard = self.shard(id);
+            self.keep(&mut shard, id)?;
+            last = last.max(shard.commit);
+        }
+        Ok(last)
     }
 
     /// Waits until everything up to a commit survives a power cut, as far as the engine promises that.
     pub(crate) async fn durable(&self, upto: Commit) -> Result<(), EngineError> {
         if upto == Commit::NONE { Ok(()) } else { self.engine.durable(upto).await }
+    }
+
+    /// Waits until all that these shards hold, and how they stand, survives a power cut.
+    pub(crate) async fn all_durable(&self, shards: impl IntoIterator<Item = ShardId>) -> Result<(), EngineError> {
+        self.durable(self.commit(shards)?).await
     }
 
     // ---- records --------------------------------------------------------------------------------------------------
@@ -570,6 +669,8 @@ impl Store {
         if ours || guard.digest != *given || mutated(Mutation::KeepsWhatItGave) {
             return Ok(false);
         }
+        // An engine that has lost the records must know who has them.
+        self.keep(&mut guard, shard)?;
         guard.commit = self.engine.clear(shard)?;
         guard.digest = Digest::default();
         guard.holds_records = false;
@@ -589,6 +690,17 @@ impl Store {
         }
         Ok(count)
     }
+}
+
+/// A value of the engine's, understood.
+fn read_meta<T>(
+    engine: &dyn Engine,
+    name: &str,
+    decode: impl FnOnce(&[u8]) -> Result<T, NotKept>,
+) -> Result<Option<T>, EngineError> {
+    let not_kept =
+        |error: NotKept| EngineError::Other { action: "read what it had kept", cause: format!("{name}: {error}") };
+    engine.meta(name)?.map(|bytes| decode(&bytes).map_err(not_kept)).transpose()
 }
 
 /// How many keys of a shard are looked at while others wait for it.

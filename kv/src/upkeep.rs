@@ -4,7 +4,7 @@
 //!
 //! | this node | does |
 //! |---|---|
-//! | has just started | learns the rosters of all shards from one that knows them; the first of all founds them |
+//! | has just started | learns the rosters of the shards of which it has kept none; the first of all founds them |
 //! | is a replica and owes rosters | hears from their boots: fetches what it lacks |
 //! | is no replica and owes rosters | asks the replicas whether they are ready, and tells them what it owes |
 //! | is no replica and holds records | gives them to the replicas, then drops them |
@@ -27,7 +27,6 @@ use tokio::time::Instant;
 use crate::coordinator::Coordinator;
 use crate::errands::{self, Ask, Shards};
 use crate::map::Map;
-use crate::standing::Fates as _;
 
 /// What is under way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,13 +126,17 @@ impl Upkeep {
                     let here = self.here.clone();
                     self.start(Errand::Introduce, async move { errands::introduce(&here).await });
                 }
-                return true;
+                // Those that it knows from before it started need not wait for the others.
+                let store = &self.here.store;
+                if !store.shard_ids().any(|shard| store.is_introduced(shard)) {
+                    return true;
+                }
             }
         }
         let expired = self.here.store.expire(self.here.wall());
         let is_more = expired.inspect_err(|error| tracing::error!(%error, "what has expired was not removed"));
         let todo = self.sort_out();
-        let busy = is_more.unwrap_or(true) || !todo.is_empty();
+        let busy = is_more.unwrap_or(true) || !todo.is_empty() || !self.introduced;
         for (at, (peer, shards)) in todo.cover.into_iter().enumerate() {
             let here = self.here.clone();
             let errand = Errand::Cover(peer.node.clone());
@@ -165,19 +168,22 @@ impl Upkeep {
 
     /// What each shard asks for.
     fn sort_out(&self) -> Lists {
-        let (map, own) = (self.here.map(), &self.here.node);
+        let (sight, own) = (self.here.sight(), &self.here.node);
+        let map = &sight.map;
         let mut todo = Todo::default();
-        for shard in self.here.store.shard_ids() {
+        // Before the members are known, what it stood for when it stopped is all it knows.
+        let placed = self.here.store.shard_ids().filter(|shard| !self.here.store.placed(*shard).is_empty());
+        for shard in placed {
             let asked = self.here.store.with_standing(shard, |standing| {
                 let ask = Ask { shard, under: standing.current().clone(), round: standing.round() };
                 if !standing.current().contains(own) {
                     let step = if standing.is_ready() { Step::HandOver } else { Step::Relieve };
                     return (step, ask);
                 }
-                if standing.settle(own, &*map) {
+                if standing.settle(own, &sight) {
                     return (Step::Nothing, ask);
                 }
-                (Step::Cover(standing.to_ask(own, &*map)), ask)
+                (Step::Cover(standing.to_ask(own, &sight)), ask)
             });
             let Some((step, ask)) = asked else { continue };
             match step {

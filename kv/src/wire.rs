@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Consistency;
 use crate::digest::{Buckets, Digest};
+use crate::lineage::Lineage;
 use crate::record::{Blob, Kind, Update};
 use crate::roster::{Roster, RosterId};
 use crate::tally::Vouch;
@@ -25,8 +26,8 @@ pub(crate) const FETCH: Method<Fetch, Page> = Method::new(36, "kv.fetch", Lane::
 pub(crate) const OFFER: Method<Offer, ()> = Method::new(37, "kv.offer", Lane::Bulk);
 /// Asks whether replicas are ready, and tells them which rosters are still owed elsewhere.
 pub(crate) const READY: Method<ReadyRequest, Vec<bool>> = Method::new(38, "kv.ready", Lane::Control);
-/// Learns the rosters of all shards.
-pub(crate) const INTRODUCE: Method<(), Option<Rosters>> = Method::new(39, "kv.introduce", Lane::Control);
+/// Learns the rosters of all shards: of each a list, which is empty if they are not known.
+pub(crate) const INTRODUCE: Method<(), Rosters> = Method::new(39, "kv.introduce", Lane::Control);
 /// Asks how much is left to do.
 pub(crate) const PROGRESS: Method<(), Progress> = Method::new(40, "kv.progress", Lane::Control);
 /// Reads a page of a shard.
@@ -54,6 +55,11 @@ impl Rosters {
         let index = |roster| table.binary_search(roster).expect("the table holds every roster") as u32;
         let lists = lists.iter().map(|list| list.iter().map(index).collect()).collect();
         Self { table, lists }
+    }
+
+    /// Whether there is no roster in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty()
     }
 
     /// The list at `at`; empty if there is none. Indexes that point nowhere are left out.
@@ -164,6 +170,8 @@ pub(crate) struct AccountAnswer {
     /// For each shard asked for: `None` if this node does not know its standing; else its digest if it differs.
     pub(crate) accounts: Vec<Option<Option<Digest>>>,
     pub(crate) rosters: Rosters,
+    /// The boots that this one continues.
+    pub(crate) lineage: Lineage,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -75,6 +75,7 @@ const ELSEWHERE: &[(Mutation, &str)] = &[
         Mutation::DropsKeysAtOnce,
         "cluster/src/secure/ring/tests.rs: the_model_catches_keys_that_are_used_unheld_or_dropped_at_once",
     ),
+    (Mutation::ForgetsFences, "kv/src/model/schedules/disks.rs: the_model_catches_a_fence_that_is_not_kept"),
     (Mutation::NoLocalHealth, "sim/tests/accuracy.rs: the comparison with plain SWIM"),
 ];
 

@@ -357,6 +357,10 @@ impl<W: World> Test<W> {
         if !commits.is_sorted() {
             return Err(breach(rule, "a later commit is not greater"));
         }
+        let keeps = self.world.keeps() == Keeps::Durable;
+        if engine.is_durable() != keeps || (!keeps && commits.iter().any(|commit| *commit != Commit::NONE)) {
+            return Err(breach(rule, "it says otherwise whether anything outlives it"));
+        }
         // One that is given up, and the others in any order.
         drop(engine.durable(commits[5]));
         let waits = commits.iter().rev().map(|commit| engine.durable(*commit));

@@ -125,6 +125,12 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// [`EngineError`]; nothing changed.
     fn put_meta(&self, name: &str, value: &[u8]) -> Result<Commit, EngineError>;
 
+    /// Whether anything of it outlives its process. If not, its commits are all [`Commit::NONE`], and the store does not
+    /// keep in it what only a later boot would read.
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     /// The longest key that it takes.
     fn max_key_bytes(&self) -> usize {
         usize::MAX

@@ -21,12 +21,13 @@ impl World {
         match leg {
             Leg::Out(request) => {
                 let reached = self.living(&to).is_some() && !self.cut.contains(&(a, b)) && !lost;
-                let back = if reached { self.serve(b, &request) } else { Err(()) };
+                let (back, commit) = if reached { self.answer(b, &request) } else { (Err(()), Commit::NONE) };
                 let due = self.due() + if self.slow == Some(b) { self.late.1 } else { 0 };
-                self.net.push(Call { from, to, task, leg: Leg::Back(back), due });
+                self.net.push(Call { from, to, task, leg: Leg::Back(back, commit), due });
             }
-            Leg::Back(answer) => {
-                let answer = if self.cut.contains(&(b, a)) || lost { Err(()) } else { answer };
+            Leg::Back(answer, commit) => {
+                let kept = answer.is_err() || self.is_synced(&to, commit);
+                let answer = if !kept || self.cut.contains(&(b, a)) || lost { Err(()) } else { answer };
                 if let Some(task) = task
                     && self.living(&from).is_some()
                 {
@@ -34,6 +35,35 @@ impl World {
                 }
             }
         }
+    }
+
+    /// An answer, and what of it must be durable before it is sent: `Acks::when_durable`.
+    fn answer(&mut self, at: usize, request: &Request) -> (Result<Answer, ()>, Commit) {
+        let answer = self.serve(at, request);
+        let waits = match request {
+            Request::Read { .. } | Request::Fetch { .. } => false,
+            Request::Account { .. } => self.plan.broken != Broken::FenceNotKept,
+            _ => true,
+        };
+        let commit = self.procs[at].store.commit([SHARD]).expect("the model's disks work");
+        (answer, if waits { commit } else { Commit::NONE })
+    }
+
+    /// Whether a boot has synced so much. If it lives, it does now.
+    pub(super) fn is_synced(&self, node: &NodeId, upto: Commit) -> bool {
+        match self.living(node) {
+            Some(at) => {
+                self.procs[at].disk.sync(upto);
+                true
+            }
+            None => upto == Commit::NONE || self.synced.get(node).is_some_and(|synced| *synced >= upto),
+        }
+    }
+
+    /// Waits until all that a node holds is durable.
+    pub(super) fn sync(&self, at: usize) {
+        let proc = &self.procs[at];
+        proc.disk.sync(proc.store.commit([SHARD]).expect("the model's disks work"));
     }
 
     /// What `serve` does.
@@ -66,7 +96,7 @@ impl World {
                     text(under),
                     texts(self.procs[at].store.rosters(SHARD).iter().flatten())
                 );
-                Answer::Account(account)
+                Answer::Account(account, self.procs[at].store.lineage().clone())
             }
             Request::Fetch { buckets, after } => {
                 let (records, more) = store.page(SHARD, *buckets, after.as_deref(), 1).map_err(|_| ())?;

@@ -1,7 +1,7 @@
 //! What `upkeep` and `errands` do, and when all is settled.
 
 use super::*;
-use crate::record;
+use crate::{kept, record};
 
 impl World {
     /// `Upkeep::work`, once.
@@ -14,18 +14,16 @@ impl World {
             }
             return;
         }
-        let heedless = self.plan.broken == Broken::Heedless;
+        let fate = self.fate(at, &map);
         let standing = self.procs[at].store.with_standing(SHARD, |s| {
             let (current, round) = (s.current().clone(), s.round());
             if !current.contains(&own) {
                 return (s.is_ready(), current, round, None);
             }
-            let settled = if heedless { s.settle(&own, &Heedless(&map)) } else { s.settle(&own, &*map) };
-            if settled {
+            if s.settle(&own, &fate) {
                 return (true, current, round, Some(BTreeSet::new()));
             }
-            let ask = if heedless { s.to_ask(&own, &Heedless(&map)) } else { s.to_ask(&own, &*map) };
-            (false, current, round, Some(ask))
+            (false, current, round, Some(s.to_ask(&own, &fate)))
         });
         let Some((ready, current, round, ask)) = standing else { return };
         match ask {
@@ -52,6 +50,11 @@ impl World {
         }
     }
 
+    /// What the standing of a node is told of boots.
+    pub(super) fn fate<'a>(&self, at: usize, map: &'a Map) -> Fate<'a> {
+        Fate { map, heirs: self.procs[at].store.heirs(), broken: self.plan.broken }
+    }
+
     pub(super) fn introduce(&mut self, at: usize) {
         let proc = &self.procs[at];
         let own = proc.id.clone();
@@ -70,7 +73,14 @@ impl World {
 
     /// An introduction was answered, or there is nobody to ask.
     pub(super) fn introduced(&mut self, task: usize, answer: Option<Result<Option<Vec<Roster>>, ()>>) {
-        let nobody = self.procs.iter().filter(|proc| proc.alive).all(|proc| !proc.store.is_introduced(SHARD));
+        let knows = |proc: &Proc| {
+            if proc.alive {
+                proc.store.is_introduced(SHARD)
+            } else {
+                self.plan.disks && !proc.left && proc.disk.has(&kept::standing_of(SHARD))
+            }
+        };
+        let nobody = !self.procs.iter().any(knows);
         let over = self.dice.chance(self.hasty);
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let at = place_of(&entry.owner);
@@ -117,17 +127,20 @@ impl World {
         let fetch = match answer {
             Err(()) => {
                 if broken == Broken::Deaf {
+                    store.note_lineage(peer, Lineage::default());
                     store.with_standing(SHARD, |s| s.find_mute(peer, *round));
                     log!(self, "{} could not ask {}", short(&owner), short(peer));
                 }
                 return self.finish(task);
             }
-            Ok(Answer::Account(None)) => {
+            Ok(Answer::Account(None, lineage)) => {
+                store.note_lineage(peer, lineage);
                 store.with_standing(SHARD, |s| s.find_mute(peer, *round));
                 log!(self, "{} finds {} mute", short(&owner), short(peer));
                 return self.finish(task);
             }
-            Ok(Answer::Account(Some((theirs, rosters)))) => {
+            Ok(Answer::Account(Some((theirs, rosters)), lineage)) => {
+                store.note_lineage(peer, lineage);
                 store.with_standing(SHARD, |s| rosters.into_iter().for_each(|roster| s.learn(roster)));
                 *buckets = theirs.map(|theirs| store.digest(SHARD).difference(&theirs)).unwrap_or_default();
                 (!buckets.is_empty() && broken != Broken::NotFetched).then_some(None)
@@ -136,6 +149,8 @@ impl World {
                 for (key, record) in &records {
                     store.merge(SHARD, &key.0, &record.0, Roster::new([]).id()).expect("works");
                 }
+                let proc = &self.procs[place_of(&owner)];
+                proc.disk.sync(store.commit([SHARD]).expect("the model's disks work"));
                 records.last().filter(|_| more).map(|(key, _)| Some(key.0.to_vec()))
             }
             Ok(_) => return,
@@ -270,12 +285,12 @@ impl World {
                 }
             }
             Task::HandOver { at, taken, buckets, given, after, more, .. } => match answer {
-                Ok(Answer::Account(Some((Some(theirs), _)))) => {
+                Ok(Answer::Account(Some((Some(theirs), _)), _)) => {
                     *buckets = given.difference(&theirs);
                     (*after, *more) = (None, false);
                     self.give_page(task);
                 }
-                Ok(Answer::Account(Some((None, _)))) => {
+                Ok(Answer::Account(Some((None, _)), _)) => {
                     *taken += 1;
                     *at += 1;
                     self.give_next(task);
@@ -326,6 +341,7 @@ impl World {
         if !ours.1 || !self.procs[at].under_way.insert(Errand::Settle) {
             return;
         }
+        self.sync(at);
         let own = self.procs[at].id.clone();
         let others: Vec<NodeId> = self.procs[at].map.up().into_iter().filter(|node| *node != own).collect();
         let task = Task::Settle { left: others.len(), ours, damages: self.crashes };

@@ -9,6 +9,7 @@ struct Outcome {
     acks: usize,
     reads: usize,
     crashes: usize,
+    cuts: usize,
     leaves: usize,
     /// How often it happened, and the first seed that it happened with.
     stuck: BTreeMap<&'static str, (usize, u64)>,
@@ -42,6 +43,7 @@ fn explore(plan: Plan, count: u64, first: bool) -> Outcome {
         outcome.acks += world.acks.len();
         outcome.reads += world.reads;
         outcome.crashes += world.crashes;
+        outcome.cuts += world.cuts;
         outcome.leaves += world.leaves;
         if let Some(stuck) = world.stuck {
             outcome.stuck.entry(stuck).or_insert((0, seed)).0 += 1;
@@ -65,6 +67,7 @@ pub(super) const PLAN: Plan = Plan {
     lossy: true,
     slept: false,
     lull: false,
+    disks: false,
 };
 
 #[test]
@@ -103,4 +106,25 @@ fn what_is_broken_is_noticed() {
 fn however_long_views_differ_all_settles_when_they_agree() {
     let plan = Plan { views: Views::Apart, lull: true, ..PLAN };
     assert_eq!(explore(plan, seeds(300), false).wrong, BTreeMap::new());
+}
+
+const DISKS: Plan = Plan { disks: true, ..PLAN };
+
+#[test]
+fn with_disks_nothing_is_stale_or_lost_whatever_loses_its_power() {
+    for views in [Views::Common, Views::Apart] {
+        assert_eq!(explore(Plan { views, ..DISKS }, seeds(1500), false).wrong, BTreeMap::new());
+    }
+}
+
+#[test]
+fn with_disks_one_that_has_slept_long_makes_nothing_stale_or_lost() {
+    let plan = Plan { views: Views::Apart, slept: true, ..DISKS };
+    assert_eq!(explore(plan, seeds(500), false).wrong, BTreeMap::new());
+}
+
+#[test]
+fn with_disks_all_settles_whatever_is_destroyed() {
+    let plan = Plan { careless: true, views: Views::Apart, ..DISKS };
+    assert_eq!(explore(plan, seeds(1000), false).wrong, BTreeMap::new());
 }

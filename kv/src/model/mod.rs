@@ -9,6 +9,7 @@
 //! |---|---|
 //! | this one | what there is: plans, messages, tasks, nodes |
 //! | `views` | who believes what of whom; crashes, restarts and leaves |
+//! | `disk` | what outlives a process |
 //! | `calls` | messages on their way, and what is answered to them |
 //! | `operations` | reads and writes, and what a read must find |
 //! | `errands` | introducing, covering, relieving, handing over, settling |
@@ -27,6 +28,7 @@ macro_rules! log {
 }
 
 mod calls;
+mod disk;
 mod errands;
 mod explore;
 mod operations;
@@ -41,9 +43,11 @@ use polity_cluster::{Boot, NodeId, NodeName, Status};
 use polity_crdt::Dot;
 use polity_shard::{Candidate, Placement, ReplicaCount, ShardCount, ShardId};
 
+use self::disk::Disk;
 use crate::config::{Consistency, KvConfig};
 use crate::digest::{Buckets, Digest};
-use crate::engine::MemoryEngine;
+use crate::engine::{Commit, Engine, MemoryEngine};
+use crate::lineage::{Heirs, Lineage};
 use crate::record::{Blob, Record};
 use crate::roster::{Roster, RosterId};
 use crate::standing::Fates;
@@ -84,6 +88,10 @@ enum Broken {
     Heedless,
     /// What is to be handed over is dropped, whoever has taken it.
     Dropped,
+    /// An account is given before the fence is on the disk.
+    FenceNotKept,
+    /// One with an empty folder is taken for an heir.
+    FalseHeirs,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +106,8 @@ struct Plan {
     slept: bool,
     /// Whether views stay apart for a while before they heal, with nothing else going wrong.
     lull: bool,
+    /// Whether nodes have disks, and their power fails: of one, of some, of all at once.
+    disks: bool,
 }
 
 // ---- randomness ---------------------------------------------------------------------------------------------------
@@ -146,7 +156,7 @@ enum Request {
 #[allow(clippy::large_enum_variant, reason = "a test moves few of them")]
 enum Answer {
     Vouched { vouch: Vouch, record: Option<Vec<u8>>, current: Roster },
-    Account(Option<(Option<Digest>, Vec<Roster>)>),
+    Account(Option<(Option<Digest>, Vec<Roster>)>, Lineage),
     Page { records: Vec<(Blob, Blob)>, more: bool },
     Taken,
     Ready(bool),
@@ -158,7 +168,8 @@ enum Answer {
 #[allow(clippy::large_enum_variant, reason = "a test moves few of them")]
 enum Leg {
     Out(Request),
-    Back(Result<Answer, ()>),
+    /// An answer, and what must be durable where it was given before it is sent.
+    Back(Result<Answer, ()>, Commit),
 }
 
 #[derive(Debug)]
@@ -299,6 +310,8 @@ struct Proc {
     left: bool,
     draining: bool,
     store: Store,
+    /// What its store is kept on, if the plan has disks.
+    disk: Disk,
     map: Arc<Map>,
     seen: Seen,
     at: usize,
@@ -350,6 +363,10 @@ struct World {
     trace: Option<Vec<String>>,
     values: u64,
     crashes: usize,
+    /// How often the power of a node failed.
+    cuts: usize,
+    /// Up to where the disks of boots that are gone were synced in time.
+    synced: BTreeMap<NodeId, Commit>,
     /// How often a node left that had handed over all it had.
     leaves: usize,
     reads: usize,
@@ -359,7 +376,7 @@ struct World {
     found: Record,
     lossless: bool,
     /// How often each kind of event happens in this run.
-    odds: [usize; 17],
+    odds: [usize; 18],
     /// How often an introduction waits for no more answers, in percent.
     hasty: usize,
     /// How slowly each node follows the views, in percent.
@@ -441,12 +458,14 @@ impl Map {
     }
 }
 
-impl Fates for Map {
-    fn is_gone(&self, node: &NodeId) -> bool {
-        let sight = self.sight(node);
-        sight.generation > node.boot.generation || (self.has_peer(node) && sight.status == Status::Left)
-    }
+/// `crate::map::Sight`.
+struct Fate<'a> {
+    map: &'a Map,
+    heirs: Arc<Heirs>,
+    broken: Broken,
+}
 
+impl Map {
     fn is_up(&self, node: &NodeId) -> bool {
         self.has_peer(node) && self.sight(node).status.is_up()
     }
@@ -462,25 +481,40 @@ impl Fates for Map {
     }
 }
 
-/// Takes no heed of those that could know better.
-struct Heedless<'a>(&'a Map);
-
-impl Fates for Heedless<'_> {
+impl Fates for Fate<'_> {
     fn is_gone(&self, node: &NodeId) -> bool {
-        self.0.is_gone(node)
+        let sight = self.map.sight(node);
+        sight.generation > node.boot.generation || (self.map.has_peer(node) && sight.status == Status::Left)
     }
+
     fn is_up(&self, node: &NodeId) -> bool {
-        self.0.is_up(node)
+        self.map.is_up(node)
     }
-    fn successor(&self, _: &NodeId) -> Option<NodeId> {
-        None
+
+    fn successor(&self, node: &NodeId) -> Option<NodeId> {
+        // One that is heedless asks nobody who could know better.
+        if self.broken == Broken::Heedless { None } else { self.map.successor(node) }
     }
+
     fn up(&self) -> Vec<NodeId> {
-        Vec::new()
+        if self.broken == Broken::Heedless { Vec::new() } else { self.map.up() }
+    }
+
+    fn continues(&self, newer: &NodeId, older: &NodeId) -> Option<bool> {
+        if self.broken == Broken::FalseHeirs { Some(true) } else { self.heirs.continues(newer, older) }
     }
 }
 
 fn new_store(id: NodeId) -> Store {
     let config = config();
     Store::new(id, &config, Arc::new(MemoryEngine::new(config.shards))).expect("memory works")
+}
+
+/// What a boot begins with.
+fn open_store(plan: &Plan, id: NodeId, disk: &Disk) -> Store {
+    let engine: Arc<dyn Engine> = match plan.disks {
+        true => Arc::new(disk.open()),
+        false => return new_store(id),
+    };
+    Store::new(id, &config(), engine).expect("the model's disks work")
 }

@@ -213,6 +213,7 @@ impl World {
         let Some(at) = self.living(&owner) else { return };
         match &entry.task {
             Task::Write(op) => {
+                self.sync(at);
                 let mut served = op.collect.served.clone();
                 served.insert(self.procs[at].store.placed(SHARD));
                 let Some(dot) = op.dot else {

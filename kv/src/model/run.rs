@@ -26,6 +26,7 @@ impl World {
             between(5, 50),
             rare(between(0, 30)),
             rare(between(0, 30)),
+            if plan.disks { between(1, 12) } else { 0 },
         ];
         let slow = (between(0, 1) == 0).then(|| between(0, count - 1));
         let hasty = if between(0, 1) == 0 { 0 } else { between(0, 100) };
@@ -36,7 +37,8 @@ impl World {
         let map = Arc::new(map_of(&seen));
         let procs = (0..count).map(|at| {
             let id = boot(at, 1);
-            let store = new_store(id.clone());
+            let disk = Disk::default();
+            let store = open_store(&plan, id.clone(), &disk);
             store.place(SHARD, map.roster());
             store.introduce(SHARD, Vec::new());
             Proc {
@@ -45,6 +47,7 @@ impl World {
                 left: false,
                 draining: false,
                 store,
+                disk,
                 map: map.clone(),
                 seen: seen.clone(),
                 at: 0,
@@ -67,6 +70,8 @@ impl World {
             trace: traced.then(Vec::new),
             values: 0,
             crashes: 0,
+            cuts: 0,
+            synced: BTreeMap::new(),
             leaves: 0,
             reads: 0,
             deletes: 0,
@@ -91,7 +96,7 @@ impl World {
             roll = roll.wrapping_sub(*odds);
             here
         });
-        let Some(at) = self.any_alive() else { return };
+        let Some(at) = self.any_alive() else { return self.restart() };
         match event.expect("below the total") {
             0 => {
                 let due: Vec<usize> = (0..self.net.len()).filter(|at| self.net[*at].due <= self.now).collect();
@@ -142,6 +147,7 @@ impl World {
             13 => self.leave(at),
             14 => self.wait_until_settled(at),
             15 => self.agree(),
+            17 => self.cut_power_somewhere(),
             _ => self.sleep_or_wake(at),
         }
     }
@@ -196,6 +202,9 @@ impl World {
             self.agree();
             self.work_in_peace();
             self.end(*victim, false);
+            if self.plan.disks && self.dice.chance(50) {
+                self.procs[*victim].disk = Disk::default();
+            }
             self.restart_at(*victim);
         }
         self.agree();
@@ -340,6 +349,7 @@ impl World {
         if staying.len() > 2 {
             let at = staying[self.dice.below(staying.len())];
             self.end(at, false);
+            self.procs[at].disk = Disk::default();
             self.quieten();
             if !self.check_settled() {
                 return;

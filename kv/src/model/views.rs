@@ -144,19 +144,64 @@ impl World {
             return self.wait_until_settled(at);
         }
         // Who is the only replica of a time is a quorum by itself.
-        let is_alone = self.alive().into_iter().any(|here| {
-            let rosters = self.procs[here].store.rosters(SHARD).unwrap_or_default();
-            rosters.iter().any(|roster| roster.len() == 1 && roster.contains(&self.procs[at].id))
+        let disks = self.plan.disks;
+        let is_alone = self.procs.iter().filter(|proc| proc.alive || disks).any(|proc| {
+            let rosters = proc.store.rosters(SHARD).unwrap_or_default();
+            // With a disk it holds what earlier boots were the only ones to have.
+            let is_it = |node: &NodeId| *node == self.procs[at].id || (disks && place_of(node) == at);
+            rosters.iter().any(|roster| roster.len() == 1 && is_it(&roster.nodes()[0]))
         });
         if is_alone && !self.plan.careless {
             return;
         }
-        if self.crashes >= 6 || self.procs.iter().filter(|proc| proc.alive).count() <= 2 {
+        if self.crashes >= 6 || (!disks && self.procs.iter().filter(|proc| proc.alive).count() <= 2) {
             return;
         }
         self.crashes += 1;
         self.damaged = true;
         self.end(at, left);
+        self.procs[at].disk = Disk::default();
+    }
+
+    /// The power of a node fails, or its process is killed. Its disk is there again when it starts.
+    pub(super) fn cut_power(&mut self, at: usize) {
+        let unsynced = self.procs[at].disk.unsynced();
+        let kept = if self.dice.chance(30) { unsynced } else { self.dice.below(unsynced + 1) };
+        self.lose_power(at, kept);
+    }
+
+    /// The same; of what is not synced so many changes are kept.
+    pub(super) fn lose_power(&mut self, at: usize, kept: usize) {
+        self.cuts += 1;
+        let disk = self.procs[at].disk.clone();
+        self.synced.insert(self.procs[at].id.clone(), disk.synced());
+        self.end(at, false);
+        log!(self, "   keeps {kept} of {} changes that were not synced", disk.unsynced());
+        disk.cut(kept);
+    }
+
+    /// The power fails: of one node, of some, or of all.
+    pub(super) fn cut_power_somewhere(&mut self) {
+        if self.cuts >= 40 {
+            return;
+        }
+        let mut alive = self.alive();
+        self.dice.shuffle(&mut alive);
+        let some = 1 + self.dice.below(alive.len());
+        let victims = match self.dice.below(4) {
+            0 => alive.len(),
+            1 => some,
+            _ => 1,
+        };
+        alive.truncate(victims);
+        alive.iter().for_each(|at| self.cut_power(*at));
+        // Some of them are back at once.
+        self.dice.shuffle(&mut alive);
+        for at in alive {
+            if self.dice.chance(40) {
+                self.restart_at(at);
+            }
+        }
     }
 
     pub(super) fn end(&mut self, at: usize, left: bool) {
@@ -221,7 +266,8 @@ impl World {
         seen[at] = Sight::new(id.boot.generation, Status::Alive);
         self.common.push(seen.clone());
         let map = Arc::new(map_of(&seen));
-        let store = new_store(id.clone());
+        let disk = self.procs[at].disk.clone();
+        let store = open_store(&self.plan, id.clone(), &disk);
         log!(self, "{} starts and sees {}", short(&id), text(&map.roster()));
         store.place(SHARD, map.roster());
         self.procs[at] = Proc {
@@ -230,6 +276,7 @@ impl World {
             left: false,
             draining: false,
             store,
+            disk,
             map,
             seen,
             at: self.common.len() - 1,

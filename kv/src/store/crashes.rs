@@ -121,7 +121,7 @@ async fn run(seed: u64) -> usize {
             step(&store, &mut rng, (life * STEPS + number) as u64);
             past.states.push(content(&store));
             if rng.random_bool(0.2) {
-                store.durable(store.commit(store.shard_ids())).await.expect("syncs");
+                store.all_durable(store.shard_ids()).await.expect("syncs");
                 past.durable = past.states.len() - 1;
             }
             // A cut in each byte of what is not synced, in some runs; in the others, here and there.
@@ -166,7 +166,7 @@ async fn a_disk_that_lies_is_found_out() {
     let mut past = Past { states: vec![content(&store)], durable: 0 };
     step(&store, &mut StdRng::seed_from_u64(1), 1);
     past.states.push(content(&store));
-    store.durable(store.commit(store.shard_ids())).await.expect("it lies");
+    store.all_durable(store.shard_ids()).await.expect("it lies");
     past.durable = 1;
     disk.cut_power_after(0);
     past.check(&disk, 0, "lies");
@@ -188,7 +188,7 @@ async fn a_failure_is_told_and_changes_nothing() {
     }
     disk.set_fault(Fault::Sync);
     write().expect("it is in the log");
-    let commit = store.commit(store.shard_ids());
+    let commit = store.commit(store.shard_ids()).expect("nothing else to keep");
     assert!(matches!(store.durable(commit).await, Err(EngineError::Failed { .. })));
     disk.set_fault(Fault::None);
     assert!(store.durable(commit).await.is_err(), "a later sync says nothing about what was lost before");
@@ -206,7 +206,7 @@ async fn all_who_wait_share_a_sync_and_damage_is_reported() {
         step(&store, &mut rng, number);
     }
     let (_, synced) = disk.bytes();
-    let waits = (0..64).map(|_| store.durable(store.commit(store.shard_ids())));
+    let waits = (0..64).map(|_| store.all_durable(store.shard_ids()));
     assert!(futures_util::future::join_all(waits).await.iter().all(Result::is_ok));
     assert_eq!(disk.syncs(), 1);
     let end = disk.bytes().0;

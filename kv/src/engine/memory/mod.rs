@@ -74,6 +74,10 @@ impl Engine for MemoryEngine {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    fn is_durable(&self) -> bool {
+        false
+    }
+
     fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
         Ok(self.meta.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
     }

@@ -7,12 +7,14 @@
 //! | `acks` | an acknowledgement against a crash or a move |
 //! | `moves` | a shard moves, is handed over, or waits for those that it needs |
 //! | `fences` | a roster is fenced while something is done under it |
+//! | `disks` | power fails, and the disks are there again |
 //! | `deletes` | a delete against a put, a move, a restart and a duplicate |
 //! | `messages` | late and repeated messages, retries, and answers of boots that are gone |
 //! | `sleepers` | one that slept while the others moved on |
 
 mod acks;
 mod deletes;
+mod disks;
 mod fences;
 mod messages;
 mod moves;
@@ -28,7 +30,16 @@ use super::*;
 impl World {
     /// Four nodes and nothing by chance: the three that hold the shard, and the fourth.
     fn by_hand(broken: Broken) -> (Self, [usize; 4]) {
-        let mut world = World::new(0, Plan { lossy: false, broken, ..PLAN }, true);
+        Self::told(Plan { lossy: false, broken, ..PLAN })
+    }
+
+    /// The same, with disks.
+    fn on_disks(broken: Broken) -> (Self, [usize; 4]) {
+        Self::told(Plan { lossy: false, broken, disks: true, ..PLAN })
+    }
+
+    fn told(plan: Plan) -> (Self, [usize; 4]) {
+        let mut world = World::new(0, plan, true);
         world.lossless = true;
         world.late = (0, 1);
         world.slow = None;
@@ -38,11 +49,13 @@ impl World {
         world.procs.truncate(4);
         world.procs.iter_mut().for_each(|proc| {
             let id = proc.id.clone();
-            proc.store = new_store(id);
+            proc.disk = Disk::default();
+            proc.store = open_store(&plan, id, &proc.disk);
             proc.seen = seen.clone();
             proc.map = Arc::new(map_of(&seen));
             proc.store.place(SHARD, proc.map.roster());
             proc.store.introduce(SHARD, Vec::new());
+            proc.disk.sync(proc.store.commit([SHARD]).expect("the model's disks work"));
         });
         world.common = vec![seen];
         let mut order: Vec<usize> = world.procs[0].map.preferred.iter().map(place_of).collect();

@@ -129,7 +129,7 @@ fn a_hand_over_that_a_newer_view_crosses_drops_nothing() {
     while world.net.len() == 1 && world.tasks.len() == 1 {
         let last = world.net.remove(0);
         if world.tasks.values().any(|entry| matches!(&entry.task, Task::HandOver { taken: 2, .. }))
-            && matches!(last.leg, Leg::Back(_))
+            && matches!(last.leg, Leg::Back(..))
         {
             // It has changed its mind, and stays.
             world.procs[third].draining = false;

@@ -402,9 +402,10 @@ impl Coordinator {
                 HandedOver::Answered(WriteAnswer::Done { context, changed, total }) => {
                     return Ok(Done { context, changed, total });
                 }
-                HandedOver::Answered(WriteAnswer::WrongKind(found)) => {
-                    return Err(Failed::ForGood(KvError::WrongKind { found, wanted: asked.update.kind }));
-                }
+                HandedOver::Answered(WriteAnswer::WrongKind(found)) => match asked.update.kind {
+                    Some(wanted) => return Err(Failed::ForGood(KvError::WrongKind { found, wanted })),
+                    None => errors.note(&node, Err(format!("it refuses its own kind, {found}"))),
+                },
                 HandedOver::Answered(WriteAnswer::NotHere(reason)) | HandedOver::NotReached(reason) => {
                     errors.note(&node, Err(reason));
                 }

@@ -51,9 +51,9 @@ mod upkeep;
 mod wire;
 
 pub use bucket::{
-    Bucket, BucketBuilder, BucketKind, Causal, Counter, ExpiresAsAWhole, LastWriterWins, Map, MapUpdate, Set, SetUpdate,
+    Any, Bucket, BucketConfig, BucketKind, Causal, Counter, LastWriterWins, Map, MapUpdate, Set, SetUpdate, Value,
 };
-pub use call::{Get, Put};
+pub use call::{Get, GetMany, Put, PutMany};
 pub use config::{ConfigError, Consistency, KvConfig};
 pub use engine::{Change, Commit, Engine, EngineError, MemoryEngine, Visit};
 pub use error::{KvError, Outcome, StartError};

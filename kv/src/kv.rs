@@ -17,6 +17,7 @@ use crate::bucket::{Bucket, BucketConfig, BucketKind};
 use crate::call::{Get, GetMany, Put, PutMany};
 use crate::config::{ConfigError, KvConfig};
 use crate::coordinator::{Coordinator, Done};
+use crate::count;
 use crate::engine::{Engine, MemoryEngine};
 use crate::error::{KvError, StartError};
 use crate::place::{self, MAX_BUCKET_BYTES};
@@ -226,6 +227,15 @@ impl Kv {
     pub fn delete_many<Key: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = Key>) -> PutMany<'_, Context> {
         let updates = keys.into_iter().map(|key| (place_of(key), put(None))).collect();
         PutMany::new(self, updates, self.rules(), Context::of)
+    }
+
+    /// About how many keys of the bucket without a name hold something. See [`Bucket::len`].
+    ///
+    /// # Errors
+    /// [`KvError::NotEnoughReplicas`]: no replica of some shard has answered in time.
+    #[allow(clippy::len_without_is_empty, reason = "an estimate of 0 does not say that nothing is there")]
+    pub async fn len(&self) -> Result<u64, KvError> {
+        count::len(&self.inner.coordinator, &place_of(b"")).await
     }
 
     /// Waits until all members see the same members, and every shard is on the nodes that it belongs to and has caught

@@ -12,12 +12,14 @@
 //! | [`mod@digest`] | what a shard holds, in a few numbers | pure |
 //! | [`mod@record`] | what is kept under a key | pure |
 //! | [`mod@expiries`] | what expires when | pure |
+//! | [`mod@census`] | how many keys a bucket has in a shard | pure |
 //! | [`mod@engine`] | where records are kept | trait |
 //! | [`mod@store`] | one node's shards: standing, digest and records under one lock each | synchronous |
 //! | [`mod@acks`] | answers that wait until what they say is durable | task |
 //! | [`mod@serve`] | what a node does for its peers | handlers |
 //! | [`mod@coordinator`] | one operation from its call to its answer | asynchronous |
 //! | [`mod@scan`] | going through a bucket | asynchronous |
+//! | [`mod@count`] | how many keys a bucket has | asynchronous |
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
@@ -26,8 +28,10 @@
 mod acks;
 mod bucket;
 mod call;
+mod census;
 mod config;
 mod coordinator;
+mod count;
 mod digest;
 pub mod engine;
 mod errands;

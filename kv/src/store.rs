@@ -18,6 +18,7 @@ use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::{HybridClock, ReplicaId, VersionVector};
 use polity_shard::{ShardCount, ShardId};
 
+use crate::census::Census;
 use crate::config::KvConfig;
 use crate::digest::{Buckets, Digest};
 use crate::engine::{Commit, Engine, EngineError};
@@ -46,6 +47,14 @@ struct Shard {
     replica: ReplicaId,
     clock: HybridClock,
     expiries: Expiries,
+    census: Census,
+}
+
+/// What a record is replaced.
+#[derive(Clone, Copy)]
+struct Old<'a> {
+    bytes: Option<&'a [u8]>,
+    is_live: bool,
 }
 
 /// Why a write was not done here.
@@ -123,7 +132,7 @@ impl Store {
             tenancies: AtomicU64::new(0),
         };
         let shards = config.shards.iter().map(|shard| {
-            let (digest, holds_records, expiries) = store.inspect(shard)?;
+            let (digest, holds_records, expiries, census) = store.inspect(shard)?;
             Ok(Mutex::new(Shard {
                 placed: Roster::new([]),
                 standing: None,
@@ -133,24 +142,28 @@ impl Store {
                 replica: store.next_replica(),
                 clock: HybridClock::new(),
                 expiries,
+                census,
             }))
         });
         let shards = shards.collect::<Result<_, EngineError>>()?;
         Ok(Self { shards, ..store })
     }
 
-    /// The digest of what the engine holds of a shard, whether that is anything, and what of it expires.
-    fn inspect(&self, shard: ShardId) -> Result<(Digest, bool, Expiries), EngineError> {
-        let (mut digest, mut holds_records, mut expiries) = (Digest::default(), false, Expiries::default());
+    /// The digest of what the engine holds of a shard, whether that is anything, what of it expires, and how many keys
+    /// hold something.
+    fn inspect(&self, shard: ShardId) -> Result<(Digest, bool, Expiries, Census), EngineError> {
+        let (mut digest, mut holds_records) = (Digest::default(), false);
+        let (mut expiries, mut census) = (Expiries::default(), Census::default());
         self.engine.scan(shard, None, &mut |key, record| {
             digest.change(key, None, record);
             holds_records = true;
-            if let Some(at) = record::decode(record).ok().and_then(|record| record.next_expiry()) {
-                expiries.set(key, Some(at));
+            if let Ok(record) = record::decode(record) {
+                expiries.set(key, record.next_expiry());
+                census.change(key, false, record.is_live());
             }
             ControlFlow::Continue(())
         })?;
-        Ok((digest, holds_records, expiries))
+        Ok((digest, holds_records, expiries, census))
     }
 
     /// Nothing that this boot or another has been: the boot is random, and the count grows.
@@ -291,10 +304,11 @@ impl Store {
                 return Ok(guard.vouch(named));
             }
             let mut ours = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode);
-            if let Ok(ours) = &mut ours
-                && ours.merge(theirs)
-            {
-                self.put_record(&mut guard, shard, key, old.as_deref(), ours)?;
+            if let Ok(ours) = &mut ours {
+                let old = Old { bytes: old.as_deref(), is_live: ours.is_live() };
+                if ours.merge(theirs) {
+                    self.put_record(&mut guard, shard, key, old, ours)?;
+                }
             }
             ours.map_err(WriteError::Malformed)?;
         }
@@ -316,6 +330,7 @@ impl Store {
             Some(bytes) => record::decode(bytes).map_err(WriteError::Malformed)?,
             None => Record::default(),
         };
+        let old = Old { bytes: old.as_deref(), is_live: record.is_live() };
         // A causal write replaces what its writer has seen: not what has come meanwhile.
         let seen = known.as_ref().map(|known| known.context().clone());
         if let Some(known) = known {
@@ -339,7 +354,7 @@ impl Store {
         if bytes.len() > self.max_record_bytes + MAX_HISTORY_BYTES {
             return Err(WriteError::RecordTooLarge(record.siblings()));
         }
-        self.put_bytes(&mut guard, shard, key, old.as_deref(), (&bytes, record.next_expiry()))?;
+        self.put_bytes(&mut guard, shard, key, old, (&bytes, &record))?;
         let delta = applied.delta.as_ref().map_or(bytes, record::encode);
         let context = if mutated(Mutation::KnowsTooMuch) { record.context().clone() } else { applied.context };
         Ok(Written {
@@ -366,13 +381,14 @@ impl Store {
         for key in &due {
             let old = self.engine.load(shard, key)?;
             let record = old.as_deref().map(record::decode);
-            if let Some(Ok(mut record)) = record
-                && record.latch(now)
-            {
-                self.put_record(&mut guard, shard, key, old.as_deref(), &record)?;
-            } else {
-                guard.expiries.set(key, None);
+            if let Some(Ok(mut record)) = record {
+                let old = Old { bytes: old.as_deref(), is_live: record.is_live() };
+                if record.latch(now) {
+                    self.put_record(&mut guard, shard, key, old, &record)?;
+                    continue;
+                }
             }
+            guard.expiries.set(key, None);
         }
         Ok(due.len() == at_most)
     }
@@ -382,10 +398,10 @@ impl Store {
         guard: &mut Shard,
         shard: ShardId,
         key: &[u8],
-        old: Option<&[u8]>,
+        old: Old<'_>,
         record: &Record,
     ) -> Result<(), EngineError> {
-        self.put_bytes(guard, shard, key, old, (&record::encode(record), record.next_expiry()))
+        self.put_bytes(guard, shard, key, old, (&record::encode(record), record))
     }
 
     fn put_bytes(
@@ -393,13 +409,14 @@ impl Store {
         guard: &mut Shard,
         shard: ShardId,
         key: &[u8],
-        old: Option<&[u8]>,
-        (new, expires): (&[u8], Option<Millis>),
+        old: Old<'_>,
+        (new, record): (&[u8], &Record),
     ) -> Result<(), EngineError> {
         guard.commit = self.engine.store(shard, key, new)?;
-        guard.digest.change(key, old, new);
+        guard.digest.change(key, old.bytes, new);
         guard.holds_records = true;
-        guard.expiries.set(key, expires);
+        guard.expiries.set(key, record.next_expiry());
+        guard.census.change(key, old.is_live, record.is_live());
         Ok(())
     }
 
@@ -454,8 +471,17 @@ impl Store {
         guard.digest = Digest::default();
         guard.holds_records = false;
         guard.expiries.clear();
+        guard.census.clear();
         guard.replica = self.next_replica();
         Ok(true)
+    }
+
+    /// How many keys of a bucket hold something, if this node is a replica of the shard and has caught up with it. The
+    /// bucket is named as its places begin.
+    pub(crate) fn live_keys(&self, shard: ShardId, bucket: &[u8]) -> Option<u64> {
+        let guard = self.shard(shard);
+        let ready = guard.standing.as_ref().is_some_and(|s| s.is_ready() && s.current().contains(&self.own));
+        ready.then(|| guard.census.of(bucket))
     }
 
     /// The live keys of the records that this node holds, with their values counted: for statistics.

@@ -31,6 +31,9 @@ pub(crate) const PROGRESS: Method<(), Progress> = Method::new(40, "kv.progress",
 /// Reads a page of a shard.
 pub(crate) const SCAN: Method<Scan, ScanAnswer> = Method::new(41, "kv.scan", Lane::Call);
 
+/// Asks how many keys a bucket has in shards.
+pub(crate) const LEN: Method<Len, Vec<Option<u64>>> = Method::new(42, "kv.len", Lane::Call);
+
 /// The most shards that one message speaks of: with 256 bytes of digest each, well within a frame.
 pub(crate) const MAX_SHARDS_A_MESSAGE: usize = 4096;
 
@@ -154,6 +157,14 @@ pub(crate) struct Scan {
 pub(crate) struct ScanAnswer {
     pub(crate) page: Page,
     pub(crate) vouch: Vouch,
+}
+
+/// The answer has a count for each shard that this node is a replica of and has caught up with.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Len {
+    /// How all places of the bucket begin.
+    pub(crate) bucket: Blob,
+    pub(crate) shards: Vec<u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

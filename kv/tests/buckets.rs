@@ -306,3 +306,32 @@ async fn many_keys_are_answered_in_their_order_each_for_itself() {
     assert!(a.delete_many(["x", "y"]).await.iter().all(Result::is_ok));
     assert_eq!(values(b.get_many(["y", "x"]).await), [None, None]);
 }
+
+#[tokio::test]
+async fn keys_are_counted_by_bucket_and_the_count_follows_writes_deletes_and_expiry() {
+    let nodes = three().await;
+    let [(_, a), (_, b), (c, _)] = &nodes[..] else { unreachable!() };
+    let len = async |kv: &Kv, name: &str| open::<LastWriterWins>(kv, name).len().await.expect("counts");
+    assert_eq!((len(a, "settings").await, a.len().await.expect("counts")), (0, 0));
+    let settings = open::<LastWriterWins>(a, "settings");
+    let all = |answers: Vec<Result<(), KvError>>| assert!(answers.iter().all(Result::is_ok));
+    let key = |at: u32| format!("key-{at}");
+    all(settings.put_many((0..100).map(|at| (key(at), "1"))).consistency(Consistency::All).await);
+    all(settings.put_many((50..60).map(|at| (key(at), "2"))).consistency(Consistency::All).await);
+    a.put("key-1", "1").consistency(Consistency::All).await.expect("writes");
+    assert_eq!((len(a, "settings").await, len(b, "settings").await, len(b, "short").await), (100, 100, 0));
+    assert_eq!(b.len().await.expect("counts"), 1);
+    let deleted = settings.delete_many((0..30).map(key)).consistency(Consistency::All).await;
+    assert!(deleted.iter().all(|answer| matches!(answer, Ok(true))));
+    assert_eq!(len(b, "settings").await, 70);
+    settings.put(key(3), "again").consistency(Consistency::All).await.expect("writes");
+    assert_eq!(len(b, "settings").await, 71);
+
+    all(open::<LastWriterWins>(a, "sessions").put_many([("x", "1"), ("y", "1")]).await);
+    while len(b, "sessions").await > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Another replica counts for the one that is away.
+    c.stop().await;
+    assert_eq!((len(a, "settings").await, len(b, "settings").await), (71, 71));
+}

@@ -41,6 +41,7 @@ pub use self::kinds::{Any, BucketKind, Causal, Counter, LastWriterWins, Map, Set
 pub use self::writes::{MapUpdate, SetUpdate};
 use crate::call::{Get, GetMany, Put, PutMany};
 use crate::coordinator::Done;
+use crate::count;
 use crate::error::KvError;
 use crate::kv::Kv;
 use crate::place;
@@ -147,6 +148,18 @@ impl<K: BucketKind> Bucket<K> {
     pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan<'_, K::Value> {
         let make = |record: &Record| K::value(Found(record));
         Scan::new(&self.kv, self.place(prefix.as_ref()), self.rules.read, make)
+    }
+
+    /// About how many keys hold something, as one replica of each shard counts them.
+    ///
+    /// It is an estimate: what has not arrived yet at the replicas that are asked is missing, and what has expired counts
+    /// until it has been removed. Once nothing is written any more and the replicas have become equal (K4), it is exact.
+    ///
+    /// # Errors
+    /// [`KvError::NotEnoughReplicas`]: no replica of some shard has answered in time.
+    #[allow(clippy::len_without_is_empty, reason = "an estimate of 0 does not say that nothing is there")]
+    pub async fn len(&self) -> Result<u64, KvError> {
+        count::len(self.kv.coordinator(), &self.place(b"")).await
     }
 
     /// The nodes that a key belongs to, the preferred ones first, as this node sees the cluster.

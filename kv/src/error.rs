@@ -73,6 +73,12 @@ pub enum KvError {
         /// What it was opened as; `None`: keys of any kind.
         asked: Option<Kind>,
     },
+    /// The node has as many watches as it may. Nothing was begun: drop one, or watch a prefix in the place of many keys.
+    #[error("a node has at most {limit} watches")]
+    TooManyWatches {
+        /// The most.
+        limit: usize,
+    },
     /// The update does too much at once. Nothing was written.
     #[error("an update has at most {limit} steps; this one has {steps}")]
     TooManySteps {

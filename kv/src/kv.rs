@@ -26,6 +26,7 @@ use crate::serve;
 use crate::settled;
 use crate::store::Store;
 use crate::upkeep::Upkeep;
+use crate::watch::{self, Watch, Watches};
 
 /// What a reader has seen of a key. A write that carries it replaces exactly that; without it, two writes that knew
 /// nothing of each other both stay. Opaque, and good for the key that it was read from only.
@@ -128,12 +129,15 @@ struct Inner {
     coordinator: Arc<Coordinator>,
     upkeep: JoinHandle<()>,
     acks: JoinHandle<()>,
+    watches: Arc<Watches>,
+    watching: JoinHandle<()>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.upkeep.abort();
         self.acks.abort();
+        self.watching.abort();
     }
 }
 
@@ -171,10 +175,13 @@ impl Kv {
         let wake = Arc::new(Notify::new());
         let (acks, task) = Acks::new(store);
         serve::register(node.rpc(), &coordinator, &wake, &acks);
+        let watches = Arc::new(Watches::default());
+        let watching = watch::start(&coordinator, &watches);
         let span = tracing::info_span!("kv", node = %node.id());
-        let upkeep = Upkeep::new(node, coordinator.clone(), wake).run().instrument(span);
+        let upkeep = Upkeep::new(node, coordinator.clone(), wake).run().instrument(span.clone());
         let (upkeep, acks) = (node.spawn_internal(upkeep), node.spawn_internal(task));
-        Ok(Self { inner: Arc::new(Inner { coordinator, upkeep, acks }) })
+        let watching = node.spawn_internal(watching.instrument(span));
+        Ok(Self { inner: Arc::new(Inner { coordinator, upkeep, acks, watches, watching }) })
     }
 
     /// Opens a bucket that [`KvConfig::bucket`] has declared: keys of their own. The type says of which kind they are:
@@ -238,6 +245,22 @@ impl Kv {
         count::len(&self.inner.coordinator, &place_of(b"")).await
     }
 
+    /// Watches a key of the bucket without a name. See [`Watch`].
+    ///
+    /// # Errors
+    /// [`KvError::KeySize`], [`KvError::TooManyWatches`], [`KvError::Stopped`].
+    pub fn watch(&self, key: impl AsRef<[u8]>) -> Result<Watch<Entry>, KvError> {
+        Watch::new(self, place_of(key), true, self.config().max_key_bytes, causal)
+    }
+
+    /// Watches all keys of the bucket without a name that begin so. See [`Watch`].
+    ///
+    /// # Errors
+    /// [`KvError::KeySize`], [`KvError::TooManyWatches`], [`KvError::Stopped`].
+    pub fn watch_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Watch<Entry>, KvError> {
+        Watch::new(self, place_of(prefix), false, self.config().max_key_bytes, causal)
+    }
+
     /// Waits until all members see the same members, and every shard is on the nodes that it belongs to and has caught
     /// up there: from then on the store survives the next failure. Waits for ever while a failure cannot be repaired;
     /// give it a timeout. Cancel safe.
@@ -298,6 +321,10 @@ impl Kv {
         &self.inner.coordinator
     }
 
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.inner.watches
+    }
+
     /// Those of the bucket without a name.
     fn rules(&self) -> Rules {
         Rules::new(&BucketConfig::causal(), self.config())
@@ -307,6 +334,10 @@ impl Kv {
 /// Where the bucket without a name keeps a key.
 fn place_of(key: impl AsRef<[u8]>) -> Blob {
     place::key_of("", key.as_ref())
+}
+
+fn causal(record: &Record) -> Option<Entry> {
+    (record.is_live() && record.kind() == Kind::Causal).then(|| Entry::new(record))
 }
 
 fn put(value: Option<Bytes>) -> Update {

@@ -20,6 +20,7 @@
 //! | [`mod@coordinator`] | one operation from its call to its answer | asynchronous |
 //! | [`mod@scan`] | going through a bucket | asynchronous |
 //! | [`mod@count`] | how many keys a bucket has | asynchronous |
+//! | [`mod@watch`] | telling who watches what has changed | both |
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
@@ -52,6 +53,7 @@ mod store;
 mod sync;
 mod tally;
 mod upkeep;
+mod watch;
 mod wire;
 
 pub use bucket::{
@@ -64,3 +66,4 @@ pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Kv, NotAContext};
 pub use record::Kind;
 pub use scan::Scan;
+pub use watch::{Watch, WatchEvent};

@@ -28,6 +28,7 @@ use crate::roster::{Roster, RosterId};
 use crate::standing::Standing;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
 use crate::tally::Vouch;
+use crate::watch::Watched;
 use crate::wire::Page;
 
 /// One shard as one node has it.
@@ -84,6 +85,7 @@ pub(crate) struct Store {
     max_siblings: usize,
     max_record_bytes: usize,
     tenancies: AtomicU64,
+    watched: Watched,
 }
 
 /// What a shard answers to a replica that asks for all it has.
@@ -130,6 +132,7 @@ impl Store {
             max_siblings: config.max_siblings,
             max_record_bytes: config.max_record_bytes(),
             tenancies: AtomicU64::new(0),
+            watched: Watched::default(),
         };
         let shards = config.shards.iter().map(|shard| {
             let (digest, holds_records, expiries, census) = store.inspect(shard)?;
@@ -417,6 +420,7 @@ impl Store {
         guard.holds_records = true;
         guard.expiries.set(key, record.next_expiry());
         guard.census.change(key, old.is_live, record.is_live());
+        self.watched.note(key);
         Ok(())
     }
 
@@ -474,6 +478,30 @@ impl Store {
         guard.census.clear();
         guard.replica = self.next_replica();
         Ok(true)
+    }
+
+    /// The records of these keys, until they fill `bytes`, and how many of the keys that were.
+    pub(crate) fn records_at(&self, keys: &[Blob], bytes: usize) -> Result<(Vec<(Blob, Blob)>, usize), EngineError> {
+        let mut filling = Filling::new(bytes);
+        for (at, key) in keys.iter().enumerate() {
+            let shard = self.shard_of(&key.0);
+            let record = {
+                let _guard = self.shard(shard);
+                self.engine.load(shard, &key.0)?
+            };
+            // One that has been handed over is told by its new owners.
+            if let Some(record) = record
+                && filling.take(&key.0, &record).is_break()
+            {
+                return Ok((filling.records, at));
+            }
+        }
+        Ok((filling.records, keys.len()))
+    }
+
+    /// Who watches what it holds.
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.watched
     }
 
     /// How many keys of a bucket hold something, if this node is a replica of the shard and has caught up with it. The

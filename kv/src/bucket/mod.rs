@@ -47,6 +47,7 @@ use crate::kv::Kv;
 use crate::place;
 use crate::record::{Blob, Record, Update};
 use crate::scan::Scan;
+use crate::watch::Watch;
 
 /// A bucket of one kind, opened with [`Kv::bucket`]. Cheap to clone.
 ///
@@ -148,6 +149,24 @@ impl<K: BucketKind> Bucket<K> {
     pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan<'_, K::Value> {
         let make = |record: &Record| K::value(Found(record));
         Scan::new(&self.kv, self.place(prefix.as_ref()), self.rules.read, make)
+    }
+
+    /// Watches a key: first what is there, then changes. See [`Watch`].
+    ///
+    /// # Errors
+    /// [`KvError::KeySize`], [`KvError::TooManyWatches`], [`KvError::Stopped`].
+    pub fn watch(&self, key: impl AsRef<[u8]>) -> Result<Watch<K::Value>, KvError> {
+        let make = |record: &Record| K::value(Found(record));
+        Watch::new(&self.kv, self.place(key.as_ref()), true, self.rules.max_key_bytes, make)
+    }
+
+    /// Watches all keys that begin so; all of the bucket, if that is nothing. See [`Watch`].
+    ///
+    /// # Errors
+    /// [`KvError::KeySize`], [`KvError::TooManyWatches`], [`KvError::Stopped`].
+    pub fn watch_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Watch<K::Value>, KvError> {
+        let make = |record: &Record| K::value(Found(record));
+        Watch::new(&self.kv, self.place(prefix.as_ref()), false, self.rules.max_key_bytes, make)
     }
 
     /// About how many keys hold something, as one replica of each shard counts them.

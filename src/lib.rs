@@ -43,7 +43,7 @@ pub use polity_cluster::{
 };
 #[cfg(feature = "turmoil")]
 pub use polity_cluster::{Carriage, DiskFault, Memory, Simulated, Wire, seed_keys};
-pub use polity_kv::{Consistency, Context, Entry, Kv, KvConfig, KvError, Outcome};
+pub use polity_kv::{Bucket, BucketConfig, Consistency, Context, Entry, Kv, KvConfig, KvError, Outcome};
 
 pub use polity_cluster as cluster;
 pub use polity_crdt as crdt;

@@ -53,7 +53,7 @@ const FORBIDDEN: [(&str, &str); 14] = [
 ];
 
 /// Cores that must know neither a runtime nor a socket.
-const CORES: [&str; 47] = [
+const CORES: [&str; 51] = [
     "crdt/src",
     "shard/src/candidate.rs",
     "shard/src/claims",
@@ -91,6 +91,10 @@ const CORES: [&str; 47] = [
     "kv/src/record/stored.rs",
     "kv/src/record/update.rs",
     "kv/src/expiries.rs",
+    "kv/src/census.rs",
+    "kv/src/watch/interest.rs",
+    "kv/src/watch/registry.rs",
+    "kv/src/watch/view.rs",
     "kv/src/place.rs",
     "kv/src/engine/memory",
     "cluster/src/secure/ring.rs",

@@ -1,9 +1,14 @@
 //! The limits and times of a store.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use polity_shard::{ReplicaCount, ShardCount};
 use serde::{Deserialize, Serialize};
+
+use crate::bucket::BucketConfig;
+use crate::bucket::config::MAX_BUCKETS;
 
 /// How many replicas must do their part before an operation is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -41,6 +46,8 @@ pub struct KvConfig {
     pub patrol_interval: Duration,
     /// How often work that could not be done is tried again.
     pub upkeep_interval: Duration,
+    /// What [`KvConfig::bucket`] has declared.
+    pub(crate) buckets: Vec<(String, BucketConfig)>,
 }
 
 impl Default for KvConfig {
@@ -55,6 +62,7 @@ impl Default for KvConfig {
             hedge_after: Duration::from_millis(50),
             patrol_interval: Duration::from_secs(10),
             upkeep_interval: Duration::from_millis(50),
+            buckets: Vec::new(),
         }
     }
 }
@@ -64,12 +72,25 @@ impl Default for KvConfig {
 #[error("{setting} {problem}")]
 pub struct ConfigError {
     /// Which.
-    pub setting: &'static str,
+    pub setting: Cow<'static, str>,
     /// What would be right.
     pub problem: &'static str,
 }
 
 impl KvConfig {
+    /// Declares a bucket: keys of their own, which are then opened with [`Kv::bucket`](crate::Kv::bucket). A name has 1 to
+    /// 64 bytes and is declared once; at most 1,024 are.
+    #[must_use]
+    pub fn bucket(mut self, name: impl Into<String>, bucket: BucketConfig) -> Self {
+        self.buckets.push((name.into(), bucket));
+        self
+    }
+
+    /// The declared buckets, in the order of their declaration.
+    pub fn buckets(&self) -> impl Iterator<Item = (&str, &BucketConfig)> {
+        self.buckets.iter().map(|(name, bucket)| (&name[..], bucket))
+    }
+
     /// The settings in which all members must agree.
     #[must_use]
     pub fn must_match(&self) -> [(&'static str, String); 2] {
@@ -81,7 +102,9 @@ impl KvConfig {
     /// # Errors
     /// [`ConfigError`] names the first that is outside of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let check = |ok, setting, problem| if ok { Ok(()) } else { Err(ConfigError { setting, problem }) };
+        let check = |ok, setting: &'static str, problem| {
+            if ok { Ok(()) } else { Err(ConfigError { setting: setting.into(), problem }) }
+        };
         let ms = Duration::from_millis;
         check((1..=64 << 10).contains(&self.max_key_bytes), "max_key_bytes", "is between 1 and 65,536")?;
         check((1..=1 << 20).contains(&self.max_value_bytes), "max_value_bytes", "is between 1 and 1,048,576")?;
@@ -89,7 +112,17 @@ impl KvConfig {
         check(self.timeout >= ms(10), "timeout", "is at least 10 ms")?;
         check(self.hedge_after >= ms(1), "hedge_after", "is at least 1 ms")?;
         check(self.patrol_interval >= ms(100), "patrol_interval", "is at least 100 ms")?;
-        check(self.upkeep_interval >= ms(5), "upkeep_interval", "is at least 5 ms")
+        check(self.upkeep_interval >= ms(5), "upkeep_interval", "is at least 5 ms")?;
+        check(self.buckets.len() <= MAX_BUCKETS, "the number of buckets", "is at most 1,024")?;
+        let mut names = BTreeSet::new();
+        for (name, bucket) in self.buckets() {
+            if !names.insert(name) {
+                let setting = format!("the bucket {name:?}").into();
+                return Err(ConfigError { setting, problem: "is declared once" });
+            }
+            bucket.validate(name, self)?;
+        }
+        Ok(())
     }
 
     /// The most bytes that the siblings of a key may take together.

@@ -152,7 +152,7 @@ impl Coordinator {
 
     /// Waits a moment before what was not applied is tried again: replicas that have just started, or just got a shard,
     /// are ready soon. Returns whether there is time left.
-    async fn pause(&self, deadline: Instant) -> bool {
+    pub(crate) async fn pause(&self, deadline: Instant) -> bool {
         let until = Instant::now() + self.config.upkeep_interval / 2;
         if until >= deadline || self.rpc.is_stopped() {
             return false;
@@ -259,7 +259,7 @@ impl Coordinator {
 
     /// The boots of a shard in the order in which they are asked: this node, those that answer, those that have not
     /// answered lately, those that are not up.
-    fn by_preference(&self, map: &Map, shard: ShardId) -> VecDeque<NodeId> {
+    pub(crate) fn by_preference(&self, map: &Map, shard: ShardId) -> VecDeque<NodeId> {
         let mut nodes = map.preference_list(shard);
         nodes.sort_by_key(|node| {
             if *node == self.node {
@@ -394,9 +394,10 @@ impl Coordinator {
                 HandedOver::Answered(WriteAnswer::Done { context, changed, total }) => {
                     return Ok(Done { context, changed, total });
                 }
-                HandedOver::Answered(WriteAnswer::WrongKind(found)) => {
-                    return Err(Failed::ForGood(KvError::WrongKind { found, wanted: asked.update.kind }));
-                }
+                HandedOver::Answered(WriteAnswer::WrongKind(found)) => match asked.update.kind {
+                    Some(wanted) => return Err(Failed::ForGood(KvError::WrongKind { found, wanted })),
+                    None => errors.note(&node, Err(format!("it refuses its own kind, {found}"))),
+                },
                 HandedOver::Answered(WriteAnswer::NotHere(reason)) | HandedOver::NotReached(reason) => {
                     errors.note(&node, Err(reason));
                 }

@@ -55,13 +55,28 @@ pub enum KvError {
         /// How many.
         siblings: usize,
     },
-
-    /// A bucket cannot be called so.
-    #[error("the name of a bucket has 1 to {limit} bytes; this one has {bytes}")]
-    BucketName {
-        /// The name's length.
-        bytes: usize,
-        /// The longest name.
+    /// The store's configuration declares no such bucket.
+    #[error("no bucket {name:?} is declared; those that are: {declared:?}")]
+    UnknownBucket {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        declared: Vec<String>,
+    },
+    /// The bucket is declared to be of another kind.
+    #[error("the bucket {name:?} is declared as {}, and was asked for as {}", kind_text(*declared), kind_text(*asked))]
+    BucketKind {
+        /// Which.
+        name: String,
+        /// What the configuration says; `None`: keys of any kind.
+        declared: Option<Kind>,
+        /// What it was opened as; `None`: keys of any kind.
+        asked: Option<Kind>,
+    },
+    /// The node has as many watches as it may. Nothing was begun: drop one, or watch a prefix in the place of many keys.
+    #[error("a node has at most {limit} watches")]
+    TooManyWatches {
+        /// The most.
         limit: usize,
     },
     /// The update does too much at once. Nothing was written.
@@ -110,6 +125,10 @@ pub enum KvError {
     /// The store has stopped.
     #[error("the store has stopped")]
     Stopped,
+}
+
+fn kind_text(kind: Option<Kind>) -> String {
+    kind.map_or_else(|| "any".to_owned(), |kind| kind.to_string())
 }
 
 fn outcome_text(outcome: Outcome) -> &'static str {

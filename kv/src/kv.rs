@@ -12,18 +12,21 @@ use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
 use crate::acks::Acks;
-use crate::bucket::BucketBuilder;
-use crate::call::{Get, Put};
+use crate::bucket::config::Rules;
+use crate::bucket::{Bucket, BucketConfig, BucketKind};
+use crate::call::{Get, GetMany, Put, PutMany};
 use crate::config::{ConfigError, KvConfig};
 use crate::coordinator::{Coordinator, Done};
+use crate::count;
 use crate::engine::{Engine, MemoryEngine};
 use crate::error::{KvError, StartError};
 use crate::place::{self, MAX_BUCKET_BYTES};
-use crate::record::{Blob, Kind, MAX_STEPS, Record, Update};
+use crate::record::{Blob, Kind, Record, Update};
 use crate::serve;
 use crate::settled;
 use crate::store::Store;
 use crate::upkeep::Upkeep;
+use crate::watch::{self, Watch, Watches};
 
 /// What a reader has seen of a key. A write that carries it replaces exactly that; without it, two writes that knew
 /// nothing of each other both stay. Opaque, and good for the key that it was read from only.
@@ -126,12 +129,15 @@ struct Inner {
     coordinator: Arc<Coordinator>,
     upkeep: JoinHandle<()>,
     acks: JoinHandle<()>,
+    watches: Arc<Watches>,
+    watching: JoinHandle<()>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.upkeep.abort();
         self.acks.abort();
+        self.watching.abort();
     }
 }
 
@@ -162,45 +168,97 @@ impl Kv {
         config.validate()?;
         if config.max_key_bytes + MAX_BUCKET_BYTES + 1 > engine.max_key_bytes() {
             let problem = "is more than the storage engine takes";
-            return Err(ConfigError { setting: "max_key_bytes", problem }.into());
+            return Err(ConfigError { setting: "max_key_bytes".into(), problem }.into());
         }
         let store = Arc::new(Store::new(node.id().clone(), &config, engine)?);
         let coordinator = Arc::new(Coordinator::new(node, store.clone(), config));
         let wake = Arc::new(Notify::new());
         let (acks, task) = Acks::new(store);
         serve::register(node.rpc(), &coordinator, &wake, &acks);
+        let watches = Arc::new(Watches::default());
+        let watching = watch::start(&coordinator, &watches);
         let span = tracing::info_span!("kv", node = %node.id());
-        let upkeep = Upkeep::new(node, coordinator.clone(), wake).run().instrument(span);
+        let upkeep = Upkeep::new(node, coordinator.clone(), wake).run().instrument(span.clone());
         let (upkeep, acks) = (node.spawn_internal(upkeep), node.spawn_internal(task));
-        Ok(Self { inner: Arc::new(Inner { coordinator, upkeep, acks }) })
+        let watching = node.spawn_internal(watching.instrument(span));
+        Ok(Self { inner: Arc::new(Inner { coordinator, upkeep, acks, watches, watching }) })
     }
 
-    /// Describes a bucket: keys of their own, all of one [`Kind`]. The store's own `get`, `put` and `delete` are those of
-    /// the causal bucket without a name.
+    /// Opens a bucket that [`KvConfig::bucket`] has declared: keys of their own. The type says of which kind they are:
+    /// `let visits: Bucket<Counter> = kv.bucket("visits")?`. The store's own `get`, `put` and `delete` are those of the
+    /// causal bucket without a name, which nobody declares.
     ///
     /// # Errors
-    /// [`KvError::BucketName`].
-    pub fn bucket(&self, name: &str) -> Result<BucketBuilder, KvError> {
-        BucketBuilder::new(self.clone(), name)
+    /// [`KvError::UnknownBucket`], [`KvError::BucketKind`].
+    pub fn bucket<K: BucketKind>(&self, name: &str) -> Result<Bucket<K>, KvError> {
+        Bucket::open(self, name)
     }
 
     /// Reads a key. Fails after the store's timeout if too few replicas answer.
     #[must_use = "a read does nothing until it is awaited"]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get<'_, Entry> {
-        Get::new(self, place::key_of("", key.as_ref()), Entry::new)
+        Get::new(self, place_of(key), Some(Kind::Causal), self.rules(), Entry::new)
+    }
+
+    /// Reads many keys, each as [`Kv::get`] does. See [`GetMany`].
+    #[must_use = "a read does nothing until it is awaited"]
+    pub fn get_many<Key: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = Key>) -> GetMany<'_, Entry> {
+        let places = keys.into_iter().map(place_of).collect();
+        GetMany::new(self, places, Some(Kind::Causal), self.rules(), Entry::new)
     }
 
     /// Writes a value. Unless it is given a [`Put::context`], it replaces what a quorum knows when it is called.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Put<'_, Context> {
-        let update = Update::put(Kind::Causal, Some(Blob(value.into())));
-        Put::new(self, place::key_of("", key.as_ref()), update, Context::of)
+        Put::new(self, place_of(key), put(Some(value.into())), self.rules(), Context::of)
+    }
+
+    /// Writes many values, each as [`Kv::put`] does without a context. See [`PutMany`].
+    #[must_use = "a write does nothing until it is awaited"]
+    pub fn put_many<K: AsRef<[u8]>, V: Into<Bytes>>(
+        &self,
+        values: impl IntoIterator<Item = (K, V)>,
+    ) -> PutMany<'_, Context> {
+        let updates = values.into_iter().map(|(key, value)| (place_of(key), put(Some(value.into()))));
+        PutMany::new(self, updates.collect(), self.rules(), Context::of)
     }
 
     /// Deletes a key: whatever its context covers, or, without one, what a quorum knows.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Put<'_, Context> {
-        Put::new(self, place::key_of("", key.as_ref()), Update::put(Kind::Causal, None), Context::of)
+        Put::new(self, place_of(key), put(None), self.rules(), Context::of)
+    }
+
+    /// Deletes many keys, each as [`Kv::delete`] does without a context. See [`PutMany`].
+    #[must_use = "a write does nothing until it is awaited"]
+    pub fn delete_many<Key: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = Key>) -> PutMany<'_, Context> {
+        let updates = keys.into_iter().map(|key| (place_of(key), put(None))).collect();
+        PutMany::new(self, updates, self.rules(), Context::of)
+    }
+
+    /// About how many keys of the bucket without a name hold something. See [`Bucket::len`].
+    ///
+    /// # Errors
+    /// [`KvError::NotEnoughReplicas`]: no replica of some shard has answered in time.
+    #[allow(clippy::len_without_is_empty, reason = "an estimate of 0 does not say that nothing is there")]
+    pub async fn len(&self) -> Result<u64, KvError> {
+        count::len(&self.inner.coordinator, &place_of(b"")).await
+    }
+
+    /// Watches a key of the bucket without a name. See [`Watch`].
+    ///
+    /// # Errors
+    /// [`KvError::KeySize`], [`KvError::TooManyWatches`], [`KvError::Stopped`].
+    pub fn watch(&self, key: impl AsRef<[u8]>) -> Result<Watch<Entry>, KvError> {
+        Watch::new(self, place_of(key), true, self.config().max_key_bytes, causal)
+    }
+
+    /// Watches all keys of the bucket without a name that begin so. See [`Watch`].
+    ///
+    /// # Errors
+    /// [`KvError::KeySize`], [`KvError::TooManyWatches`], [`KvError::Stopped`].
+    pub fn watch_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Watch<Entry>, KvError> {
+        Watch::new(self, place_of(prefix), false, self.config().max_key_bytes, causal)
     }
 
     /// Waits until all members see the same members, and every shard is on the nodes that it belongs to and has caught
@@ -226,7 +284,7 @@ impl Kv {
     /// The nodes that a key belongs to, the preferred ones first, as this node sees the cluster.
     #[must_use]
     pub fn replicas(&self, key: impl AsRef<[u8]>) -> Vec<NodeId> {
-        self.replicas_of(&place::key_of("", key.as_ref()))
+        self.replicas_of(&place_of(key))
     }
 
     pub(crate) fn replicas_of(&self, place: &Blob) -> Vec<NodeId> {
@@ -241,7 +299,7 @@ impl Kv {
     /// [`KvError::Engine`].
     pub fn local(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>, KvError> {
         let store = &self.inner.coordinator.store;
-        let record = store.local(&place::key_of("", key.as_ref()).0)?;
+        let record = store.local(&place_of(key).0)?;
         Ok(record.map(|record| Entry::new(&record)))
     }
 
@@ -263,23 +321,25 @@ impl Kv {
         &self.inner.coordinator
     }
 
-    /// Whether a call may be made.
-    pub(crate) fn check(&self, place: &Blob, update: Option<&Update>) -> Result<(), KvError> {
-        if self.inner.coordinator.rpc.is_stopped() {
-            return Err(KvError::Stopped);
-        }
-        let (limits, bytes) = (self.config(), place::key_in(place).len());
-        if bytes == 0 || bytes > limits.max_key_bytes {
-            return Err(KvError::KeySize { bytes, limit: limits.max_key_bytes });
-        }
-        match update {
-            Some(update) if update.steps.len() > MAX_STEPS => {
-                Err(KvError::TooManySteps { steps: update.steps.len(), limit: MAX_STEPS })
-            }
-            Some(update) if update.bytes() > limits.max_value_bytes => {
-                Err(KvError::ValueTooLarge { bytes: update.bytes(), limit: limits.max_value_bytes })
-            }
-            _ => Ok(()),
-        }
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.inner.watches
     }
+
+    /// Those of the bucket without a name.
+    fn rules(&self) -> Rules {
+        Rules::new(&BucketConfig::causal(), self.config())
+    }
+}
+
+/// Where the bucket without a name keeps a key.
+fn place_of(key: impl AsRef<[u8]>) -> Blob {
+    place::key_of("", key.as_ref())
+}
+
+fn causal(record: &Record) -> Option<Entry> {
+    (record.is_live() && record.kind() == Kind::Causal).then(|| Entry::new(record))
+}
+
+fn put(value: Option<Bytes>) -> Update {
+    Update::put(Kind::Causal, value.map(Blob))
 }

@@ -15,12 +15,15 @@
 //! | [`mod@digest`] | what a shard holds, in a few numbers | pure |
 //! | [`mod@record`] | what is kept under a key | pure |
 //! | [`mod@expiries`] | what expires when | pure |
+//! | [`mod@census`] | how many keys a bucket has in a shard | pure |
 //! | [`mod@engine`] | where records are kept | trait |
 //! | [`mod@store`] | one node's shards: standing, digest and records under one lock each | synchronous |
 //! | [`mod@acks`] | answers that wait until what they say is durable | task |
 //! | [`mod@serve`] | what a node does for its peers | handlers |
 //! | [`mod@coordinator`] | one operation from its call to its answer | asynchronous |
 //! | [`mod@scan`] | going through a bucket | asynchronous |
+//! | [`mod@count`] | how many keys a bucket has | asynchronous |
+//! | [`mod@watch`] | telling who watches what has changed | both |
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
@@ -29,8 +32,10 @@
 mod acks;
 mod bucket;
 mod call;
+mod census;
 mod config;
 mod coordinator;
+mod count;
 mod digest;
 pub mod engine;
 mod errands;
@@ -53,15 +58,17 @@ mod store;
 mod sync;
 mod tally;
 mod upkeep;
+mod watch;
 mod wire;
 
 pub use bucket::{
-    Bucket, BucketBuilder, BucketKind, Causal, Counter, ExpiresAsAWhole, LastWriterWins, Map, MapUpdate, Set, SetUpdate,
+    Any, Bucket, BucketConfig, BucketKind, Causal, Counter, LastWriterWins, Map, MapUpdate, Set, SetUpdate, Value,
 };
-pub use call::{Get, Put};
+pub use call::{Get, GetMany, Put, PutMany};
 pub use config::{ConfigError, Consistency, KvConfig};
 pub use engine::{Change, Commit, Engine, EngineError, MemoryEngine, Visit};
 pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Kv, NotAContext};
 pub use record::Kind;
 pub use scan::Scan;
+pub use watch::{Watch, WatchEvent};

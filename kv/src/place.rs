@@ -23,6 +23,12 @@ pub(crate) fn key_in(place: &Blob) -> &[u8] {
     place.0.get(1 + name..).unwrap_or_default()
 }
 
+/// How the places of a bucket begin, by one of them.
+pub(crate) fn bucket_of(place: &[u8]) -> &[u8] {
+    let name = place.first().map_or(0, |bytes| usize::from(*bytes));
+    place.get(..1 + name).unwrap_or(place)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +40,7 @@ mod tests {
         assert_eq!(places.each_ref().map(key_in), [&b"ab"[..], b"b", b""]);
         assert_eq!(key_in(&Blob::from(vec![9, 1])), b"");
         assert_eq!(key_in(&Blob::default()), b"");
+        assert_eq!(places.each_ref().map(|place| bucket_of(&place.0)), [&b"\0"[..], b"\x01a", b"\x02ab"]);
+        assert_eq!((bucket_of(&[9, 1]), bucket_of(&[])), (&[9, 1][..], &[][..]));
     }
 }

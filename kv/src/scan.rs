@@ -13,7 +13,7 @@ use crate::config::Consistency;
 use crate::error::KvError;
 use crate::kv::Kv;
 use crate::place;
-use crate::record::{self, Blob, Kind, NotARecord, Record};
+use crate::record::{self, Blob, NotARecord, Record};
 use crate::wire::Page;
 
 /// The pages of several replicas, put together.
@@ -58,7 +58,6 @@ impl Pages {
 pub struct Scan<'a, T> {
     kv: &'a Kv,
     prefix: Blob,
-    kind: Kind,
     level: Consistency,
     /// The shard that is gone through, and after which key.
     at: Option<(ShardId, Option<Blob>)>,
@@ -68,14 +67,15 @@ pub struct Scan<'a, T> {
 
 impl<T> fmt::Debug for Scan<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scan").field("kind", &self.kind).field("at", &self.at).finish_non_exhaustive()
+        f.debug_struct("Scan").field("level", &self.level).field("at", &self.at).finish_non_exhaustive()
     }
 }
 
 impl<'a, T> Scan<'a, T> {
-    pub(crate) fn new(kv: &'a Kv, prefix: Blob, kind: Kind, make: fn(&Record) -> Option<T>) -> Self {
+    /// `make` says what is given of a record, and passes over those for which it is nothing.
+    pub(crate) fn new(kv: &'a Kv, prefix: Blob, level: Consistency, make: fn(&Record) -> Option<T>) -> Self {
         let at = Some((ShardId(0), None));
-        Self { kv, prefix, kind, level: Consistency::default(), at, found: VecDeque::new(), make }
+        Self { kv, prefix, level, at, found: VecDeque::new(), make }
     }
 
     /// How many replicas of each shard must answer.
@@ -102,8 +102,7 @@ impl<'a, T> Scan<'a, T> {
                 return Err(KvError::Stopped);
             }
             let (records, next) = here.read_page(*shard, &self.prefix, after.as_ref(), self.level).await?;
-            let live = records.iter().filter(|(_, record)| record.is_live() && record.kind() == self.kind);
-            let found = live.filter_map(|(place, record)| {
+            let found = records.iter().filter_map(|(place, record)| {
                 Some((Bytes::copy_from_slice(place::key_in(place)), (self.make)(record)?))
             });
             self.found.extend(found);
@@ -118,7 +117,7 @@ impl<'a, T> Scan<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Update, Writing};
+    use crate::record::{Kind, Update, Writing};
     use polity_crdt::{ReplicaId, Timestamp};
 
     fn page(keys: &[&str], more: bool) -> Page {

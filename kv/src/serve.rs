@@ -16,9 +16,9 @@ use crate::roster::Roster;
 use crate::settled;
 use crate::store::{Store, WriteError};
 use crate::wire::{
-    ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, MERGE, Merge, MergeAnswer,
-    OFFER, Offer, PAGE_BYTES, PROGRESS, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN, Scan,
-    ScanAnswer, WRITE,
+    ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, LEN, Len, MAX_SHARDS_A_MESSAGE, MERGE, Merge,
+    MergeAnswer, OFFER, Offer, PAGE_BYTES, PROGRESS, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN,
+    Scan, ScanAnswer, WRITE,
 };
 
 /// Registers everything that peers may ask for.
@@ -48,6 +48,8 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
     rpc.serve(READY, move |_, request, reply| handle_ready(&here, &when, &awake, &request, reply));
     let here = store.clone();
     rpc.serve(SCAN, move |_, scan, reply| handle_scan(&here, limits, &scan, reply));
+    let here = store.clone();
+    rpc.serve(LEN, move |_, len, reply| handle_len(&here, &len, reply));
     let (here, when) = (store.clone(), acks.clone());
     rpc.serve(INTRODUCE, move |_, (), reply| {
         // A founder that forgot what it has told others would found again.
@@ -193,6 +195,15 @@ fn handle_scan(store: &Store, limits: Limits, scan: &Scan, reply: Reply<ScanAnsw
         Ok((page, vouch)) => reply.send(&ScanAnswer { page, vouch }),
         Err(error) => reply.fail(Failure::not_applied(error.to_string())),
     }
+}
+
+fn handle_len(store: &Store, len: &Len, reply: Reply<Vec<Option<u64>>>) {
+    if len.shards.len() > MAX_SHARDS_A_MESSAGE {
+        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+    }
+    let shards = len.shards.iter().map(|shard| ShardId(*shard));
+    let counts = shards.map(|shard| if store.has_shard(shard) { store.live_keys(shard, &len.bucket.0) } else { None });
+    reply.send(&counts.collect());
 }
 
 fn handle_offer(store: &Store, acks: &Acks, limits: Limits, offer: &Offer, reply: Reply<()>) {

@@ -20,6 +20,7 @@ use polity_cluster::{NodeId, NodeName};
 use polity_crdt::{HybridClock, ReplicaId, VersionVector};
 use polity_shard::{ShardCount, ShardId};
 
+use crate::census::Census;
 use crate::config::KvConfig;
 use crate::digest::{Buckets, Digest};
 use crate::engine::{Commit, Engine, EngineError};
@@ -31,6 +32,7 @@ use crate::roster::{Roster, RosterId};
 use crate::standing::Standing;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock};
 use crate::tally::Vouch;
+use crate::watch::Watched;
 use crate::wire::Page;
 
 /// One shard as one node has it.
@@ -52,6 +54,14 @@ struct Shard {
     replica: ReplicaId,
     clock: HybridClock,
     expiries: Expiries,
+    census: Census,
+}
+
+/// What a record is replaced.
+#[derive(Clone, Copy)]
+struct Old<'a> {
+    bytes: Option<&'a [u8]>,
+    is_live: bool,
 }
 
 /// Why a write was not done here.
@@ -107,6 +117,7 @@ pub(crate) struct Store {
     max_siblings: usize,
     max_record_bytes: usize,
     tenancies: AtomicU64,
+    watched: Watched,
 }
 
 /// What a shard answers to a replica that asks for all it has.
@@ -184,9 +195,10 @@ impl Store {
             max_siblings: config.max_siblings,
             max_record_bytes: config.max_record_bytes(),
             tenancies: AtomicU64::new(0),
+            watched: Watched::default(),
         };
         let shards = config.shards.iter().map(|shard| {
-            let (digest, holds_records, expiries) = store.inspect(shard)?;
+            let (digest, holds_records, expiries, census) = store.inspect(shard)?;
             let standing = match continued {
                 Some(_) => read_meta(&*store.engine, &kept::standing_of(shard), kept::decode_standing)?,
                 None => None,
@@ -201,6 +213,7 @@ impl Store {
                 replica: store.next_replica(),
                 clock: HybridClock::new(),
                 expiries,
+                census,
             })
         });
         let mut shards = shards.collect::<Result<Vec<_>, EngineError>>()?;
@@ -218,18 +231,21 @@ impl Store {
         self.engine.put_meta(kept::LINEAGE, &left)
     }
 
-    /// The digest of what the engine holds of a shard, whether that is anything, and what of it expires.
-    fn inspect(&self, shard: ShardId) -> Result<(Digest, bool, Expiries), EngineError> {
-        let (mut digest, mut holds_records, mut expiries) = (Digest::default(), false, Expiries::default());
+    /// The digest of what the engine holds of a shard, whether that is anything, what of it expires, and how many keys
+    /// hold something.
+    fn inspect(&self, shard: ShardId) -> Result<(Digest, bool, Expiries, Census), EngineError> {
+        let (mut digest, mut holds_records) = (Digest::default(), false);
+        let (mut expiries, mut census) = (Expiries::default(), Census::default());
         self.engine.scan(shard, None, &mut |key, record| {
             digest.change(key, None, record);
             holds_records = true;
-            if let Some(at) = record::decode(record).ok().and_then(|record| record.next_expiry()) {
-                expiries.set(key, Some(at));
+            if let Ok(record) = record::decode(record) {
+                expiries.set(key, record.next_expiry());
+                census.change(key, false, record.is_live());
             }
             ControlFlow::Continue(())
         })?;
-        Ok((digest, holds_records, expiries))
+        Ok((digest, holds_records, expiries, census))
     }
 
     /// Nothing that this boot or another has been: the boot is random, and the count grows.
@@ -448,10 +464,11 @@ impl Store {
                 return Ok((guard.vouch(named), None));
             }
             let mut ours = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
+            let replaced = Old { bytes: old.as_deref(), is_live: ours.is_live() };
             if ours.gives_way_to(&theirs) {
-                self.put_bytes(&mut guard, shard, key, old.as_deref(), (bytes, theirs.next_expiry()))?;
+                self.put_bytes(&mut guard, shard, key, replaced, (bytes, &theirs))?;
             } else if ours.merge(theirs) {
-                self.put_record(&mut guard, shard, key, old.as_deref(), &ours)?;
+                self.put_record(&mut guard, shard, key, replaced, &ours)?;
             }
         }
         let is_asked = |old: &Vec<u8>| before.is_some_and(|before| before != record::hash(old));
@@ -477,7 +494,8 @@ impl Store {
         if mutated(Mutation::ReplacesUnseen) || !record.takes_blindly(update) {
             return Ok(None);
         }
-        let mut record = (record, Some(&old[..]));
+        let replaced = Old { bytes: Some(&old), is_live: record.is_live() };
+        let mut record = (record, replaced);
         let written = self.write_over(&mut guard, (shard, key), &mut record, (update, None, wall), named)?;
         Ok(Some((written, Blind { old })))
     }
@@ -504,8 +522,9 @@ impl Store {
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
         let mut record = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
+        let replaced = Old { bytes: old.as_deref(), is_live: record.is_live() };
         if record.merge(known) {
-            self.put_record(&mut guard, shard, key, old.as_deref(), &record)?;
+            self.put_record(&mut guard, shard, key, replaced, &record)?;
         }
         written.changed = before.would_change(update);
         written.total = record.total();
@@ -528,6 +547,7 @@ impl Store {
             Some(bytes) => record::decode(bytes)?,
             None => Record::default(),
         };
+        let old = Old { bytes: old.as_deref(), is_live: record.is_live() };
         // A causal write replaces what its writer has seen: not what has come meanwhile.
         let seen = known.as_ref().map(|known| known.context().clone());
         if let Some(known) = known {
@@ -537,14 +557,14 @@ impl Store {
             record.clear();
         }
         let asked = (update, context.or(seen.as_ref()), wall);
-        self.write_over(&mut guard, (shard, key), &mut (record, old.as_deref()), asked, named)
+        self.write_over(&mut guard, (shard, key), &mut (record, old), asked, named)
     }
 
     fn write_over(
         &self,
         guard: &mut Shard,
         (shard, key): (ShardId, &[u8]),
-        (record, old): &mut (Record, Option<&[u8]>),
+        (record, old): &mut (Record, Old<'_>),
         (update, context, wall): (&Update, Option<&VersionVector>, Duration),
         named: RosterId,
     ) -> Result<Written, WriteError> {
@@ -558,7 +578,7 @@ impl Store {
         if bytes.len() > self.max_record_bytes + MAX_HISTORY_BYTES {
             return Err(WriteError::RecordTooLarge(record.siblings()));
         }
-        self.put_bytes(guard, shard, key, *old, (&bytes, record.next_expiry()))?;
+        self.put_bytes(guard, shard, key, *old, (&bytes, record))?;
         let delta = applied.delta.as_ref().map_or(bytes, record::encode);
         let context = if mutated(Mutation::KnowsTooMuch) { record.context().clone() } else { applied.context };
         Ok(Written {
@@ -585,13 +605,14 @@ impl Store {
         for key in &due {
             let old = self.engine.load(shard, key)?;
             let record = old.as_deref().map(record::decode);
-            if let Some(Ok(mut record)) = record
-                && record.latch(now)
-            {
-                self.put_record(&mut guard, shard, key, old.as_deref(), &record)?;
-            } else {
-                guard.expiries.set(key, None);
+            if let Some(Ok(mut record)) = record {
+                let old = Old { bytes: old.as_deref(), is_live: record.is_live() };
+                if record.latch(now) {
+                    self.put_record(&mut guard, shard, key, old, &record)?;
+                    continue;
+                }
             }
+            guard.expiries.set(key, None);
         }
         Ok(due.len() == at_most)
     }
@@ -601,10 +622,10 @@ impl Store {
         guard: &mut Shard,
         shard: ShardId,
         key: &[u8],
-        old: Option<&[u8]>,
+        old: Old<'_>,
         record: &Record,
     ) -> Result<(), EngineError> {
-        self.put_bytes(guard, shard, key, old, (&record::encode(record), record.next_expiry()))
+        self.put_bytes(guard, shard, key, old, (&record::encode(record), record))
     }
 
     fn put_bytes(
@@ -612,13 +633,15 @@ impl Store {
         guard: &mut Shard,
         shard: ShardId,
         key: &[u8],
-        old: Option<&[u8]>,
-        (new, expires): (&[u8], Option<Millis>),
+        old: Old<'_>,
+        (new, record): (&[u8], &Record),
     ) -> Result<(), EngineError> {
         guard.commit = self.engine.store(shard, key, new)?;
-        guard.digest.change(key, old, new);
+        guard.digest.change(key, old.bytes, new);
         guard.holds_records = true;
-        guard.expiries.set(key, expires);
+        guard.expiries.set(key, record.next_expiry());
+        guard.census.change(key, old.is_live, record.is_live());
+        self.watched.note(key);
         Ok(())
     }
 
@@ -675,8 +698,41 @@ impl Store {
         guard.digest = Digest::default();
         guard.holds_records = false;
         guard.expiries.clear();
+        guard.census.clear();
         guard.replica = self.next_replica();
         Ok(true)
+    }
+
+    /// The records of these keys, until they fill `bytes`, and how many of the keys that were.
+    pub(crate) fn records_at(&self, keys: &[Blob], bytes: usize) -> Result<(Vec<(Blob, Blob)>, usize), EngineError> {
+        let mut filling = Filling::new(bytes);
+        for (at, key) in keys.iter().enumerate() {
+            let shard = self.shard_of(&key.0);
+            let record = {
+                let _guard = self.shard(shard);
+                self.engine.load(shard, &key.0)?
+            };
+            // One that has been handed over is told by its new owners.
+            if let Some(record) = record
+                && filling.take(&key.0, &record).is_break()
+            {
+                return Ok((filling.records, at));
+            }
+        }
+        Ok((filling.records, keys.len()))
+    }
+
+    /// Who watches what it holds.
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.watched
+    }
+
+    /// How many keys of a bucket hold something, if this node is a replica of the shard and has caught up with it. The
+    /// bucket is named as its places begin.
+    pub(crate) fn live_keys(&self, shard: ShardId, bucket: &[u8]) -> Option<u64> {
+        let guard = self.shard(shard);
+        let ready = guard.standing.as_ref().is_some_and(|s| s.is_ready() && s.current().contains(&self.own));
+        ready.then(|| guard.census.of(bucket))
     }
 
     /// The live keys of the records that this node holds, with their values counted: for statistics.

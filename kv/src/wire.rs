@@ -33,6 +33,17 @@ pub(crate) const PROGRESS: Method<(), Progress> = Method::new(40, "kv.progress",
 /// Reads a page of a shard.
 pub(crate) const SCAN: Method<Scan, ScanAnswer> = Method::new(41, "kv.scan", Lane::Call);
 
+/// Asks how many keys a bucket has in shards.
+pub(crate) const LEN: Method<Len, Vec<Option<u64>>> = Method::new(42, "kv.len", Lane::Call);
+
+/// Registers watches, renews them, and ends some.
+pub(crate) const WATCH: Method<Watch, Vec<Option<bool>>> = Method::new(43, "kv.watch", Lane::Control);
+/// Tells a watch what has changed.
+pub(crate) const NEWS: Method<News, bool> = Method::new(44, "kv.news", Lane::Bulk);
+
+/// The most watches that one message registers: with the longest keys, a quarter of a frame by default.
+pub(crate) const MAX_WATCHES_A_MESSAGE: usize = 256;
+
 /// The most shards that one message speaks of: with 256 bytes of digest each, well within a frame.
 pub(crate) const MAX_SHARDS_A_MESSAGE: usize = 4096;
 
@@ -200,6 +211,34 @@ pub(crate) struct Scan {
 pub(crate) struct ScanAnswer {
     pub(crate) page: Page,
     pub(crate) vouch: Vouch,
+}
+
+/// The answer has a count for each shard that this node is a replica of and has caught up with.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Len {
+    /// How all places of the bucket begin.
+    pub(crate) bucket: Blob,
+    pub(crate) shards: Vec<u32>,
+}
+
+/// The answer has for each watch whether it was known; nothing, if there is no room for it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Watch {
+    /// The number of each of the asker's watches, its place, and whether it is about that place only.
+    pub(crate) watches: Vec<(u64, Blob, bool)>,
+    /// Those that are over.
+    pub(crate) over: Vec<u64>,
+    pub(crate) lease_ms: u32,
+}
+
+/// The answer says whether anybody watches.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct News {
+    /// The number of the watch.
+    pub(crate) watch: u64,
+    pub(crate) records: Vec<(Blob, Blob)>,
+    /// Whether there was more that could not be told.
+    pub(crate) missed: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -4,18 +4,41 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use polity_cluster::{Node, Preset};
-use polity_kv::{Consistency, Kind, Kv, KvConfig, KvError, Outcome};
+use polity_kv::{
+    Any, Bucket, BucketConfig, Causal, Consistency, Counter, Kind, Kv, KvConfig, KvError, LastWriterWins, Map, Outcome,
+    Set, Value,
+};
 use polity_shard::ShardCount;
+
+/// How long a session lasts.
+const SHORT: Duration = Duration::from_millis(300);
+
+fn config() -> KvConfig {
+    let mut config = KvConfig::default()
+        .bucket("visits", BucketConfig::counter())
+        .bucket("carts", BucketConfig::set())
+        .bucket("people", BucketConfig::map())
+        .bucket("settings", BucketConfig::last_writer_wins())
+        .bucket("notes", BucketConfig::causal())
+        .bucket("mixed", BucketConfig::any())
+        .bucket("sessions", BucketConfig::last_writer_wins().ttl(SHORT))
+        .bucket("short", BucketConfig::last_writer_wins().max_key_bytes(3).max_value_bytes(5))
+        .bucket("careless", BucketConfig::counter().read(Consistency::One).write(Consistency::One));
+    config.shards = ShardCount::new(16).expect("a power of two");
+    config.patrol_interval = Duration::from_millis(100);
+    config
+}
+
+fn open<K: polity_kv::BucketKind>(kv: &Kv, name: &str) -> Bucket<K> {
+    kv.bucket(name).expect("it is declared")
+}
 
 async fn three() -> Vec<(Node, Kv)> {
     let mut nodes: Vec<(Node, Kv)> = Vec::new();
     for name in ["n0", "n1", "n2"] {
         let builder = Node::builder(name).cluster("buckets").preset(Preset::Local).no_discovery().listen("127.0.0.1:0");
         let builder = builder.seeds(nodes.iter().map(|(node, _)| node.addr()));
-        let mut config = KvConfig::default();
-        config.shards = ShardCount::new(16).expect("a power of two");
-        config.patrol_interval = Duration::from_millis(100);
-        let (node, kv) = builder.start_with(|node| Kv::start(node, config.clone())).await.expect("starts");
+        let (node, kv) = builder.start_with(|node| Kv::start(node, config())).await.expect("starts");
         nodes.push((node, kv.expect("valid")));
     }
     for (_, kv) in &nodes {
@@ -29,25 +52,25 @@ async fn what_is_written_on_one_node_is_read_on_another() {
     let nodes = three().await;
     let [(_, a), (_, b), (_, c)] = &nodes[..] else { unreachable!() };
 
-    let on = |kv: &Kv| kv.bucket("visits").expect("a name").counter();
+    let on = |kv: &Kv| open::<Counter>(kv, "visits");
     assert_eq!(on(a).add("home", 5).await.expect("adds"), 5);
     assert_eq!(on(b).add("home", -2).await.expect("adds"), 3);
     assert_eq!(on(c).get("home").await.expect("reads"), 3);
     assert!(on(c).delete("home").await.expect("deletes") && !on(a).delete("home").await.expect("deletes"));
     assert_eq!((on(b).get("home").await.expect("reads"), on(b).get("away").await.expect("reads")), (0, 0));
 
-    let on = |kv: &Kv| kv.bucket("carts").expect("a name").set();
+    let on = |kv: &Kv| open::<Set>(kv, "carts");
     assert_eq!(on(a).update("ada", |cart| cart.add("tea").add("milk")).await.expect("adds"), 2);
     assert_eq!(on(b).update("ada", |cart| cart.remove("tea").add("milk")).await.expect("changes"), 1);
     assert_eq!(on(c).get("ada").await.expect("reads").into_iter().collect::<Vec<_>>(), [Bytes::from("milk")]);
 
-    let on = |kv: &Kv| kv.bucket("people").expect("a name").map();
+    let on = |kv: &Kv| open::<Map>(kv, "people");
     assert_eq!(on(a).update("ada", |map| map.set("city", "London").set("age", "36")).await.expect("sets"), 2);
     assert_eq!(on(b).update("ada", |map| map.set("city", "Paris").remove("age")).await.expect("sets"), 1);
     let ada: Vec<_> = on(c).get("ada").await.expect("reads").into_iter().collect();
     assert_eq!(ada, [(Bytes::from("city"), Bytes::from("Paris"))]);
 
-    let on = |kv: &Kv| kv.bucket("settings").expect("a name").last_writer_wins();
+    let on = |kv: &Kv| open::<LastWriterWins>(kv, "settings");
     for (kv, value) in [(a, "one"), (b, "two"), (c, "three")] {
         on(kv).put("mode", value).await.expect("writes");
         assert_eq!(on(a).get("mode").await.expect("reads"), Some(Bytes::from(value)));
@@ -56,7 +79,7 @@ async fn what_is_written_on_one_node_is_read_on_another() {
     assert_eq!(on(b).get("mode").await.expect("reads"), None);
 
     // Buckets share no keys, with each other and with the store's own.
-    let on = |kv: &Kv| kv.bucket("notes").expect("a name").causal();
+    let on = |kv: &Kv| open::<Causal>(kv, "notes");
     let context = on(a).put("ada", "first").await.expect("writes");
     on(b).put("ada", "second").context(&context).await.expect("writes");
     assert_eq!(on(c).get("ada").await.expect("reads").value(), Some(&Bytes::from("second")));
@@ -67,7 +90,7 @@ async fn what_is_written_on_one_node_is_read_on_another() {
 async fn a_key_of_another_kind_is_refused_until_nothing_is_there() {
     let nodes = three().await;
     let [(_, a), (_, b), _] = &nodes[..] else { unreachable!() };
-    let (sets, counters) = (a.bucket("mixed").expect("a name").set(), b.bucket("mixed").expect("a name").counter());
+    let (sets, counters) = (open::<Any>(a, "mixed").sets(), open::<Any>(b, "mixed").counters());
     sets.update("key", |set| set.add("x")).await.expect("adds");
     let error = counters.add("key", 1).await.expect_err("it is a set");
     assert!(matches!(error, KvError::WrongKind { found: Kind::Set, wanted: Kind::Counter }), "{error}");
@@ -75,8 +98,6 @@ async fn a_key_of_another_kind_is_refused_until_nothing_is_there() {
     assert!(counters.get("key").await.is_err());
     sets.delete("key").await.expect("deletes");
     assert_eq!(counters.add("key", 1).await.expect("the key is free"), 1);
-    let error = a.bucket("").expect_err("it has no name");
-    assert!(matches!(error, KvError::BucketName { bytes: 0, .. }), "{error}");
     let error = sets.update("key", |set| (0..20_000).fold(set, |set, at| set.add(format!("{at}")))).await;
     assert!(matches!(error, Err(KvError::TooManySteps { steps: 20_000, .. })), "{error:?}");
 }
@@ -85,15 +106,17 @@ async fn a_key_of_another_kind_is_refused_until_nothing_is_there() {
 async fn what_has_expired_is_gone_everywhere_and_its_record_is_a_trace() {
     let nodes = three().await;
     let [(_, a), (_, b), (_, c)] = &nodes[..] else { unreachable!() };
-    let short = Duration::from_millis(300);
-    let sessions = |kv: &Kv| kv.bucket("sessions").expect("a name").ttl(short).last_writer_wins();
+    let sessions = |kv: &Kv| open::<LastWriterWins>(kv, "sessions");
     sessions(a).put("token", "ada").consistency(Consistency::All).await.expect("writes");
     assert_eq!(sessions(b).get("token").await.expect("reads"), Some(Bytes::from("ada")));
     assert!(sessions(b).expires("token").await.expect("reads").is_some());
-    let sets = a.bucket("sets").expect("a name").set();
+    let sets = open::<Set>(a, "carts");
     sets.update("kept", |set| set.add("x")).await.expect("adds");
-    sets.expire("kept", Some(short)).await.expect("expires");
-    sets.expire("kept", None).await.expect("expires no more");
+    assert!(sets.expire("kept", Some(SHORT)).await.expect("expires"));
+    assert!(sets.expire("kept", None).await.expect("expires no more"));
+    assert!(!sets.expire("nothing", Some(SHORT)).await.expect("there is nothing"));
+    // A call's own time wins over that of the bucket.
+    sessions(a).put("lasting", "ada").ttl(Duration::from_secs(3600)).await.expect("writes");
     while sessions(c).get("token").await.expect("reads").is_some() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -102,6 +125,7 @@ async fn what_has_expired_is_gone_everywhere_and_its_record_is_a_trace() {
         assert_eq!(sessions(kv).get("token").consistency(Consistency::One).await.expect("reads"), None);
     }
     assert_eq!(sets.get("kept").await.expect("reads").len(), 1);
+    assert_eq!(sessions(b).get("lasting").await.expect("reads"), Some(Bytes::from("ada")));
     sessions(a).put("token", "bob").await.expect("writes");
     assert_eq!(sessions(b).get("token").await.expect("reads"), Some(Bytes::from("bob")));
 }
@@ -110,14 +134,14 @@ async fn what_has_expired_is_gone_everywhere_and_its_record_is_a_trace() {
 async fn a_scan_finds_every_key_of_its_bucket_once() {
     let nodes = three().await;
     let [(_, a), (_, b), _] = &nodes[..] else { unreachable!() };
-    let on = |kv: &Kv| kv.bucket("many").expect("a name").last_writer_wins();
+    let on = |kv: &Kv| open::<LastWriterWins>(kv, "settings");
     // More than fits into a page of any shard.
     let value = vec![7; 20_000];
     for at in 0..300 {
         on(a).put(format!("key-{at:03}"), value.clone()).await.expect("writes");
     }
     on(b).delete("key-007").await.expect("deletes");
-    a.bucket("other").expect("a name").counter().add("key-400", 1).await.expect("adds");
+    open::<Counter>(a, "visits").add("key-400", 1).await.expect("adds");
     let found = async |prefix: &str| {
         let (many, mut keys) = (on(b), Vec::new());
         let mut scan = many.scan(prefix);
@@ -135,4 +159,179 @@ async fn a_scan_finds_every_key_of_its_bucket_once() {
     assert_eq!(found("key-1").await, expected(100..200));
     assert_eq!(found("key-299").await, expected(299..300));
     assert!(found("nothing").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_bucket_is_opened_as_it_was_declared() {
+    let nodes = three().await;
+    let (_, kv) = &nodes[0];
+    let error = kv.bucket::<Counter>("visit").expect_err("it is called otherwise");
+    let KvError::UnknownBucket { name, declared } = &error else { panic!("{error}") };
+    assert_eq!((&name[..], declared.len()), ("visit", 9));
+    assert!(error.to_string().contains("\"visits\""), "{error}");
+    let error = kv.bucket::<Set>("visits").expect_err("it has counters");
+    let (counter, set) = (Some(Kind::Counter), Some(Kind::Set));
+    assert!(matches!(&error, KvError::BucketKind { declared, asked, .. } if (*declared, *asked) == (counter, set)));
+    assert!(error.to_string().contains("declared as counter, and was asked for as set"), "{error}");
+    for error in [kv.bucket::<Any>("visits").err(), kv.bucket::<Counter>("mixed").err()] {
+        assert!(matches!(error, Some(KvError::BucketKind { .. })), "{error:?}");
+    }
+    assert!(kv.bucket::<Causal>("").is_err(), "the one without a name is the store itself");
+}
+
+#[tokio::test]
+async fn limits_and_levels_of_a_bucket_hold_unless_a_call_says_otherwise() {
+    let nodes = three().await;
+    let [(_, kv), (b, _), (c, _)] = &nodes[..] else { unreachable!() };
+    let short = open::<LastWriterWins>(kv, "short");
+    short.put("abc", "12345").await.expect("within the limits");
+    let error = short.put("abcd", "1").await.expect_err("the key is too long");
+    assert!(matches!(error, KvError::KeySize { bytes: 4, limit: 3 }), "{error}");
+    assert!(matches!(short.get("abcd").await, Err(KvError::KeySize { bytes: 4, limit: 3 })));
+    let error = short.put("abc", "123456").await.expect_err("the value is too large");
+    assert!(matches!(error, KvError::ValueTooLarge { bytes: 6, limit: 5 }), "{error}");
+    assert_eq!(short.get("abc").await.expect("reads"), Some(Bytes::from("12345")));
+
+    // Alone, this node serves what asks for one replica and nothing that asks for more.
+    let (careless, careful) = (open::<Counter>(kv, "careless"), open::<Counter>(kv, "visits"));
+    b.stop().await;
+    c.stop().await;
+    careless.add("home", 1).await.expect("one is enough");
+    assert_eq!(careless.get("home").await.expect("one is enough"), 1);
+    let within = Duration::from_millis(100);
+    assert!(careless.add("home", 1).consistency(Consistency::All).timeout(within).await.is_err());
+    assert!(careless.get("home").consistency(Consistency::All).timeout(within).await.is_err());
+    assert!(careful.add("home", 1).timeout(within).await.is_err());
+    assert!(careful.get("home").timeout(within).await.is_err());
+    assert_eq!(careful.get("home").consistency(Consistency::One).await.expect("one is enough"), 0);
+}
+
+#[tokio::test]
+async fn keys_of_any_kind_are_what_their_first_write_made_them() {
+    let nodes = three().await;
+    let [(_, a), (_, b), _] = &nodes[..] else { unreachable!() };
+    let (here, there) = (open::<Any>(a, "mixed"), open::<Any>(b, "mixed"));
+    assert_eq!(here.kind("key").await.expect("reads"), None);
+    assert_eq!(here.get("key").await.expect("reads"), None);
+    assert!(!here.delete("key").await.expect("there is nothing"));
+    assert!(!here.expire("key", Some(SHORT)).await.expect("there is nothing"));
+
+    here.counters().add("counter", 7).await.expect("adds");
+    here.sets().update("set", |set| set.add("x")).await.expect("adds");
+    here.maps().update("map", |map| map.set("city", "Paris")).await.expect("sets");
+    here.last_writer_wins().put("latest", "one").await.expect("writes");
+    here.causal().put("causal", "one").await.expect("writes");
+    let expected = [
+        ("counter", Value::Counter(7)),
+        ("set", Value::Set([Bytes::from("x")].into())),
+        ("map", Value::Map([(Bytes::from("city"), Bytes::from("Paris"))].into())),
+        ("latest", Value::LastWriterWins(Bytes::from("one"))),
+    ];
+    for (key, value) in expected {
+        assert_eq!(there.kind(key).await.expect("reads"), Some(value.kind()));
+        assert_eq!(there.get(key).await.expect("reads"), Some(value));
+    }
+    let Some(Value::Causal(entry)) = there.get("causal").await.expect("reads") else { panic!("it is causal") };
+    assert_eq!(entry.value(), Some(&Bytes::from("one")));
+    let error = there.counters().add("set", 1).await.expect_err("it is a set");
+    assert!(matches!(error, KvError::WrongKind { found: Kind::Set, wanted: Kind::Counter }), "{error}");
+
+    let mut scan = there.scan("");
+    let mut found = Vec::new();
+    while let Some((key, value)) = scan.next().await.expect("reads") {
+        found.push((String::from_utf8(key.to_vec()).expect("text"), value.kind()));
+    }
+    found.sort();
+    let kinds = [Kind::Causal, Kind::Counter, Kind::LastWriterWins, Kind::Map, Kind::Set];
+    assert_eq!(
+        found,
+        ["causal", "counter", "latest", "map", "set"].map(str::to_owned).into_iter().zip(kinds).collect::<Vec<_>>()
+    );
+
+    let hour = Duration::from_secs(3600);
+    for key in ["counter", "set", "map", "latest", "causal"] {
+        assert!(there.exists(key).await.expect("reads"));
+        assert!(there.expire(key, Some(hour)).await.expect("expires"), "{key}");
+        assert!(here.expires(key).await.expect("reads").is_some(), "{key}");
+        assert!(there.expire(key, None).await.expect("expires no more"), "{key}");
+        assert_eq!(here.expires(key).await.expect("reads"), None, "{key}");
+        assert!(there.delete(key).await.expect("deletes"), "{key}");
+        assert!(!here.exists(key).await.expect("reads") && !here.delete(key).await.expect("there is nothing"), "{key}");
+        here.counters().add(key, 1).await.expect("the key is free");
+    }
+}
+
+#[tokio::test]
+async fn many_keys_are_answered_in_their_order_each_for_itself() {
+    let nodes = three().await;
+    let [(_, a), (_, b), _] = &nodes[..] else { unreachable!() };
+    let (settings, there) = (open::<LastWriterWins>(a, "settings"), open::<LastWriterWins>(b, "settings"));
+    let key = |at: u32| format!("key-{at}");
+    let written = settings.put_many((0..500).map(|at| (key(at), format!("value-{at}")))).await;
+    assert_eq!(written.iter().filter(|answer| answer.is_ok()).count(), 500);
+    let found = there.get_many((0..501).rev().map(key)).await;
+    assert_eq!(found.len(), 501);
+    assert_eq!(found[0].as_ref().expect("reads"), &None);
+    for (at, found) in (0..500).rev().zip(&found[1..]) {
+        assert_eq!(found.as_ref().expect("reads"), &Some(Bytes::from(format!("value-{at}"))));
+    }
+    let deleted = there.delete_many([key(3), key(1000), key(4)]).await;
+    assert_eq!(deleted.into_iter().map(|answer| answer.expect("deletes")).collect::<Vec<_>>(), [true, false, true]);
+    let found = settings.get_many([key(3), key(5)]).await;
+    let found: Vec<_> = found.into_iter().map(|answer| answer.expect("reads").is_some()).collect();
+    assert_eq!(found, [false, true]);
+
+    // One that fails takes no other with it.
+    let short = open::<LastWriterWins>(a, "short");
+    let answers = short.put_many([("a", "12345"), ("abcd", "1"), ("b", "123456"), ("c", "1")]).await;
+    assert!(matches!(
+        &answers[..],
+        [Ok(()), Err(KvError::KeySize { bytes: 4, .. }), Err(KvError::ValueTooLarge { bytes: 6, .. }), Ok(())]
+    ));
+    let answers = open::<Any>(a, "mixed").counters().add_many([("one", 1), ("two", 2)]).await;
+    assert_eq!(answers.into_iter().map(|answer| answer.expect("adds")).collect::<Vec<_>>(), [1, 2]);
+    open::<Any>(a, "mixed").sets().update("set", |set| set.add("x")).await.expect("adds");
+    let answers = open::<Any>(b, "mixed").counters().get_many(["one", "set", "two"]).await;
+    assert!(matches!(&answers[..], [Ok(1), Err(KvError::WrongKind { found: Kind::Set, .. }), Ok(2)]), "{answers:?}");
+    assert!(settings.get_many::<&str>([]).await.is_empty());
+
+    // The causal bucket without a name.
+    let contexts = a.put_many([("x", "1"), ("y", "2")]).await;
+    let context = contexts.into_iter().next().expect("two answers").expect("writes");
+    b.put("x", "3").context(&context).await.expect("writes");
+    let values = |entries: Vec<Result<polity_kv::Entry, KvError>>| -> Vec<Option<Bytes>> {
+        entries.into_iter().map(|entry| entry.expect("reads").value().cloned()).collect()
+    };
+    assert_eq!(values(a.get_many(["y", "x"]).await), [Some(Bytes::from("2")), Some(Bytes::from("3"))]);
+    assert!(a.delete_many(["x", "y"]).await.iter().all(Result::is_ok));
+    assert_eq!(values(b.get_many(["y", "x"]).await), [None, None]);
+}
+
+#[tokio::test]
+async fn keys_are_counted_by_bucket_and_the_count_follows_writes_deletes_and_expiry() {
+    let nodes = three().await;
+    let [(_, a), (_, b), (c, _)] = &nodes[..] else { unreachable!() };
+    let len = async |kv: &Kv, name: &str| open::<LastWriterWins>(kv, name).len().await.expect("counts");
+    assert_eq!((len(a, "settings").await, a.len().await.expect("counts")), (0, 0));
+    let settings = open::<LastWriterWins>(a, "settings");
+    let all = |answers: Vec<Result<(), KvError>>| assert!(answers.iter().all(Result::is_ok));
+    let key = |at: u32| format!("key-{at}");
+    all(settings.put_many((0..100).map(|at| (key(at), "1"))).consistency(Consistency::All).await);
+    all(settings.put_many((50..60).map(|at| (key(at), "2"))).consistency(Consistency::All).await);
+    a.put("key-1", "1").consistency(Consistency::All).await.expect("writes");
+    assert_eq!((len(a, "settings").await, len(b, "settings").await, len(b, "short").await), (100, 100, 0));
+    assert_eq!(b.len().await.expect("counts"), 1);
+    let deleted = settings.delete_many((0..30).map(key)).consistency(Consistency::All).await;
+    assert!(deleted.iter().all(|answer| matches!(answer, Ok(true))));
+    assert_eq!(len(b, "settings").await, 70);
+    settings.put(key(3), "again").consistency(Consistency::All).await.expect("writes");
+    assert_eq!(len(b, "settings").await, 71);
+
+    all(open::<LastWriterWins>(a, "sessions").put_many([("x", "1"), ("y", "1")]).await);
+    while len(b, "sessions").await > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Another replica counts for the one that is away.
+    c.stop().await;
+    assert_eq!((len(a, "settings").await, len(b, "settings").await), (71, 71));
 }

@@ -223,7 +223,7 @@ impl Settings {
     /// If the numbers of shards or replicas are none that a store can have; [`Settings::problem`] tells before.
     #[must_use]
     pub fn kv(&self) -> KvConfig {
-        let mut config = KvConfig::default();
+        let mut config = workload::declare(KvConfig::default());
         config.shards = ShardCount::new(self.store.shards).expect("a possible number of shards");
         config.replicas = ReplicaCount::new(self.store.replicas).expect("a possible number of replicas");
         config.timeout = self.store.timeout;

@@ -87,6 +87,51 @@ fn a_set_that_has_expired_begins_anew_without_a_limit() {
 }
 
 #[test]
+fn another_time_to_expire_is_a_write_of_every_causal_value_that_was_seen() {
+    let put = |value| Update::put(Kind::Causal, Some(blob(value)));
+    let mut one = Record::default();
+    one.apply(&put("one"), &writing(1, 1)).expect("writes");
+    let mut two = Record::default();
+    two.apply(&put("two"), &writing(2, 1)).expect("writes");
+    let mut here = one.clone();
+    here.merge(two.clone());
+    let retime = Update { expires: Some(Some(100)), ..Update::any() };
+    let before = here.clone();
+    assert_eq!(here.apply(&retime, &writing(3, 2)).expect("writes").changed, 1);
+    assert_eq!((here.values(), here.expires()), (vec![&blob("one"), &blob("two")], Some(100)));
+    // It replaces what it has seen, on every copy.
+    let mut there = before.clone();
+    assert!(there.merge(here.clone()) && there == here && !here.merge(before));
+    // One that its writer has not seen keeps its time.
+    let seen = one.context().clone();
+    let mut there = one;
+    there.merge(two);
+    there.apply(&retime, &Writing { context: Some(&seen), ..writing(3, 2) }).expect("writes");
+    assert!(there.latch(100));
+    assert_eq!((there.values(), there.expires()), (vec![&blob("two")], None));
+    assert_eq!(Record::default().apply(&retime, &writing(1, 1)).expect("nothing is there").changed, 0);
+}
+
+#[test]
+fn a_delete_of_any_kind_removes_what_is_there() {
+    for kind in [Kind::Causal, Kind::LastWriterWins, Kind::Counter, Kind::Set, Kind::Map] {
+        let step = match kind {
+            Kind::Causal | Kind::LastWriterWins => Step::Put(blob("v")),
+            Kind::Counter => Step::Add(1),
+            Kind::Set => Step::Insert(blob("v")),
+            Kind::Map => Step::Set(blob("f"), blob("v")),
+        };
+        let mut record = Record::default();
+        record.apply(&Update::of(kind, vec![step]), &writing(1, 1)).expect("writes");
+        let mut late = record.clone();
+        let delete = Update { clears: true, ..Update::any() };
+        assert_eq!(record.apply(&delete, &writing(2, 2)).expect("deletes").changed, 1, "{kind}");
+        assert!(!record.is_live() && late.merge(record.clone()) && late == record, "{kind}");
+        assert_eq!(record.apply(&delete, &writing(2, 3)).expect("nothing is there").changed, 0, "{kind}");
+    }
+}
+
+#[test]
 fn the_latest_write_wins_even_by_a_clock_that_is_behind() {
     let put = |text| Update::put(Kind::LastWriterWins, Some(blob(text)));
     let mut record = Record::default();
@@ -114,8 +159,9 @@ const KINDS: [Kind; 5] = [Kind::Causal, Kind::LastWriterWins, Kind::Counter, Kin
 
 fn update_of(kind: Kind) -> impl Strategy<Value = Update> {
     let steps = prop::collection::vec(step(kind), 0..3);
-    (prop::bool::weighted(0.2), prop::option::weighted(0.2, 0..50u64), steps)
-        .prop_map(move |(clears, expires, steps)| Update { kind, clears, steps, expires: expires.map(Some) })
+    (prop::bool::weighted(0.2), prop::option::weighted(0.2, 0..50u64), steps).prop_map(
+        move |(clears, expires, steps)| Update { kind: Some(kind), clears, steps, expires: expires.map(Some) },
+    )
 }
 
 fn updates() -> impl Strategy<Value = (u8, Update)> {

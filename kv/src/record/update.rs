@@ -26,8 +26,8 @@ pub(crate) enum Step {
 /// What a write does.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Update {
-    /// The kind of what is written.
-    pub(crate) kind: Kind,
+    /// The kind of what is written; `None` of what changes no value: whatever is there.
+    pub(crate) kind: Option<Kind>,
     /// Whether what is known is removed first.
     pub(crate) clears: bool,
     pub(crate) steps: Vec<Step>,
@@ -37,12 +37,23 @@ pub(crate) struct Update {
 
 impl Update {
     pub(crate) fn of(kind: Kind, steps: Vec<Step>) -> Self {
-        Self { kind, clears: false, steps, expires: None }
+        Self { kind: Some(kind), clears: false, steps, expires: None }
+    }
+
+    /// Of whatever is there.
+    pub(crate) fn any() -> Self {
+        Self { kind: None, clears: false, steps: Vec::new(), expires: None }
+    }
+
+    /// The same for what is of this kind.
+    pub(crate) fn of_kind(self, kind: Option<Kind>) -> Self {
+        Self { kind, ..self }
     }
 
     /// Replaces a value, or deletes it if there is none.
     pub(crate) fn put(kind: Kind, value: Option<Blob>) -> Self {
-        Self { kind, clears: value.is_none(), steps: value.map(Step::Put).into_iter().collect(), expires: None }
+        let steps = value.map(Step::Put).into_iter().collect::<Vec<_>>();
+        Self { kind: Some(kind), clears: steps.is_empty(), steps, expires: None }
     }
 
     /// Whether it replaces nothing. Two that replaced each other's values without asking first would leave none.
@@ -99,13 +110,14 @@ impl Record {
     /// # Errors
     /// [`Refused`]; this copy is in no particular state then.
     pub(crate) fn apply(&mut self, update: &Update, writing: &Writing<'_>) -> Result<Applied, Refused> {
-        if self.kind() != update.kind {
+        let kind = update.kind.unwrap_or_else(|| self.kind());
+        if self.kind() != kind {
             if self.is_live() {
                 return Err(Refused::WrongKind(self.kind()));
             }
             // What was never written begins in the first epoch.
             let epoch = if self.context().is_empty() { self.epoch } else { self.epoch.saturating_add(1) };
-            let before = std::mem::replace(self, Self { epoch, ..Self::new(update.kind) });
+            let before = std::mem::replace(self, Self { epoch, ..Self::new(kind) });
             let applied = self.change(update, writing)?;
             if self.context().is_empty() {
                 // Nothing was there, and nothing is.
@@ -126,7 +138,7 @@ impl Record {
     /// Whether an update that only adds may be applied to this copy before it is known what other replicas have: if
     /// something of its kind is there.
     pub(crate) fn takes_blindly(&self, update: &Update) -> bool {
-        self.kind() == update.kind && update.only_adds() && !self.context().is_empty() && self.expiry.at.is_none()
+        update.kind == Some(self.kind()) && update.only_adds() && !self.context().is_empty() && self.expiry.at.is_none()
     }
 
     /// How many steps of an update would change something.
@@ -138,7 +150,9 @@ impl Record {
 
     fn change(&mut self, update: &Update, writing: &Writing<'_>) -> Result<Applied, Refused> {
         let Update { clears, steps, expires, .. } = update;
-        let mut delta = Self { epoch: self.epoch, expiry: Expiry::default(), state: State::new(update.kind) };
+        let mut delta = Self { epoch: self.epoch, expiry: Expiry::default(), state: State::new(self.kind()) };
+        // Only what is there can be given another time.
+        let retimed = u32::from(steps.is_empty() && !clears && expires.is_some() && self.is_live());
         let puts = steps.iter().any(|step| matches!(step, Step::Put(_)));
         // A counter, set or map that has expired begins anew without a limit.
         let renews = self.expiry.at.is_some() && !self.is_live();
@@ -148,12 +162,22 @@ impl Record {
         }
         delta.expiry = self.expiry;
         let exhausted = |error: polity_crdt::Error| Refused::Exhausted(error.to_string());
-        let (mut changed, mut context) = (0, self.context().clone());
+        let (mut changed, mut context) = (retimed, self.context().clone());
         match (&mut self.state, &mut delta.state) {
             (State::Causal(values), State::Causal(_)) => {
                 let mut seen = writing.context.unwrap_or(&context).clone();
                 if *clears {
                     changed += u32::from(values.delete(&seen));
+                }
+                if retimed > 0 {
+                    // Each of them is written again, and replaces what was there, but not the others.
+                    let known = |(dot, timed): (_, &Timed)| seen.contains(dot).then(|| timed.value.clone());
+                    let values_now: Vec<Blob> = values.siblings().filter_map(known).collect();
+                    let replaced = seen.clone();
+                    for value in values_now {
+                        let timed = Timed { expires: expires.flatten(), value };
+                        seen.insert(values.put(writing.replica, &replaced, timed).map_err(exhausted)?);
+                    }
                 }
                 for step in steps {
                     let Step::Put(value) = step else { return Err(Refused::Nonsense) };

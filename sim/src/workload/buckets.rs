@@ -1,6 +1,7 @@
 //! Buckets of sets and counters, `bs<i>` and `bn<i>`: what the other sets and counters do by hand, as single writes.
 
-use polity::kv::{Bucket, Counter, Set};
+use polity::KvConfig;
+use polity::kv::{Bucket, BucketConfig, Counter, Set};
 use rand::RngExt as _;
 
 use super::{Client, Pace, Workload, outcome_of};
@@ -23,12 +24,17 @@ pub(super) const WORKLOAD: Workload = Workload {
     },
 };
 
+/// Declares the buckets.
+pub(super) fn declare(config: KvConfig) -> KvConfig {
+    config.bucket("sets", BucketConfig::set()).bucket("counters", BucketConfig::counter())
+}
+
 pub(super) fn sets(client: &Client) -> Bucket<Set> {
-    client.node.kv().bucket("sets").expect("a name").set()
+    client.node.kv().bucket("sets").expect("it is declared")
 }
 
 pub(super) fn counters(client: &Client) -> Bucket<Counter> {
-    client.node.kv().bucket("counters").expect("a name").counter()
+    client.node.kv().bucket("counters").expect("it is declared")
 }
 
 /// Which hosts hold a key as a node believes, and a hash of its own copy; `None` if it is a key of no bucket.

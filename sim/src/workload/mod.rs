@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use polity::cluster::BoxFuture;
-use polity::{Context, KvError, Node, Outcome as KvOutcome};
+use polity::{Context, KvConfig, KvError, Node, Outcome as KvOutcome};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
@@ -69,6 +69,11 @@ pub const ALL: [Workload; 11] = [
     topics::WORKLOAD,
     buckets::WORKLOAD,
 ];
+
+/// Declares the buckets of all workloads.
+pub(crate) fn declare(config: KvConfig) -> KvConfig {
+    buckets::declare(config)
+}
 
 /// Keys that the clients of all hosts share: `s0`, `s1` and so on.
 fn shared(prefix: char) -> Vec<String> {

@@ -6,7 +6,6 @@
 //! | too few replicas are up, or answered in time | `-CLUSTERDOWN` | no | try again |
 //! | too few replicas have confirmed a write, or the node that made it was lost | `-UNKNOWN` | yes, now or later | read, and decide |
 //! | a disk failed | `-UNKNOWN` | yes | read, and decide |
-//! | others changed the key's kind meanwhile | `-TRYAGAIN` | no | try again |
 //! | the key, value or number of elements is over a limit | `-ERR` | no | ask for less |
 //! | the node is stopping | `-ERR` | no | use another node |
 //!
@@ -16,32 +15,30 @@
 use polity::Outcome;
 use polity::kv::KvError;
 
-use crate::keyspace::KeyError;
 use crate::reply::Reply;
 
 /// In the words of Redis.
 const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 
-impl From<KeyError> for Reply {
-    fn from(error: KeyError) -> Self {
+impl From<KvError> for Reply {
+    fn from(error: KvError) -> Self {
         Self::Error(text(&error))
     }
 }
 
-fn text(error: &KeyError) -> String {
+fn text(error: &KvError) -> String {
     match error {
-        KeyError::Restless => format!("TRYAGAIN {error}"),
-        KeyError::Kv(KvError::WrongKind { .. }) => WRONG_TYPE.to_owned(),
-        KeyError::Kv(error) if error.outcome() == Outcome::Unknown => {
+        KvError::WrongKind { .. } => WRONG_TYPE.to_owned(),
+        error if error.outcome() == Outcome::Unknown => {
             format!("UNKNOWN the command may have been applied: {error}")
         }
-        KeyError::Kv(error) if error.is_retryable() => format!("CLUSTERDOWN the command was not applied: {error}"),
-        KeyError::Kv(error) => format!("ERR {error}"),
+        error if error.is_retryable() => format!("CLUSTERDOWN the command was not applied: {error}"),
+        error => format!("ERR {error}"),
     }
 }
 
 /// Of the calls of one command all have ended: what they returned, or what the client is told.
-pub(crate) fn all<T>(ended: Vec<Result<T, KeyError>>) -> Result<Vec<T>, Reply> {
+pub(crate) fn all<T>(ended: Vec<Result<T, KvError>>) -> Result<Vec<T>, Reply> {
     let (calls, mut done, mut failed) = (ended.len(), Vec::with_capacity(ended.len()), Vec::new());
     for call in ended {
         match call {
@@ -50,7 +47,7 @@ pub(crate) fn all<T>(ended: Vec<Result<T, KeyError>>) -> Result<Vec<T>, Reply> {
         }
     }
     let count = failed.len();
-    let is_unknown = |error: &KeyError| matches!(error, KeyError::Kv(error) if error.outcome() == Outcome::Unknown);
+    let is_unknown = |error: &KvError| error.outcome() == Outcome::Unknown;
     let at = failed.iter().position(is_unknown).unwrap_or(0);
     match failed.get(at) {
         None => Ok(done),
@@ -64,13 +61,13 @@ mod tests {
     use super::*;
     use polity::kv::Kind;
 
-    fn few(outcome: Outcome) -> KeyError {
+    fn few(outcome: Outcome) -> KvError {
         let (what, reason) = ("a write", "n2: the time was over".to_owned());
-        KvError::NotEnoughReplicas { what, answered: 1, needed: 2, reason, outcome }.into()
+        KvError::NotEnoughReplicas { what, answered: 1, needed: 2, reason, outcome }
     }
 
-    fn wrong() -> KeyError {
-        KvError::WrongKind { found: Kind::Set, wanted: Kind::Counter }.into()
+    fn wrong() -> KvError {
+        KvError::WrongKind { found: Kind::Set, wanted: Kind::Counter }
     }
 
     #[test]
@@ -79,10 +76,9 @@ mod tests {
             (wrong(), "WRONGTYPE Operation against a key holding the wrong kind of value"),
             (few(Outcome::NotApplied), "CLUSTERDOWN the command was not applied: a write: 1 of 2"),
             (few(Outcome::Unknown), "UNKNOWN the command may have been applied: a write: 1 of 2"),
-            (KvError::CoordinatorLost { reason: String::new() }.into(), "UNKNOWN the command may have been applied: "),
-            (KvError::Stopped.into(), "ERR the store has stopped"),
-            (KvError::KeySize { bytes: 0, limit: 9 }.into(), "ERR a key has 1 to 9 bytes; this one has 0"),
-            (KeyError::Restless, "TRYAGAIN "),
+            (KvError::CoordinatorLost { reason: String::new() }, "UNKNOWN the command may have been applied: "),
+            (KvError::Stopped, "ERR the store has stopped"),
+            (KvError::KeySize { bytes: 0, limit: 9 }, "ERR a key has 1 to 9 bytes; this one has 0"),
         ] {
             assert!(text(&error).starts_with(wanted), "{error:?}: {}", text(&error));
         }

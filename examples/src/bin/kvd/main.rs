@@ -101,7 +101,7 @@ async fn run(options: Options) -> Result<()> {
 async fn start(options: &Options, redis: std::net::SocketAddr) -> Result<Node> {
     let preset = if options.listen.ip().is_loopback() { Preset::Local } else { Preset::Lan };
     let mut builder = Node::builder(&options.name).cluster("kvd").preset(preset).no_discovery();
-    builder = builder.listen(options.listen).seeds(&options.seeds).address("redis", redis);
+    builder = builder.listen(options.listen).seeds(&options.seeds).address("redis", redis).kv(keyspace::config());
     if let Some(file) = &options.secret {
         let secret = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         builder = builder.secret(secret.trim_ascii());

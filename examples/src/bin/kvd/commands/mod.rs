@@ -15,8 +15,9 @@ use std::future::Future;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{self, StreamExt as _};
+use polity::KvError;
 
-use crate::keyspace::{KeyError, Keyspace};
+use crate::keyspace::Keyspace;
 use crate::reply::Reply;
 use crate::request::{Request, integer};
 use crate::session::Session;
@@ -220,9 +221,9 @@ fn bounded(values: &[Reply]) -> Result<(), Reply> {
 }
 
 /// Calls the store for each of these, some at a time, and returns what became of each, in their order.
-fn each<'a, F, T>(calls: impl Iterator<Item = F> + Send + 'a) -> BoxFuture<'a, Vec<Result<T, KeyError>>>
+fn each<'a, F, T>(calls: impl Iterator<Item = F> + Send + 'a) -> BoxFuture<'a, Vec<Result<T, KvError>>>
 where
-    F: Future<Output = Result<T, KeyError>> + Send + 'a,
+    F: Future<Output = Result<T, KvError>> + Send + 'a,
     T: Send + 'a,
 {
     stream::iter(calls).buffered(KEYS_AT_ONCE).collect().boxed()

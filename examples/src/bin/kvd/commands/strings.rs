@@ -8,7 +8,7 @@ use polity::KvError;
 
 use super::{answer, bounded, each, keys, number, wrong_arity};
 use crate::failure;
-use crate::keyspace::{KeyError, Keyspace, Text};
+use crate::keyspace::{Keyspace, Text};
 use crate::reply::Reply;
 
 /// How many keys `MGET` reads before it looks at how much that was: no more than 8 MiB, as values are limited.
@@ -66,7 +66,7 @@ pub(super) async fn mget(keyspace: &Keyspace, arguments: &[Bytes]) -> Reply {
         let found = each(page.iter().map(|key| async move {
             match keyspace.get(key).await {
                 // As in Redis: of what is no string there is no value.
-                Err(KeyError::Kv(KvError::WrongKind { .. })) => Ok(None),
+                Err(KvError::WrongKind { .. }) => Ok(None),
                 value => value,
             }
         }));

@@ -10,6 +10,8 @@
 //! | [`mod@standing`] | what a node still owes an account of before it may vouch for a shard | pure |
 //! | [`mod@tally`] | when enough have answered | pure |
 //! | [`mod@digest`] | what a shard holds, in a few numbers | pure |
+//! | [`mod@account`] | what a replica says of all that it has | synchronous |
+//! | [`mod@reconcile`] | how two replicas become equal | sans IO |
 //! | [`mod@record`] | what is kept under a key | pure |
 //! | [`mod@expiries`] | what expires when | pure |
 //! | [`mod@engine`] | where records are kept | trait |
@@ -23,6 +25,7 @@
 //! | [`mod@settled`] | when all of that is done | asynchronous |
 #![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
 
+mod account;
 mod acks;
 mod bucket;
 mod call;
@@ -38,6 +41,7 @@ mod map;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod model;
 mod place;
+mod reconcile;
 mod record;
 mod roster;
 mod scan;
@@ -49,6 +53,9 @@ mod sync;
 mod tally;
 mod upkeep;
 mod wire;
+
+#[doc(hidden)]
+pub use reconcile::measure;
 
 pub use bucket::{
     Bucket, BucketBuilder, BucketKind, Causal, Counter, ExpiresAsAWhole, LastWriterWins, Map, MapUpdate, Set, SetUpdate,

@@ -7,6 +7,7 @@
 mod crashes;
 #[cfg(all(test, feature = "shuttle"))]
 mod races;
+mod repair;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
@@ -19,7 +20,7 @@ use polity_crdt::{HybridClock, ReplicaId, VersionVector};
 use polity_shard::{ShardCount, ShardId};
 
 use crate::config::KvConfig;
-use crate::digest::{Buckets, Digest};
+use crate::digest::Digest;
 use crate::engine::{Commit, Engine, EngineError};
 use crate::expiries::Expiries;
 use crate::record::{self, Blob, Kind, Millis, NotARecord, Record, Refused, Update, Writing};
@@ -28,6 +29,8 @@ use crate::standing::Standing;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
 use crate::tally::Vouch;
 use crate::wire::Page;
+
+pub(crate) use repair::{Taken, decode_elements, rank, tags_of};
 
 /// One shard as one node has it.
 #[derive(Debug)]
@@ -222,7 +225,7 @@ impl Store {
     }
 
     pub(crate) fn digest(&self, shard: ShardId) -> Digest {
-        self.shard(shard).digest.clone()
+        self.shard(shard).digest
     }
 
     pub(crate) fn holds_records(&self, shard: ShardId) -> bool {
@@ -236,7 +239,7 @@ impl Store {
         let standing = shard.standing.as_mut()?;
         standing.fence(under);
         let rosters = standing.rosters().cloned().collect();
-        Some(Account { rosters, digest: shard.digest.clone() })
+        Some(Account { rosters, digest: shard.digest })
     }
 
     /// The last commit that changed one of these shards. Whoever acknowledges what they hold waits for it, without a lock.
@@ -284,21 +287,29 @@ impl Store {
     /// acknowledged enters wherever it arrives.
     pub(crate) fn merge(&self, shard: ShardId, key: &[u8], bytes: &[u8], named: RosterId) -> Result<Vouch, WriteError> {
         let mut guard = self.shard(shard);
-        let old = self.engine.load(shard, key)?;
-        if old.as_deref() != Some(bytes) {
-            let theirs = record::decode(bytes).map_err(WriteError::Malformed)?;
-            if mutated(Mutation::ForgetsDeletes) && !theirs.is_live() {
-                return Ok(guard.vouch(named));
-            }
-            let mut ours = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode);
-            if let Ok(ours) = &mut ours
-                && ours.merge(theirs)
-            {
-                self.put_record(&mut guard, shard, key, old.as_deref(), ours)?;
-            }
-            ours.map_err(WriteError::Malformed)?;
-        }
+        self.merge_into(&mut guard, shard, key, bytes)?;
         Ok(guard.vouch(named))
+    }
+
+    fn merge_into(&self, guard: &mut Shard, shard: ShardId, key: &[u8], bytes: &[u8]) -> Result<Taken, WriteError> {
+        let old = self.engine.load(shard, key)?;
+        if old.as_deref() == Some(bytes) {
+            return Ok(Taken::Same);
+        }
+        let theirs = record::decode(bytes).map_err(WriteError::Malformed)?;
+        if mutated(Mutation::ForgetsDeletes) && !theirs.is_live() {
+            return Ok(Taken::Same);
+        }
+        let mut ours = match &old {
+            Some(old) => record::decode(old).map_err(WriteError::Malformed)?,
+            None => Record::default(),
+        };
+        if !ours.merge(theirs) {
+            return Ok(old.map_or(Taken::Same, Taken::More));
+        }
+        let new = record::encode(&ours);
+        self.put_bytes(guard, shard, key, old.as_deref(), (&new, ours.next_expiry()))?;
+        Ok(if new == bytes { Taken::Same } else { Taken::More(new) })
     }
 
     /// Writes to a key.
@@ -403,19 +414,15 @@ impl Store {
         Ok(())
     }
 
-    /// The records of some buckets whose keys are greater than `after`, until they fill `bytes`. Returns whether there
-    /// are more.
+    /// The records whose keys are greater than `after`, until they fill `bytes`. Returns whether there are more.
     pub(crate) fn page(
         &self,
         shard: ShardId,
-        buckets: Buckets,
         after: Option<&[u8]>,
         bytes: usize,
     ) -> Result<(Vec<(Blob, Blob)>, bool), EngineError> {
         let mut filling = Filling::new(bytes);
-        self.engine.scan(shard, after, &mut |key, record| {
-            if buckets.contains_key(key) { filling.take(key, record) } else { ControlFlow::Continue(()) }
-        })?;
+        self.engine.scan(shard, after, &mut |key, record| filling.take(key, record))?;
         Ok((filling.records, filling.more))
     }
 
@@ -481,13 +488,15 @@ const MAX_HISTORY_BYTES: usize = 64 << 10;
 struct Filling {
     room: usize,
     records: Vec<(Blob, Blob)>,
+    /// The last key that was dealt with.
+    last: Option<Blob>,
     /// Whether there was something that found no room.
     more: bool,
 }
 
 impl Filling {
     fn new(room: usize) -> Self {
-        Self { room, records: Vec::new(), more: false }
+        Self { room, records: Vec::new(), last: None, more: false }
     }
 
     /// Takes a record if there is room. The first one always finds some.
@@ -498,7 +507,9 @@ impl Filling {
             return ControlFlow::Break(());
         }
         self.room = self.room.saturating_sub(bytes);
-        self.records.push((key.to_vec().into(), record.to_vec().into()));
+        let key = Blob::from(key.to_vec());
+        self.last = Some(key.clone());
+        self.records.push((key, record.to_vec().into()));
         ControlFlow::Continue(())
     }
 }

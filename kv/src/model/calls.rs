@@ -52,13 +52,13 @@ impl World {
                 let vouched = store.merge(SHARD, key, record, *named).map_err(|_| ())?;
                 Answer::Vouched { vouch: vouch(vouched), record: None, current }
             }
-            Request::Account { under, total } => {
+            Request::Account { under, ours } => {
                 let account = if broken == Broken::NoFence {
                     store.rosters(SHARD).map(|rosters| (store.digest(SHARD), rosters))
                 } else {
                     store.account(SHARD, under).map(|account| (account.digest, account.rosters))
                 };
-                let account = account.map(|(digest, rosters)| ((digest.total() != *total).then_some(digest), rosters));
+                let account = account.map(|(digest, rosters)| ((digest != *ours).then_some(digest), rosters));
                 log!(
                     self,
                     "   {} fenced by {}: now {}",
@@ -68,15 +68,16 @@ impl World {
                 );
                 Answer::Account(account)
             }
-            Request::Fetch { buckets, after } => {
-                let (records, more) = store.page(SHARD, *buckets, after.as_deref(), 1).map_err(|_| ())?;
-                Answer::Page { records, more }
+            // Pages of one byte: one record each.
+            Request::Repair(reconcile::Ask::Sketch(ask)) => Answer::Sketched(store.sketch(ask).map_err(|_| ())?),
+            Request::Repair(reconcile::Ask::Pull(ask)) => Answer::Pulled(store.pull(ask, 1).map_err(|_| ())?),
+            Request::Repair(reconcile::Ask::Fetch(ask)) => {
+                let after = ask.after.as_ref().map(|key| &key.0[..]);
+                let (records, more) = store.page(SHARD, after, 1).map_err(|_| ())?;
+                Answer::Page(Page { records, more })
             }
-            Request::Offer { records } => {
-                for (key, record) in records {
-                    store.merge(SHARD, &key.0, &record.0, Roster::new([]).id()).map_err(|_| ())?;
-                }
-                Answer::Taken
+            Request::Repair(reconcile::Ask::Offer(offer)) => {
+                Answer::Offered(store.take_offer(offer, 1).map_err(|_| ())?)
             }
             Request::Ready { rosters } => {
                 let own = store.own().clone();

@@ -175,6 +175,13 @@ impl Record {
         self.state.context()
     }
 
+    /// Of two copies of one key, that of the one that knows more is greater, or they are equal: the epoch, then how many writes
+    /// it knows of, then whether they are gone.
+    pub(crate) fn rank(&self) -> u64 {
+        let writes = self.context().dot_count().min(u64::from(u32::MAX >> 1));
+        u64::from(self.epoch) << 32 | writes << 1 | u64::from(!self.is_live())
+    }
+
     /// The values that no write has replaced; one at most, but for causal ones. None of a counter, set or map.
     pub(crate) fn values(&self) -> Vec<&Blob> {
         match &self.state {

@@ -210,7 +210,8 @@ impl Pair {
 }
 
 fn boot(name: &str) -> NodeId {
-    NodeId { name: NodeName::new(name).expect("a name"), boot: Boot { generation: 1, nonce: 0x0123_4567_89ab_cdef } }
+    let nonce = 0x0123_4567_89ab_cd00 + u128::from(name.as_bytes()[0]);
+    NodeId { name: NodeName::new(name).expect("a name"), boot: Boot { generation: 1, nonce } }
 }
 
 fn nobody() -> RosterId {

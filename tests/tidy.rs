@@ -53,7 +53,7 @@ const FORBIDDEN: [(&str, &str); 14] = [
 ];
 
 /// Cores that must know neither a runtime nor a socket.
-const CORES: [&str; 47] = [
+const CORES: [&str; 50] = [
     "crdt/src",
     "shard/src/candidate.rs",
     "shard/src/claims",
@@ -86,7 +86,10 @@ const CORES: [&str; 47] = [
     "kv/src/roster.rs",
     "kv/src/standing.rs",
     "kv/src/tally.rs",
+    "kv/src/account.rs",
     "kv/src/digest.rs",
+    "kv/src/reconcile",
+    "kv/src/store",
     "kv/src/record/mod.rs",
     "kv/src/record/stored.rs",
     "kv/src/record/update.rs",

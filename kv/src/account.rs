@@ -24,7 +24,8 @@ pub(crate) struct Account {
 pub(crate) fn ask(store: &Store, shards: &[ShardId], under: &[Vec<Roster>]) -> (AccountRequest, Vec<Digest>) {
     let ours: Vec<Digest> = shards.iter().map(|shard| store.digest(*shard)).collect();
     let shards = shards.iter().map(|shard| shard.0).collect();
-    let request = AccountRequest { shards, rosters: Rosters::new(under), blocks: ours.chunks(BLOCK).map(block).collect() };
+    let request =
+        AccountRequest { shards, rosters: Rosters::new(under), blocks: ours.chunks(BLOCK).map(block).collect() };
     (request, ours)
 }
 

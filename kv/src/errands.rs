@@ -17,8 +17,7 @@ use crate::reconcile::{self, Purpose, Reconciliation};
 use crate::roster::Roster;
 use crate::standing::Fates as _;
 use crate::wire::{
-    ACCOUNT, FETCH, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, PAGE_BYTES, PULL, READY,
-    ReadyRequest, Rosters, SKETCH,
+    ACCOUNT, FETCH, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, PAGE_BYTES, PULL, READY, ReadyRequest, Rosters, SKETCH,
 };
 
 /// Shards, and the current roster of each when the errand began.

@@ -18,8 +18,9 @@ use crate::settled;
 use crate::store::{Store, WriteError};
 use crate::tally::Vouch;
 use crate::wire::{
-    ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, MERGE, Merge, OFFER, PAGE_BYTES,
-    PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN, SKETCH, Scan, ScanAnswer, WRITE,
+    ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, MERGE, Merge, OFFER,
+    PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN, SKETCH, Scan,
+    ScanAnswer, WRITE,
 };
 
 /// Registers everything that peers may ask for.

@@ -350,7 +350,10 @@ impl Store {
         if bytes.len() > self.max_record_bytes + MAX_HISTORY_BYTES {
             return Err(WriteError::RecordTooLarge(record.siblings()));
         }
-        self.put_bytes(&mut guard, shard, key, old.as_deref(), (&bytes, record.next_expiry()))?;
+        // Of a key that was never written there is nothing to delete, and nothing that the other replicas would keep.
+        if record.is_written() {
+            self.put_bytes(&mut guard, shard, key, old.as_deref(), (&bytes, record.next_expiry()))?;
+        }
         let delta = applied.delta.as_ref().map_or(bytes, record::encode);
         let context = if mutated(Mutation::KnowsTooMuch) { record.context().clone() } else { applied.context };
         Ok(Written {

@@ -221,7 +221,9 @@ impl Upkeep {
             (ask.under.contains(&self.here.node) && ask.under.contains(&peer.node)).then_some(ask)
         });
         let (shards, here) = (shared.collect(), self.here.clone());
-        self.start(Errand::Cover(peer.node.clone()), async move { errands::cover(&here, &peer, shards, Purpose::Equalise, 0).await });
+        self.start(Errand::Cover(peer.node.clone()), async move {
+            errands::cover(&here, &peer, shards, Purpose::Equalise, 0).await
+        });
     }
 }
 

@@ -179,14 +179,7 @@ impl World {
         let task = self.begin(
             &own,
             Some(Errand::HandOver),
-            Task::HandOver {
-                current,
-                given,
-                up,
-                at: 0,
-                taken: 0,
-                reconciliation: None,
-            },
+            Task::HandOver { current, given, up, at: 0, taken: 0, reconciliation: None },
         );
         self.give_next(task);
     }
@@ -196,7 +189,8 @@ impl World {
         let own = entry.owner.clone();
         let Task::HandOver { current, given, up, at, taken, .. } = &entry.task else { return };
         if let Some(peer) = up.get(*at) {
-            let request = Request::Account { under: current.clone(), ours: self.procs[place_of(&own)].store.digest(SHARD) };
+            let request =
+                Request::Account { under: current.clone(), ours: self.procs[place_of(&own)].store.digest(SHARD) };
             let peer = peer.clone();
             return self.send(task, &own, &peer, request);
         }

@@ -104,7 +104,8 @@ impl Pair {
     pub fn differ(&mut self, count: u64, how: Differing) {
         self.version += 1;
         for at in 0..count {
-            let fourths = [Differing::LackingHere, Differing::LackingThere, Differing::OlderHere, Differing::OlderThere];
+            let fourths =
+                [Differing::LackingHere, Differing::LackingThere, Differing::OlderHere, Differing::OlderThere];
             let how = if how == Differing::Mixed { fourths[(at % 4) as usize] } else { how };
             // Old keys, spread over all of them, or new ones.
             let old = at.wrapping_mul(0x9e37_79b9_7f4a_7c15) % self.keys.max(1);
@@ -150,7 +151,8 @@ impl Pair {
         let answer = account::answer(&self.there, &request).expect("a request of ours");
         let account = Account::new(self.carry_back(&answer));
         let differing = shards.iter().zip(&ours).enumerate();
-        let differing = differing.filter_map(|(at, (shard, ours))| Some((*shard, account.differs(at, ours)?))).collect();
+        let differing =
+            differing.filter_map(|(at, (shard, ours))| Some((*shard, account.differs(at, ours)?))).collect();
         let mut complete = true;
         for group in groups(&self.here, differing) {
             let mut left = group.len();

@@ -46,8 +46,11 @@ use crate::record::Blob;
 use crate::store::{Store, Taken};
 use crate::wire::{Fetch, Page};
 
-/// How many rounds a shard takes at most.
+/// After how many rounds a shard is done, unless it is before.
 const ROUNDS: u32 = 2;
+
+/// And with those that do not count, because not all that the other wanted to send back had room in a page.
+const MAX_ROUNDS: u32 = 16;
 
 /// What a reconciliation is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -260,7 +263,7 @@ impl Reconciliation {
             }
             if at < done as usize {
                 part.pulled(self.purpose);
-            } else if at == done as usize && !part.goes_on(after.as_ref()) && done == 0 {
+            } else if at == done as usize && (after.is_some() || done == 0) && !part.goes_on(after.as_ref()) {
                 self.give_up(*shard, "it does not go on");
             }
         }

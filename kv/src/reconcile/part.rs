@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use polity_crdt::sketch::{self, Sketch as Symbols, Symbol};
 use polity_shard::ShardId;
 
-use super::{MAX_SYMBOLS, PullOf, Purpose, ROUNDS, Sketched, Wanted};
+use super::{MAX_ROUNDS, MAX_SYMBOLS, PullOf, Purpose, ROUNDS, Sketched, Wanted};
 use crate::digest::{Digest, key_id};
 use crate::engine::EngineError;
 use crate::record::Blob;
@@ -22,6 +22,9 @@ const ELEMENT_BYTES: usize = 8;
 /// are, which need no two answers to fit together.
 const RESTARTS: u32 = 4;
 
+/// The most pages for each key that is asked for: more keys than this have one tag only if somebody made them up.
+const PAGES_A_KEY: usize = 4;
+
 /// The most elements that the other is believed to have of one shard: 128 MiB of them.
 pub(super) const MAX_ELEMENTS: usize = 1 << 24;
 
@@ -32,14 +35,21 @@ pub(super) enum Stage {
     /// The other's symbols are being asked for.
     Sketching(Sketching),
     /// All of its elements are.
-    Listing { after: Option<Blob>, theirs: BTreeSet<u64> },
+    Listing {
+        after: Option<Blob>,
+        theirs: BTreeSet<u64>,
+    },
     /// What differs is known.
     Pulling,
     Offering,
     /// The whole shard is fetched.
-    Fetching { after: Option<Blob> },
+    Fetching {
+        after: Option<Blob>,
+    },
     /// The whole shard is given.
-    Giving { after: Option<Blob> },
+    Giving {
+        after: Option<Blob>,
+    },
     /// This round is over.
     Rested,
     /// All rounds are.
@@ -74,13 +84,17 @@ pub(super) struct Part {
     /// Those of either that are asked for.
     asked: BTreeSet<u32>,
     after: Option<Blob>,
+    /// How many pages of that have come.
+    pages: usize,
     /// The keys of this side that are disputed.
     keys: BTreeMap<u32, Vec<Blob>>,
     /// Those of them that are asked for, by what names them where tags do not suffice.
     ids: BTreeMap<u64, (u32, Blob)>,
     to_offer: BTreeSet<Blob>,
-    /// Whether something that the other has was not sent: this round does not count.
+    /// Whether something that the other has found no room in its answer: this round does not count.
     unsure: bool,
+    /// How many rounds have counted.
+    rounds: u32,
 }
 
 impl Part {
@@ -102,10 +116,12 @@ impl Part {
             disputed: BTreeSet::new(),
             asked: BTreeSet::new(),
             after: None,
+            pages: 0,
             keys: BTreeMap::new(),
             ids: BTreeMap::new(),
             to_offer: BTreeSet::new(),
             unsure: false,
+            rounds: 0,
         }
     }
 
@@ -142,10 +158,13 @@ impl Part {
             self.stage = Stage::Offering;
         }
         if matches!(self.stage, Stage::Offering) && self.to_offer.is_empty() {
-            self.stage = match round >= ROUNDS {
-                true if self.unsure => Stage::Over,
-                true => Stage::Done,
-                false => Stage::Rested,
+            self.rounds += u32::from(!self.unsure);
+            self.stage = if self.rounds == ROUNDS {
+                Stage::Done
+            } else if round < MAX_ROUNDS {
+                Stage::Rested
+            } else {
+                Stage::Over
             };
         }
         let is_done = matches!(self.stage, Stage::Done);
@@ -191,6 +210,9 @@ impl Part {
                 self.take_symbols(state, as_of, symbols)
             }
             (Stage::Listing { after, mut theirs }, Sketched::Elements { elements, next }) => {
+                if next.is_some() && elements.0.len() < ELEMENT_BYTES {
+                    return Err("it does not go on");
+                }
                 theirs.extend(decode_elements(&elements.0));
                 if theirs.len() > MAX_ELEMENTS {
                     return Err("it has too many records");
@@ -235,7 +257,7 @@ impl Part {
             return Ok(());
         }
         let (have, seems) = (state.theirs.len(), sketch::estimate(&state.ours, &state.theirs));
-        state.wanted = (seems * 27 / 20).clamp(have + have / 5 + 2, 3 * have);
+        state.wanted = (seems.saturating_mul(27) / 20).clamp(have + have / 5 + 2, 3 * have);
         let theirs = state.theirs.first().map_or(0, |symbol| usize::try_from(symbol.count()).unwrap_or(0));
         self.stage = self.sketch_or_list(state, theirs.min(MAX_ELEMENTS));
         Ok(())
@@ -335,7 +357,7 @@ impl Part {
     pub(super) fn dispute_nothing(&mut self) {
         self.lacking.append(&mut self.disputed);
         self.asked.clear();
-        self.after = None;
+        (self.after, self.pages) = (None, 0);
     }
 
     /// All that was asked for has come.
@@ -349,7 +371,7 @@ impl Part {
                 self.to_offer.extend(left);
             }
         }
-        self.after = None;
+        (self.after, self.pages) = (None, 0);
     }
 
     /// A part of what was asked for has come: up to this key. Returns whether that is further than before.
@@ -361,8 +383,9 @@ impl Part {
         };
         if further {
             self.after = after.cloned();
+            self.pages += 1;
         }
-        further
+        further && self.pages <= PAGES_A_KEY * self.asked.len()
     }
 
     // ---- offering ---------------------------------------------------------------------------------------------------

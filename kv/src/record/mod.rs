@@ -165,6 +165,11 @@ impl Record {
         self.state.kind()
     }
 
+    /// Whether it is more than that of a key that was never written.
+    pub(crate) fn is_written(&self) -> bool {
+        !self.context().is_empty() || self.expiry != Expiry::default()
+    }
+
     /// Whether there is a value: it was written, and neither deleted nor seen to expire.
     pub(crate) fn is_live(&self) -> bool {
         self.state.is_live()
@@ -263,8 +268,7 @@ impl Record {
     /// Takes in another copy. Returns whether anything was new.
     pub(crate) fn merge(&mut self, other: Self) -> bool {
         // What was never written is of no kind.
-        let is_written = |record: &Self| !record.context().is_empty() || record.expiry != Expiry::default();
-        let rank = |record: &Self| (record.epoch, is_written(record), record.kind());
+        let rank = |record: &Self| (record.epoch, record.is_written(), record.kind());
         match rank(self).cmp(&rank(&other)) {
             Ordering::Less => {
                 *self = other;

@@ -9,7 +9,9 @@ use polity_shard::ShardId;
 use super::{Filling, Store, WriteError};
 use crate::digest::{element, key_id, tag, tag_of};
 use crate::engine::EngineError;
-use crate::reconcile::{MAX_SYMBOLS, MAX_TAGS, MAX_VISITS, Offer, Offered, Pull, PullOf, Pulled, Sketch, Sketched, Wanted};
+use crate::reconcile::{
+    MAX_SYMBOLS, MAX_TAGS, MAX_VISITS, Offer, Offered, Pull, PullOf, Pulled, Sketch, Sketched, Wanted,
+};
 use crate::record::{self, Blob};
 
 /// What came of taking a record in.

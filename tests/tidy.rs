@@ -53,7 +53,7 @@ const FORBIDDEN: [(&str, &str); 14] = [
 ];
 
 /// Cores that must know neither a runtime nor a socket.
-const CORES: [&str; 51] = [
+const CORES: [&str; 54] = [
     "crdt/src",
     "shard/src/candidate.rs",
     "shard/src/claims",
@@ -86,7 +86,10 @@ const CORES: [&str; 51] = [
     "kv/src/roster.rs",
     "kv/src/standing.rs",
     "kv/src/tally.rs",
+    "kv/src/account.rs",
     "kv/src/digest.rs",
+    "kv/src/reconcile",
+    "kv/src/store/repair.rs",
     "kv/src/record/mod.rs",
     "kv/src/record/stored.rs",
     "kv/src/record/update.rs",

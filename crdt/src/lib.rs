@@ -48,6 +48,7 @@ pub mod interop;
 #[doc(hidden)]
 pub mod mutation;
 mod replica;
+pub mod sketch;
 pub mod store;
 pub mod sync;
 pub mod types;

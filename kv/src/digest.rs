@@ -1,31 +1,46 @@
 //! What a shard holds, in a few numbers: replicas compare these before they send records. Pure.
 //!
-//! The keys of a shard are divided into [`BUCKETS`]; each bucket is the sum of the hashes of its records. Sums can be
-//! kept up to date as records change, in any order, and are equal where the records are.
+//! | number | of | what for |
+//! |---|---|---|
+//! | [`Digest`] | a shard: the sum of the hashes of its records, and how many there are | whether two replicas hold the same |
+//! | [`block`] | some shards in a row | the same, of all of them at once |
+//! | [`element`] | one record under its key, in one comparison | which records differ ([`mod@crate::reconcile`]) |
+//!
+//! Sums can be kept up to date as records change, in any order, and are equal where the records are.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// Into how many buckets the keys of a shard are divided: a comparison is 256 bytes, and one record that differs costs
-/// the 32nd part of a shard.
-pub(crate) const BUCKETS: usize = 32;
+/// How many shards are compared by one number: the fan-out of a tree with two levels, which for the default number of
+/// shards has as many blocks as a block has shards.
+pub(crate) const BLOCK: usize = 16;
 
-/// A set of buckets, one bit each.
+/// What one shard holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Buckets(u32);
-
-impl Buckets {
-    pub(crate) fn contains_key(self, key: &[u8]) -> bool {
-        self.0 & (1 << bucket(key)) != 0
-    }
-
-    pub(crate) fn is_empty(self) -> bool {
-        self.0 == 0
-    }
+pub(crate) struct Digest {
+    sum: u64,
+    count: u64,
 }
 
-fn bucket(key: &[u8]) -> usize {
-    (xxh3_64_with_seed(key, 1) % BUCKETS as u64) as usize
+impl Digest {
+    /// The record of `key` has changed from `old` to `new`.
+    pub(crate) fn change(&mut self, key: &[u8], old: Option<&[u8]>, new: &[u8]) {
+        match old {
+            Some(old) => self.sum = self.sum.wrapping_sub(hash(key, old)),
+            None => self.count += 1,
+        }
+        self.sum = self.sum.wrapping_add(hash(key, new));
+    }
+
+    /// How many records there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Both in one number.
+    pub(crate) fn total(&self) -> u64 {
+        self.sum ^ self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 /// The hash of one record under its key.
@@ -33,36 +48,31 @@ fn hash(key: &[u8], record: &[u8]) -> u64 {
     xxh3_64_with_seed(record, xxh3_64(key))
 }
 
-/// The sums of one shard.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Digest([u64; BUCKETS]);
-
-impl Default for Digest {
-    fn default() -> Self {
-        Self([0; BUCKETS])
-    }
+/// The digests of some shards in one number.
+pub(crate) fn block(digests: &[Digest]) -> u64 {
+    let step = |hash: u64, digest: &Digest| xxh3_64_with_seed(&digest.total().to_le_bytes(), hash);
+    digests.iter().fold(0, step)
 }
 
-impl Digest {
-    /// The record of `key` has changed from `old` to `new`.
-    pub(crate) fn change(&mut self, key: &[u8], old: Option<&[u8]>, new: &[u8]) {
-        let sum = &mut self.0[bucket(key)];
-        if let Some(old) = old {
-            *sum = sum.wrapping_sub(hash(key, old));
-        }
-        *sum = sum.wrapping_add(hash(key, new));
-    }
+/// Stands for a record under its key in one comparison: the [`tag`] of the key in the upper half, the hash of the record in
+/// the lower one. Another `salt` gives others, so two records that look alike in one comparison do not in the next.
+pub(crate) fn element(key: &[u8], record: &[u8], salt: u64) -> u64 {
+    u64::from(tag(key, salt)) << 32 | xxh3_64_with_seed(record, salt) & 0xffff_ffff
+}
 
-    /// All sums in one.
-    pub(crate) fn total(&self) -> u64 {
-        self.0.iter().fold(0, |total, sum| total.rotate_left(5) ^ sum.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
+/// Stands for a key in one comparison.
+pub(crate) fn tag(key: &[u8], salt: u64) -> u32 {
+    (xxh3_64_with_seed(key, salt) >> 32) as u32
+}
 
-    /// The buckets in which two shards differ.
-    pub(crate) fn difference(&self, other: &Self) -> Buckets {
-        let differing = (0..BUCKETS).filter(|i| self.0[*i] != other.0[*i]);
-        Buckets(differing.fold(0, |bits, i| bits | 1 << i))
-    }
+/// The tag that is in an element.
+pub(crate) fn tag_of(element: u64) -> u32 {
+    (element >> 32) as u32
+}
+
+/// Names a key where there may be two of one tag: two keys that one shard ever has meet with a chance of 2⁻⁶⁴.
+pub(crate) fn key_id(key: &[u8]) -> u64 {
+    xxh3_64(key)
 }
 
 #[cfg(test)]
@@ -77,11 +87,18 @@ mod tests {
         b.change(b"y", None, b"0");
         b.change(b"x", None, b"1");
         assert_ne!(a.total(), b.total());
-        let buckets = a.difference(&b);
-        assert!(buckets.contains_key(b"y") && !buckets.contains_key(b"x"));
+        assert_ne!(block(&[a, a]), block(&[a, b]));
+        assert_ne!(block(&[b, a]), block(&[a, b]), "each shard has its place");
         b.change(b"y", Some(b"0"), b"2");
-        assert_eq!(a, b);
-        assert!(a.difference(&b).is_empty());
-        assert_eq!(a.total(), b.total());
+        assert_eq!((a, a.total(), block(&[a, b])), (b, b.total(), block(&[b, a])));
+        assert_eq!(a.count(), 2);
+    }
+
+    #[test]
+    fn an_element_names_its_key_and_another_salt_makes_another() {
+        assert_eq!(tag_of(element(b"x", b"1", 5)), tag(b"x", 5));
+        assert_eq!(tag_of(element(b"x", b"2", 5)), tag(b"x", 5));
+        assert_ne!(element(b"x", b"1", 5), element(b"x", b"2", 5));
+        assert_ne!(element(b"x", b"1", 5), element(b"x", b"1", 6));
     }
 }

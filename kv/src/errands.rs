@@ -10,13 +10,13 @@ use polity_cluster::rpc::{Peer, RpcError};
 use polity_shard::ShardId;
 use tokio::time::Instant;
 
+use crate::account::{self, Account};
 use crate::coordinator::Coordinator;
-use crate::digest::{Buckets, Digest};
-use crate::record::Blob;
+use crate::digest::Digest;
+use crate::reconcile::{self, Purpose, Reconciliation};
 use crate::roster::Roster;
 use crate::wire::{
-    ACCOUNT, AccountRequest, FETCH, Fetch, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, Offer, PAGE_BYTES, READY,
-    ReadyRequest, Rosters,
+    ACCOUNT, FETCH, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, PAGE_BYTES, PULL, READY, ReadyRequest, Rosters, SKETCH,
 };
 
 /// Shards, and the current roster of each when the errand began.
@@ -81,79 +81,103 @@ pub(crate) async fn introduce(here: &Coordinator) {
     }
 }
 
-/// Hears from one boot: asks for its account of these shards, fetches what differs, and learns its rosters. `turn` lets
-/// several such errands begin with different shards, so that what one has fetched the other need not.
-pub(crate) async fn cover(here: &Coordinator, peer: &Peer, mut shards: Vec<Ask>, turn: usize) {
+/// Hears from one boot: asks for its account of these shards, fetches what differs, and learns its rosters; to equalise, gives
+/// it what it lacks, too. `turn` lets several such errands begin with different shards, so that what one has fetched the
+/// other need not.
+pub(crate) async fn cover(here: &Coordinator, peer: &Peer, mut shards: Vec<Ask>, purpose: Purpose, turn: usize) {
     if !shards.is_empty() {
         let by = turn * 7919 % shards.len();
         shards.rotate_left(by);
     }
     for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
-        if let Err(error) = cover_some(here, peer, some).await {
+        if let Err(error) = cover_some(here, peer, some, purpose).await {
             // Whoever could not be asked is asked again.
             tracing::debug!(%error, "a replica gave no account");
         }
     }
 }
 
-async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask]) -> Result<(), RpcError> {
+async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Purpose) -> Result<(), RpcError> {
     let store = &here.store;
-    let request = AccountRequest {
-        shards: shards.iter().map(|ask| (ask.shard.0, store.digest(ask.shard).total())).collect(),
-        rosters: Rosters::new(&shards.iter().map(|ask| vec![ask.under.clone()]).collect::<Vec<_>>()),
-    };
+    let rosters: Vec<_> = shards.iter().map(|ask| vec![ask.under.clone()]).collect();
+    let ids: Vec<ShardId> = shards.iter().map(|ask| ask.shard).collect();
+    let (request, ours) = account::ask(store, &ids, &rosters);
     let answer = here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?;
-    store.note_lineage(&peer.node, answer.lineage);
-    for (at, Ask { shard, round, .. }) in shards.iter().enumerate() {
-        let Some(account) = answer.accounts.get(at) else { break };
-        let Some(account) = account else {
-            store.with_standing(*shard, |standing| standing.find_mute(&peer.node, *round));
-            continue;
-        };
-        let rosters = answer.rosters.list(at);
-        store.with_standing(*shard, |standing| rosters.into_iter().for_each(|roster| standing.learn(roster)));
-        if let Some(theirs) = account
-            && !fetch(here, peer, *shard, store.digest(*shard).difference(theirs)).await?
-        {
+    store.note_lineage(&peer.node, answer.lineage.clone());
+    let account = Account::new(answer);
+    let mut differing = Vec::new();
+    for (at, ask) in shards.iter().enumerate() {
+        if !account.is_known(at) {
+            store.with_standing(ask.shard, |standing| standing.find_mute(&peer.node, ask.round));
             continue;
         }
-        // Settled at once where that was the last: a fence that arrives in between would make it worthless.
-        let sight = here.sight();
-        store.with_standing(*shard, |standing| {
-            standing.hear(&peer.node, *round);
-            standing.settle(&here.node, &sight)
-        });
+        let rosters = account.rosters.list(at);
+        store.with_standing(ask.shard, |standing| rosters.into_iter().for_each(|roster| standing.learn(roster)));
+        match account.differs(at, &ours[at]) {
+            Some(theirs) => differing.push((ask.shard, theirs)),
+            None => hear(here, peer, ask),
+        }
+    }
+    let asks: BTreeMap<ShardId, &Ask> = shards.iter().map(|ask| (ask.shard, ask)).collect();
+    if mutated(Mutation::FetchesNothing) {
+        differing.iter().for_each(|(shard, _)| hear(here, peer, asks[shard]));
+        return Ok(());
+    }
+    for group in reconcile::groups(store, differing) {
+        let mut reconciliation = Reconciliation::new(store, purpose, PAGE_BYTES, group);
+        reconcile(here, peer, &mut reconciliation, |shard| hear(here, peer, asks[&shard])).await?;
     }
     Ok(())
 }
 
-/// Fetches some buckets of a shard and merges them. Returns whether all of it could be merged.
-async fn fetch(here: &Coordinator, peer: &Peer, shard: ShardId, buckets: Buckets) -> Result<bool, RpcError> {
-    if buckets.is_empty() || mutated(Mutation::FetchesNothing) {
-        return Ok(true);
-    }
-    let mut after: Option<Blob> = None;
+/// All that a boot had was merged here. Settled at once where that was the last: a fence that arrives in between would make
+/// it worthless.
+fn hear(here: &Coordinator, peer: &Peer, ask: &Ask) {
+    let sight = here.sight();
+    here.store.with_standing(ask.shard, |standing| {
+        standing.hear(&peer.node, ask.round);
+        standing.settle(&here.node, &sight)
+    });
+}
+
+/// Carries a reconciliation out, and says of each shard when it is done: then all of it is durable here.
+async fn reconcile(
+    here: &Coordinator,
+    peer: &Peer,
+    reconciliation: &mut Reconciliation,
+    mut done: impl FnMut(ShardId),
+) -> Result<(), RpcError> {
+    let (store, rpc) = (&here.store, &here.rpc);
+    let shards: Vec<ShardId> = reconciliation.shards().collect();
     loop {
-        let fetch = Fetch { shard: shard.0, buckets, after: after.take() };
-        let page = here.rpc.call(peer, &FETCH, &fetch, PATIENCE).await?;
-        for (key, record) in &page.records {
-            if here.store.shard_of(&key.0) != shard {
-                tracing::warn!(%shard, peer = %peer.node, "a fetched key belongs to another shard");
-                return Ok(false);
+        let ask = match reconciliation.next(store) {
+            Ok(ask) => ask,
+            Err(error) => {
+                tracing::error!(%error, "records could not be read");
+                return Ok(());
             }
-            if let Err(error) = here.store.merge(shard, &key.0, &record.0, Roster::new([]).id()) {
-                tracing::error!(?error, %shard, peer = %peer.node, "a fetched record was not merged");
-                return Ok(false);
-            }
-        }
+        };
+        let finished = reconciliation.take_done();
         // What this node is said to have caught up with must stay, and the next page waits for the disk.
-        if let Err(error) = here.store.all_durable([shard]).await {
-            tracing::error!(%error, %shard, "fetched records are not durable");
-            return Ok(false);
+        if let Err(error) = store.all_durable(shards.iter().copied()).await {
+            tracing::error!(%error, "fetched records are not durable");
+            return Ok(());
         }
-        match page.records.last() {
-            Some((key, _)) if page.more => after = Some(key.clone()),
-            _ => return Ok(true),
+        finished.into_iter().for_each(&mut done);
+        match ask {
+            None => return Ok(()),
+            Some(reconcile::Ask::Sketch(ask)) => {
+                reconciliation.handle_sketched(rpc.call(peer, &SKETCH, &ask, PATIENCE).await?);
+            }
+            Some(reconcile::Ask::Pull(ask)) => {
+                reconciliation.handle_pulled(store, rpc.call(peer, &PULL, &ask, PATIENCE).await?);
+            }
+            Some(reconcile::Ask::Fetch(ask)) => {
+                reconciliation.handle_page(store, &rpc.call(peer, &FETCH, &ask, PATIENCE).await?);
+            }
+            Some(reconcile::Ask::Offer(ask)) => {
+                reconciliation.handle_offered(store, &rpc.call(peer, &OFFER, &ask, PATIENCE).await?);
+            }
         }
     }
 }
@@ -237,26 +261,15 @@ async fn give(
     under: &Roster,
     given: &Digest,
 ) -> Result<bool, RpcError> {
-    let request =
-        AccountRequest { shards: vec![(shard.0, given.total())], rosters: Rosters::new(&[vec![under.clone()]]) };
-    let answer = here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?;
-    let theirs = match answer.accounts.into_iter().next() {
-        Some(Some(Some(theirs))) => theirs,
-        Some(Some(None)) => return Ok(true),
-        _ => return Ok(false),
-    };
-    let buckets = given.difference(&theirs);
-    let mut after: Option<Blob> = None;
-    loop {
-        let page = here.store.page(shard, buckets, after.as_ref().map(|key| &key.0[..]), PAGE_BYTES);
-        let Ok((records, more)) = page else { return Ok(false) };
-        let last = records.last().map(|(key, _)| key.clone());
-        if !records.is_empty() {
-            here.rpc.call(peer, &OFFER, &Offer { shard: shard.0, records }, PATIENCE).await?;
-        }
-        if !more || last.is_none() {
-            return Ok(true);
-        }
-        after = last;
+    let (request, ours) = account::ask(&here.store, &[shard], &[vec![under.clone()]]);
+    let account = Account::new(here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?);
+    if !account.is_known(0) {
+        return Ok(false);
     }
+    // What was added since `given` is not dropped, whatever the other has: the digest is another one then.
+    let Some(theirs) = account.differs(0, &ours[0]).filter(|theirs| theirs != given) else { return Ok(true) };
+    let mut reconciliation = Reconciliation::new(&here.store, Purpose::Give, PAGE_BYTES, [(shard, theirs)]);
+    let mut has_all = false;
+    reconcile(here, peer, &mut reconciliation, |_| has_all = true).await?;
+    Ok(has_all)
 }

@@ -13,6 +13,8 @@
 //! | [`mod@kept`] | what a node keeps of itself beside its records | pure |
 //! | [`mod@tally`] | when enough have answered | pure |
 //! | [`mod@digest`] | what a shard holds, in a few numbers | pure |
+//! | [`mod@account`] | what a replica says of all that it has | synchronous |
+//! | [`mod@reconcile`] | how two replicas become equal | sans IO |
 //! | [`mod@record`] | what is kept under a key | pure |
 //! | [`mod@expiries`] | what expires when | pure |
 //! | [`mod@census`] | how many keys a bucket has in a shard | pure |
@@ -29,6 +31,7 @@
 //! | [`mod@settled`] | when all of that is done | asynchronous |
 #![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
 
+mod account;
 mod acks;
 mod bucket;
 mod call;
@@ -48,6 +51,7 @@ mod map;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod model;
 mod place;
+mod reconcile;
 mod record;
 mod roster;
 mod scan;
@@ -60,6 +64,9 @@ mod tally;
 mod upkeep;
 mod watch;
 mod wire;
+
+#[doc(hidden)]
+pub use reconcile::measure;
 
 pub use bucket::{
     Any, Bucket, BucketConfig, BucketKind, Causal, Counter, LastWriterWins, Map, MapUpdate, Set, SetUpdate, Value,

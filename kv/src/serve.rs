@@ -6,19 +6,20 @@ use polity_cluster::rpc::{Failure, Reply, Rpc};
 use polity_shard::ShardId;
 use tokio::sync::Notify;
 
+use crate::account;
 use crate::acks::Acks;
 use crate::config::KvConfig;
 use crate::coordinator::Coordinator;
-use crate::engine::Commit;
 use crate::place::MAX_BUCKET_BYTES;
+use crate::reconcile::{Offer, Offered, Pull, Pulled, Sketch, Sketched};
 use crate::record::{Blob, MAX_STEPS, Update};
 use crate::roster::Roster;
 use crate::settled;
 use crate::store::{Store, WriteError};
 use crate::wire::{
     ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, LEN, Len, MAX_SHARDS_A_MESSAGE, MERGE, Merge,
-    MergeAnswer, OFFER, Offer, PAGE_BYTES, PROGRESS, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN,
-    Scan, ScanAnswer, WRITE,
+    MergeAnswer, OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN,
+    SKETCH, Scan, ScanAnswer, WRITE,
 };
 
 /// Registers everything that peers may ask for.
@@ -44,6 +45,10 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
     rpc.serve(FETCH, move |_, fetch, reply| handle_fetch(&here, &fetch, reply));
     let (here, when) = (store.clone(), acks.clone());
     rpc.serve(OFFER, move |_, offer, reply| handle_offer(&here, &when, limits, &offer, reply));
+    let (here, when) = (store.clone(), acks.clone());
+    rpc.serve(SKETCH, move |_, asked, reply| handle_sketch(&here, &when, &asked, reply));
+    let here = store.clone();
+    rpc.serve(PULL, move |_, asked, reply| handle_pull(&here, &asked, reply));
     let (here, awake, when) = (store.clone(), wake.clone(), acks.clone());
     rpc.serve(READY, move |_, request, reply| handle_ready(&here, &when, &awake, &request, reply));
     let here = store.clone();
@@ -146,26 +151,12 @@ fn handle_read(store: &Store, limits: Limits, read: &Read, reply: Reply<ReadAnsw
 }
 
 fn handle_account(store: &Store, acks: &Acks, wake: &Notify, request: &AccountRequest, reply: Reply<AccountAnswer>) {
-    if request.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
-    }
-    let (mut accounts, mut lists) = (Vec::new(), Vec::new());
-    for (at, (shard, total)) in request.shards.iter().enumerate() {
-        let (shard, under) = (ShardId(*shard), request.rosters.list(at).into_iter().next());
-        let account = under.filter(|_| store.has_shard(shard)).and_then(|under| store.account(shard, &under));
-        let (account, rosters) = match account {
-            Some(account) => {
-                let differs = account.digest.total() != *total;
-                (Some(differs.then_some(account.digest)), account.rosters)
-            }
-            None => (None, Vec::new()),
-        };
-        accounts.push(account);
-        lists.push(rosters);
-    }
+    let answer = match account::answer(store, request) {
+        Ok(answer) => answer,
+        Err(reason) => return reply.fail(Failure::not_applied(reason)),
+    };
     // Whoever finds that this node has all it would give drops its own, and whoever has heard it relies on the fence.
-    let told = request.shards.iter().map(|(shard, _)| ShardId(*shard)).filter(|shard| store.has_shard(*shard));
-    let answer = AccountAnswer { accounts, rosters: Rosters::new(&lists), lineage: store.lineage().clone() };
+    let told = request.shards.iter().map(|shard| ShardId(*shard)).filter(|shard| store.has_shard(*shard));
     acks.when_durable(store.commit(told), reply, answer);
     // A fence may have given this node something to cover.
     wake.notify_one();
@@ -177,7 +168,7 @@ fn handle_fetch(store: &Store, fetch: &Fetch, reply: Reply<Page>) {
         return reply.fail(Failure::not_applied(format!("there is no shard {shard}")));
     }
     let after = fetch.after.as_ref().map(|key| &key.0[..]);
-    match store.page(shard, fetch.buckets, after, PAGE_BYTES) {
+    match store.page(shard, after, PAGE_BYTES) {
         Ok((records, more)) => reply.send(&Page { records, more }),
         Err(error) => reply.fail(Failure::not_applied(error.to_string())),
     }
@@ -206,20 +197,42 @@ fn handle_len(store: &Store, len: &Len, reply: Reply<Vec<Option<u64>>>) {
     reply.send(&counts.collect());
 }
 
-fn handle_offer(store: &Store, acks: &Acks, limits: Limits, offer: &Offer, reply: Reply<()>) {
-    for (key, record) in &offer.records {
-        let checked = limits.check_record(key, record).and_then(|()| shard_of(store, offer.shard, key));
-        let shard = match checked {
-            Ok(shard) => shard,
-            Err(reason) => return reply.fail(Failure::unknown(reason)),
-        };
-        if let Err(error) = store.merge(shard, &key.0, &record.0, Roster::new([]).id()) {
-            return reply.fail(Failure::unknown(format!("{error:?}")));
-        }
+fn handle_sketch(store: &Store, acks: &Acks, asked: &Sketch, reply: Reply<Vec<Sketched>>) {
+    if asked.shards.len() > MAX_SHARDS_A_MESSAGE {
+        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
     }
-    let shard = ShardId(offer.shard);
-    let commit = if store.has_shard(shard) { store.commit([shard]) } else { Ok(Commit::NONE) };
-    acks.when_durable(commit, reply, ());
+    match store.sketch(asked) {
+        // Whoever hands a shard over takes what is here for kept, and drops its own.
+        Ok(answer) => {
+            let told = asked.shards.iter().map(|of| ShardId(of.shard)).filter(|shard| store.has_shard(*shard));
+            acks.when_durable(store.commit(told), reply, answer);
+        }
+        Err(reason) => reply.fail(Failure::not_applied(reason)),
+    }
+}
+
+fn handle_pull(store: &Store, asked: &Pull, reply: Reply<Pulled>) {
+    if asked.shards.len() > MAX_SHARDS_A_MESSAGE {
+        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+    }
+    match store.pull(asked, PAGE_BYTES) {
+        Ok(answer) => reply.send(&answer),
+        Err(reason) => reply.fail(Failure::not_applied(reason)),
+    }
+}
+
+fn handle_offer(store: &Store, acks: &Acks, limits: Limits, offer: &Offer, reply: Reply<Offered>) {
+    let checked = offer.records.iter().try_for_each(|(key, record)| limits.check_record(key, record));
+    if let Err(reason) = checked {
+        return reply.fail(Failure::not_applied(reason));
+    }
+    match store.take_offer(offer, PAGE_BYTES) {
+        Ok(offered) => {
+            let shards = offer.records.iter().map(|(key, _)| store.shard_of(&key.0));
+            acks.when_durable(store.commit(shards), reply, offered);
+        }
+        Err(error) => reply.fail(Failure::unknown(format!("{error:?}"))),
+    }
 }
 
 fn handle_ready(store: &Store, acks: &Acks, wake: &Notify, request: &ReadyRequest, reply: Reply<Vec<bool>>) {

@@ -9,7 +9,9 @@ mod blind;
 mod crashes;
 #[cfg(all(test, feature = "shuttle"))]
 mod races;
+mod repair;
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -22,7 +24,7 @@ use polity_shard::{ShardCount, ShardId};
 
 use crate::census::Census;
 use crate::config::KvConfig;
-use crate::digest::{Buckets, Digest};
+use crate::digest::Digest;
 use crate::engine::{Commit, Engine, EngineError};
 use crate::expiries::Expiries;
 use crate::kept::{self, NotKept};
@@ -34,6 +36,8 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock};
 use crate::tally::Vouch;
 use crate::watch::Watched;
 use crate::wire::Page;
+
+pub(crate) use repair::{Taken, decode_elements, rank, tags_of};
 
 /// One shard as one node has it.
 #[derive(Debug)]
@@ -364,7 +368,7 @@ impl Store {
     }
 
     pub(crate) fn digest(&self, shard: ShardId) -> Digest {
-        self.shard(shard).digest.clone()
+        self.shard(shard).digest
     }
 
     pub(crate) fn holds_records(&self, shard: ShardId) -> bool {
@@ -382,7 +386,7 @@ impl Store {
             shard.kept = changes;
         }
         self.keep_or_warn(&mut shard, id);
-        Some(Account { rosters, digest: shard.digest.clone() })
+        Some(Account { rosters, digest: shard.digest })
     }
 
     /// The last commit that changed one of these shards, or how it stands. Whoever acknowledges what they hold waits for it,
@@ -458,19 +462,7 @@ impl Store {
     ) -> Result<(Vouch, Option<Vec<u8>>), WriteError> {
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
-        if old.as_deref() != Some(bytes) {
-            let theirs = record::decode(bytes)?;
-            if mutated(Mutation::ForgetsDeletes) && !theirs.is_live() {
-                return Ok((guard.vouch(named), None));
-            }
-            let mut ours = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
-            let replaced = Old { bytes: old.as_deref(), is_live: ours.is_live() };
-            if ours.gives_way_to(&theirs) {
-                self.put_bytes(&mut guard, shard, key, replaced, (bytes, &theirs))?;
-            } else if ours.merge(theirs) {
-                self.put_record(&mut guard, shard, key, replaced, &ours)?;
-            }
-        }
+        self.merge_into(&mut guard, shard, key, old.as_deref(), bytes)?;
         let is_asked = |old: &Vec<u8>| before.is_some_and(|before| before != record::hash(old));
         Ok((guard.vouch(named), old.filter(is_asked)))
     }
@@ -495,8 +487,7 @@ impl Store {
             return Ok(None);
         }
         let replaced = Old { bytes: Some(&old), is_live: record.is_live() };
-        let mut record = (record, replaced);
-        let written = self.write_over(&mut guard, (shard, key), &mut record, (update, None, wall), named)?;
+        let written = self.write_over(&mut guard, (shard, key), (record, replaced), (update, None, wall), named)?;
         Ok(Some((written, Blind { old })))
     }
 
@@ -532,6 +523,36 @@ impl Store {
         Ok(Amended::Enough(written))
     }
 
+    /// Merges a record into what is here. Returns what is here then, if that is something else than what came.
+    fn merge_into<'a>(
+        &self,
+        guard: &mut Shard,
+        shard: ShardId,
+        key: &[u8],
+        old: Option<&'a [u8]>,
+        bytes: &[u8],
+    ) -> Result<Option<Cow<'a, [u8]>>, WriteError> {
+        if old == Some(bytes) {
+            return Ok(None);
+        }
+        let theirs = record::decode(bytes)?;
+        if mutated(Mutation::ForgetsDeletes) && !theirs.is_live() {
+            return Ok(None);
+        }
+        let mut ours = old.map_or_else(|| Ok(Record::default()), record::decode)?;
+        let replaced = Old { bytes: old, is_live: ours.is_live() };
+        if ours.gives_way_to(&theirs) {
+            self.put_bytes(guard, shard, key, replaced, (bytes, &theirs))?;
+            return Ok(None);
+        }
+        if !ours.merge(theirs) {
+            return Ok(old.map(Cow::Borrowed));
+        }
+        let new = record::encode(&ours);
+        self.put_bytes(guard, shard, key, replaced, (&new, &ours))?;
+        Ok((new != bytes).then_some(Cow::Owned(new)))
+    }
+
     /// Writes to a key.
     pub(crate) fn write(
         &self,
@@ -557,14 +578,14 @@ impl Store {
             record.clear();
         }
         let asked = (update, context.or(seen.as_ref()), wall);
-        self.write_over(&mut guard, (shard, key), &mut (record, old), asked, named)
+        self.write_over(&mut guard, (shard, key), (record, old), asked, named)
     }
 
     fn write_over(
         &self,
         guard: &mut Shard,
         (shard, key): (ShardId, &[u8]),
-        (record, old): &mut (Record, Old<'_>),
+        (mut record, old): (Record, Old<'_>),
         (update, context, wall): (&Update, Option<&VersionVector>, Duration),
         named: RosterId,
     ) -> Result<Written, WriteError> {
@@ -574,11 +595,14 @@ impl Store {
         if record.siblings() > self.max_siblings && !update.clears {
             return Err(WriteError::TooManySiblings(record.siblings()));
         }
-        let bytes = record::encode(record);
+        let bytes = record::encode(&record);
         if bytes.len() > self.max_record_bytes + MAX_HISTORY_BYTES {
             return Err(WriteError::RecordTooLarge(record.siblings()));
         }
-        self.put_bytes(guard, shard, key, *old, (&bytes, record))?;
+        // Of a key that was never written there is nothing to delete, and nothing that the other replicas would keep.
+        if record.is_written() {
+            self.put_bytes(guard, shard, key, old, (&bytes, &record))?;
+        }
         let delta = applied.delta.as_ref().map_or(bytes, record::encode);
         let context = if mutated(Mutation::KnowsTooMuch) { record.context().clone() } else { applied.context };
         Ok(Written {
@@ -645,19 +669,15 @@ impl Store {
         Ok(())
     }
 
-    /// The records of some buckets whose keys are greater than `after`, until they fill `bytes`. Returns whether there
-    /// are more.
+    /// The records whose keys are greater than `after`, until they fill `bytes`. Returns whether there are more.
     pub(crate) fn page(
         &self,
         shard: ShardId,
-        buckets: Buckets,
         after: Option<&[u8]>,
         bytes: usize,
     ) -> Result<(Vec<(Blob, Blob)>, bool), EngineError> {
         let mut filling = Filling::new(bytes);
-        self.engine.scan(shard, after, &mut |key, record| {
-            if buckets.contains_key(key) { filling.take(key, record) } else { ControlFlow::Continue(()) }
-        })?;
+        self.engine.scan(shard, after, &mut |key, record| filling.take(key, record))?;
         Ok((filling.records, filling.more))
     }
 
@@ -769,13 +789,15 @@ const MAX_HISTORY_BYTES: usize = 64 << 10;
 struct Filling {
     room: usize,
     records: Vec<(Blob, Blob)>,
+    /// The last key that was dealt with.
+    last: Option<Blob>,
     /// Whether there was something that found no room.
     more: bool,
 }
 
 impl Filling {
     fn new(room: usize) -> Self {
-        Self { room, records: Vec::new(), more: false }
+        Self { room, records: Vec::new(), last: None, more: false }
     }
 
     /// Takes a record if there is room. The first one always finds some.
@@ -786,7 +808,9 @@ impl Filling {
             return ControlFlow::Break(());
         }
         self.room = self.room.saturating_sub(bytes);
-        self.records.push((key.to_vec().into(), record.to_vec().into()));
+        let key = Blob::from(key.to_vec());
+        self.last = Some(key.clone());
+        self.records.push((key, record.to_vec().into()));
         ControlFlow::Continue(())
     }
 }

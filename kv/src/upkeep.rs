@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use crate::coordinator::Coordinator;
 use crate::errands::{self, Ask, Shards};
 use crate::map::Map;
+use crate::reconcile::Purpose;
 
 /// What is under way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,7 +141,7 @@ impl Upkeep {
         for (at, (peer, shards)) in todo.cover.into_iter().enumerate() {
             let here = self.here.clone();
             let errand = Errand::Cover(peer.node.clone());
-            self.start(errand, async move { errands::cover(&here, &peer, shards, at).await });
+            self.start(errand, async move { errands::cover(&here, &peer, shards, Purpose::Learn, at).await });
         }
         if !todo.relieve.is_empty() {
             let here = self.here.clone();
@@ -226,7 +227,9 @@ impl Upkeep {
             (ask.under.contains(&self.here.node) && ask.under.contains(&peer.node)).then_some(ask)
         });
         let (shards, here) = (shared.collect(), self.here.clone());
-        self.start(Errand::Cover(peer.node.clone()), async move { errands::cover(&here, &peer, shards, 0).await });
+        self.start(Errand::Cover(peer.node.clone()), async move {
+            errands::cover(&here, &peer, shards, Purpose::Equalise, 0).await
+        });
     }
 }
 

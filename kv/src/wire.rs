@@ -6,8 +6,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Consistency;
-use crate::digest::{Buckets, Digest};
+use crate::digest::Digest;
 use crate::lineage::Lineage;
+use crate::reconcile::{Offer, Offered, Pull, Pulled, Sketch, Sketched};
 use crate::record::{Blob, Kind, Update};
 use crate::roster::{Roster, RosterId};
 use crate::tally::Vouch;
@@ -20,10 +21,10 @@ pub(crate) const READ: Method<Read, ReadAnswer> = Method::new(33, "kv.read", Lan
 pub(crate) const WRITE: Method<Write, WriteAnswer> = Method::new(34, "kv.write", Lane::Call);
 /// Gives an account of shards, and fences them.
 pub(crate) const ACCOUNT: Method<AccountRequest, AccountAnswer> = Method::new(35, "kv.account", Lane::Control);
-/// Fetches records.
+/// Fetches a shard.
 pub(crate) const FETCH: Method<Fetch, Page> = Method::new(36, "kv.fetch", Lane::Bulk);
-/// Takes records over from one that they no longer belong to.
-pub(crate) const OFFER: Method<Offer, ()> = Method::new(37, "kv.offer", Lane::Bulk);
+/// Brings records.
+pub(crate) const OFFER: Method<Offer, Offered> = Method::new(37, "kv.offer", Lane::Bulk);
 /// Asks whether replicas are ready, and tells them which rosters are still owed elsewhere.
 pub(crate) const READY: Method<ReadyRequest, Vec<bool>> = Method::new(38, "kv.ready", Lane::Control);
 /// Learns the rosters of all shards: of each a list, which is empty if they are not known.
@@ -44,7 +45,12 @@ pub(crate) const NEWS: Method<News, bool> = Method::new(44, "kv.news", Lane::Bul
 /// The most watches that one message registers: with the longest keys, a quarter of a frame by default.
 pub(crate) const MAX_WATCHES_A_MESSAGE: usize = 256;
 
-/// The most shards that one message speaks of: with 256 bytes of digest each, well within a frame.
+/// Tells which records of shards there are, as far as that is asked for.
+pub(crate) const SKETCH: Method<Sketch, Vec<Sketched>> = Method::new(45, "kv.sketch", Lane::Bulk);
+/// Asks for records by the tags of their keys.
+pub(crate) const PULL: Method<Pull, Pulled> = Method::new(46, "kv.pull", Lane::Bulk);
+
+/// The most shards that one message speaks of: with all their digests and rosters, well within a frame.
 pub(crate) const MAX_SHARDS_A_MESSAGE: usize = 4096;
 
 /// How many bytes of records one page brings: enough that round trips do not matter, small enough that a page does not
@@ -171,28 +177,31 @@ pub(crate) enum WriteAnswer {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AccountRequest {
-    /// The shards, the asker's current roster of each, and the total of its digest there.
-    pub(crate) shards: Vec<(u32, u64)>,
+    pub(crate) shards: Vec<u32>,
+    /// The asker's current roster of each.
     pub(crate) rosters: Rosters,
+    /// What the asker holds of each [`BLOCK`](crate::digest::BLOCK) of them.
+    pub(crate) blocks: Vec<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AccountAnswer {
-    /// For each shard asked for: `None` if this node does not know its standing; else its digest if it differs.
-    pub(crate) accounts: Vec<Option<Option<Digest>>>,
+    /// Whether this node knows its standing, for each shard asked for.
+    pub(crate) known: Vec<bool>,
     pub(crate) rosters: Rosters,
     /// The boots that this one continues.
     pub(crate) lineage: Lineage,
+    /// The blocks of which this node holds something else, rising, and what, shard by shard.
+    pub(crate) differing: Vec<(u32, Vec<Digest>)>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Fetch {
     pub(crate) shard: u32,
-    pub(crate) buckets: Buckets,
     pub(crate) after: Option<Blob>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Page {
     pub(crate) records: Vec<(Blob, Blob)>,
     pub(crate) more: bool,
@@ -239,12 +248,6 @@ pub(crate) struct News {
     pub(crate) records: Vec<(Blob, Blob)>,
     /// Whether there was more that could not be told.
     pub(crate) missed: bool,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Offer {
-    pub(crate) shard: u32,
-    pub(crate) records: Vec<(Blob, Blob)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

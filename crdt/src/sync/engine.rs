@@ -9,10 +9,9 @@ use super::message::{Answer, Request};
 use super::push::{Draft, Progress};
 use super::roster::{MAX_TAG_BYTES, Roster, Step};
 use super::round::Round;
-use super::sketch;
 use super::transfer::Transfer;
 use super::tree::Tree;
-use super::{Outgoing, SyncConfig, SyncStats, mix};
+use super::{Outgoing, SyncConfig, SyncStats, dot_hash, mix};
 use crate::error::DecodeError;
 use crate::mutation::{Mutation, mutated};
 use crate::store::{Crdt, Delta, Fate};
@@ -320,7 +319,7 @@ impl<T: Crdt> AntiEntropy<T> {
                 let hashes: BTreeSet<u64> = hashes.into_iter().collect();
                 let mut dead = Vec::new();
                 self.visit_live(|dot| {
-                    if context.contains(dot) && hashes.contains(&sketch::hash(dot, salt)) {
+                    if context.contains(dot) && hashes.contains(&dot_hash(dot, salt)) {
                         dead.push(dot);
                     }
                 });
@@ -445,7 +444,7 @@ impl<T: Crdt> AntiEntropy<T> {
 
     fn note(&mut self, now: Duration, moves: Vec<(T::Key, Dot, Fate)>, origin: Option<ReplicaId>) {
         for (_, dot, fate) in &moves {
-            let (hash, count) = (sketch::hash(*dot, 0), self.live.entry(dot.replica).or_default());
+            let (hash, count) = (dot_hash(*dot, 0), self.live.entry(dot.replica).or_default());
             match fate {
                 Fate::Came => {
                     *count += 1;

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::roster::{Ack, MAX_TAG_BYTES, Row, Rows};
-use super::sketch::Symbol;
 use crate::codec::{Decoder, Encoder};
 use crate::error::DecodeError;
+use crate::sketch::Symbol;
 use crate::store::Delta;
 use crate::{ReplicaId, VersionVector};
 
@@ -261,11 +261,7 @@ impl Answer {
                 to.fixed(*live);
                 to.dots(context);
                 to.number(symbols.len() as u64);
-                for symbol in symbols {
-                    to.fixed(symbol.sum);
-                    to.bytes(&symbol.check.to_le_bytes());
-                    to.number((symbol.count << 1 ^ symbol.count >> 63) as u64);
-                }
+                symbols.iter().for_each(|symbol| symbol.encode(&mut to));
             }
             Self::Gone { context } => {
                 to.byte(4);
@@ -294,7 +290,7 @@ impl Answer {
                 if count > MAX_SYMBOLS {
                     return Err(DecodeError::Limit);
                 }
-                let symbols = (0..count).map(|_| decode_symbol(&mut from)).collect::<Result<_, _>>()?;
+                let symbols = (0..count).map(|_| Symbol::decode(&mut from)).collect::<Result<_, _>>()?;
                 Self::Symbols { live, context, symbols }
             }
             4 => Self::Gone { context: from.dots()? },
@@ -304,13 +300,6 @@ impl Answer {
         from.finish()?;
         Ok(answer)
     }
-}
-
-fn decode_symbol(from: &mut Decoder<'_>) -> Result<Symbol, DecodeError> {
-    let sum = from.fixed()?;
-    let check = u32::from_le_bytes(from.bytes(4)?.try_into().expect("4 bytes were asked for"));
-    let count = from.number()?;
-    Ok(Symbol { sum, check, count: (count >> 1) as i64 ^ -((count & 1) as i64) })
 }
 
 /// Reads a request about a type with deltas `D`, and returns the bytes that it is written with, which are those: for tests of

@@ -18,7 +18,7 @@
 //! 2. **Exchange.** Now and then, and when a peer appears, two replicas compare a few numbers (a *round*). If their contexts
 //!    differ they swap them, and each sends what lies above the other's: a transfer in the order of dots, in chunks.
 //! 3. **Reconciliation.** If contexts are equal and live dots are not (a removal was lost), coded symbols of the live dots
-//!    tell which, at a size that follows the difference (module `sketch`). A dot that one side lacks was removed there if
+//!    tell which, at a size that follows the difference ([`crate::sketch`]). A dot that one side lacks was removed there if
 //!    its context covers it, and is missing otherwise.
 //! 4. **Retirement.** The actors that will never write again leave the context once everybody has heard all of them
 //!    (module `roster`).
@@ -37,7 +37,6 @@ mod message;
 mod push;
 mod roster;
 mod round;
-mod sketch;
 mod transfer;
 mod tree;
 
@@ -46,7 +45,8 @@ use std::time::Duration;
 
 pub use self::engine::AntiEntropy;
 pub use self::message::{decode_answer, decode_request};
-use crate::ReplicaId;
+use crate::sketch::mix;
+use crate::{Dot, ReplicaId};
 
 /// How many peers are sent what they lack at the same time; others are asked to come back.
 pub const MAX_TRANSFERS: usize = 4;
@@ -145,11 +145,7 @@ pub struct SyncStats {
     pub retired: u64,
 }
 
-/// Spreads the bits of a number (the finalizer of SplitMix64: Steele, Lea, Flood, OOPSLA 2014). Not against malice: whoever
-/// chooses dots is a member.
-pub(crate) const fn mix(mut x: u64) -> u64 {
-    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+/// The hash of a dot in a sketch.
+fn dot_hash(dot: Dot, salt: u64) -> u64 {
+    mix(mix(dot.replica.0 ^ salt).wrapping_add(dot.counter))
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::engine::{AntiEntropy, Purpose};
 use super::message::{Answer, MAX_SYMBOLS, News, Request, Summary};
-use super::sketch::{self, Sketch, Symbol};
 use super::transfer::Transfer;
-use super::{MAX_TRANSFERS, Outgoing, mix};
+use super::{MAX_TRANSFERS, Outgoing, dot_hash, mix};
+use crate::sketch::{self, Sketch, Symbol};
 use crate::store::Crdt;
 use crate::{ReplicaId, VersionVector};
 
@@ -388,7 +388,7 @@ impl<T: Crdt> AntiEntropy<T> {
 
     pub(super) fn symbols(&self, salt: u64, from: u64, count: usize) -> Vec<Symbol> {
         let mut sketch = Sketch::new(from, count);
-        self.visit_live(|dot| sketch.change(sketch::hash(dot, salt), 1));
+        self.visit_live(|dot| sketch.change(dot_hash(dot, salt), 1));
         sketch.symbols()
     }
 
@@ -448,7 +448,7 @@ impl<T: Crdt> AntiEntropy<T> {
         let here: BTreeSet<u64> = difference.here.into_iter().collect();
         let mut dead = Vec::new();
         self.visit_live(|dot| {
-            if context.contains(dot) && here.contains(&sketch::hash(dot, state.salt)) {
+            if context.contains(dot) && here.contains(&dot_hash(dot, state.salt)) {
                 dead.push(dot);
             }
         });
@@ -482,7 +482,7 @@ mod tests {
         let summary = Summary { live: ours.live.wrapping_add(1), count: u64::MAX, ..ours };
         let differs = Answer::Differs { summary, context: None, news: News::default() };
         sync.handle_answer(now, probe.id, Some(&differs.encode()));
-        let nonsense = Symbol { sum: 5, check: 7, count: i64::MAX };
+        let nonsense = Symbol::of(5, 7, i64::MAX);
         for _ in 0..3 {
             let Some(request) = sync.poll_request(now) else { break };
             let answer = Answer::Symbols { live: 3, context: VersionVector::new(), symbols: vec![nonsense; 8] };

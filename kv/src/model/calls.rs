@@ -41,7 +41,7 @@ impl World {
     fn answer(&mut self, at: usize, request: &Request) -> (Result<Answer, ()>, Commit) {
         let answer = self.serve(at, request);
         let waits = match request {
-            Request::Read { .. } | Request::Fetch { .. } => false,
+            Request::Read { .. } | Request::Repair(reconcile::Ask::Pull(_) | reconcile::Ask::Fetch(_)) => false,
             Request::Account { .. } => self.plan.broken != Broken::FenceNotKept,
             _ => true,
         };
@@ -82,13 +82,13 @@ impl World {
                 let vouched = store.merge(SHARD, key, record, *named).map_err(|_| ())?;
                 Answer::Vouched { vouch: vouch(vouched), record: None, current }
             }
-            Request::Account { under, total } => {
+            Request::Account { under, ours } => {
                 let account = if broken == Broken::NoFence {
                     store.rosters(SHARD).map(|rosters| (store.digest(SHARD), rosters))
                 } else {
                     store.account(SHARD, under).map(|account| (account.digest, account.rosters))
                 };
-                let account = account.map(|(digest, rosters)| ((digest.total() != *total).then_some(digest), rosters));
+                let account = account.map(|(digest, rosters)| ((digest != *ours).then_some(digest), rosters));
                 log!(
                     self,
                     "   {} fenced by {}: now {}",
@@ -98,15 +98,16 @@ impl World {
                 );
                 Answer::Account(account, self.procs[at].store.lineage().clone())
             }
-            Request::Fetch { buckets, after } => {
-                let (records, more) = store.page(SHARD, *buckets, after.as_deref(), 1).map_err(|_| ())?;
-                Answer::Page { records, more }
+            // Pages of one byte: one record each.
+            Request::Repair(reconcile::Ask::Sketch(ask)) => Answer::Sketched(store.sketch(ask).map_err(|_| ())?),
+            Request::Repair(reconcile::Ask::Pull(ask)) => Answer::Pulled(store.pull(ask, 1).map_err(|_| ())?),
+            Request::Repair(reconcile::Ask::Fetch(ask)) => {
+                let after = ask.after.as_ref().map(|key| &key.0[..]);
+                let (records, more) = store.page(SHARD, after, 1).map_err(|_| ())?;
+                Answer::Page(Page { records, more })
             }
-            Request::Offer { records } => {
-                for (key, record) in records {
-                    store.merge(SHARD, &key.0, &record.0, Roster::new([]).id()).map_err(|_| ())?;
-                }
-                Answer::Taken
+            Request::Repair(reconcile::Ask::Offer(offer)) => {
+                Answer::Offered(store.take_offer(offer, 1).map_err(|_| ())?)
             }
             Request::Ready { rosters } => {
                 let own = store.own().clone();

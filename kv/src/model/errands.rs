@@ -110,11 +110,11 @@ impl World {
             return;
         }
         let own = self.procs[at].id.clone();
-        let total = self.procs[at].store.digest(SHARD).total();
-        let task = Task::Cover { peer: peer.clone(), under: under.clone(), round, buckets: Buckets::default() };
+        let ours = self.procs[at].store.digest(SHARD);
+        let task = Task::Cover { peer: peer.clone(), under: under.clone(), round, reconciliation: None };
         let task = self.begin(&own, Some(Errand::Cover(peer.clone())), task);
         log!(self, "{} asks {} for an account under {}", short(&own), short(peer), text(under));
-        self.send(task, &own, peer, Request::Account { under: under.clone(), total });
+        self.send(task, &own, peer, Request::Account { under: under.clone(), ours });
     }
 
     /// What `cover` makes of an answer.
@@ -122,9 +122,9 @@ impl World {
         let broken = self.plan.broken;
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let owner = entry.owner.clone();
-        let Task::Cover { peer, under, round, buckets } = &mut entry.task else { return };
+        let Task::Cover { peer, under, round, reconciliation } = &mut entry.task else { return };
         let store = &self.procs[place_of(&owner)].store;
-        let fetch = match answer {
+        match answer {
             Err(()) => {
                 if broken == Broken::Deaf {
                     store.note_lineage(peer, Lineage::default());
@@ -142,22 +142,22 @@ impl World {
             Ok(Answer::Account(Some((theirs, rosters)), lineage)) => {
                 store.note_lineage(peer, lineage);
                 store.with_standing(SHARD, |s| rosters.into_iter().for_each(|roster| s.learn(roster)));
-                *buckets = theirs.map(|theirs| store.digest(SHARD).difference(&theirs)).unwrap_or_default();
-                (!buckets.is_empty() && broken != Broken::NotFetched).then_some(None)
+                let theirs = theirs.filter(|_| broken != Broken::NotFetched);
+                *reconciliation = theirs.map(|theirs| Reconciliation::new(store, Purpose::Learn, 1, [(SHARD, theirs)]));
             }
-            Ok(Answer::Page { records, more }) => {
-                for (key, record) in &records {
-                    store.merge(SHARD, &key.0, &record.0, Roster::new([]).id()).expect("works");
-                }
-                let proc = &self.procs[place_of(&owner)];
-                proc.disk.sync(store.commit([SHARD]).expect("the model's disks work"));
-                records.last().filter(|_| more).map(|(key, _)| Some(key.0.to_vec()))
+            Ok(answer) => take(reconciliation, store, answer),
+        }
+        if let Some(reconciliation) = reconciliation {
+            let ask = reconciliation.next(store).expect("memory works");
+            let proc = &self.procs[place_of(&owner)];
+            proc.disk.sync(store.commit([SHARD]).expect("the model's disks work"));
+            if let Some(ask) = ask {
+                let peer = peer.clone();
+                return self.send(task, &owner, &peer, Request::Repair(ask));
             }
-            Ok(_) => return,
-        };
-        if let Some(after) = fetch {
-            let (peer, request) = (peer.clone(), Request::Fetch { buckets: *buckets, after });
-            return self.send(task, &owner, &peer, request);
+            if reconciliation.take_done().is_empty() {
+                return self.finish(task);
+            }
         }
         let counts = store.with_standing(SHARD, |s| {
             let now = s.round();
@@ -195,16 +195,7 @@ impl World {
         let task = self.begin(
             &own,
             Some(Errand::HandOver),
-            Task::HandOver {
-                current,
-                given,
-                up,
-                at: 0,
-                taken: 0,
-                buckets: Buckets::default(),
-                after: None,
-                more: false,
-            },
+            Task::HandOver { current, given, up, at: 0, taken: 0, reconciliation: None },
         );
         self.give_next(task);
     }
@@ -214,7 +205,8 @@ impl World {
         let own = entry.owner.clone();
         let Task::HandOver { current, given, up, at, taken, .. } = &entry.task else { return };
         if let Some(peer) = up.get(*at) {
-            let request = Request::Account { under: current.clone(), total: given.total() };
+            let request =
+                Request::Account { under: current.clone(), ours: self.procs[place_of(&own)].store.digest(SHARD) };
             let peer = peer.clone();
             return self.send(task, &own, &peer, request);
         }
@@ -227,22 +219,20 @@ impl World {
         self.finish(task);
     }
 
-    /// One turn of the loop in `give`. Whether it goes on.
+    /// One turn of `give`, for one replica.
     pub(super) fn give_page(&mut self, task: usize) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let own = entry.owner.clone();
-        let Task::HandOver { up, at, taken, buckets, after, more, .. } = &mut entry.task else { return };
-        let page = self.procs[place_of(&own)].store.page(SHARD, *buckets, after.as_deref(), 1).expect("works");
-        let (records, and_more) = page;
-        *more = and_more && !records.is_empty();
-        *after = records.last().map(|(key, _)| key.0.to_vec());
-        if records.is_empty() {
-            *taken += 1;
-            *at += 1;
-            return self.give_next(task);
+        let Task::HandOver { up, at, taken, reconciliation, .. } = &mut entry.task else { return };
+        let store = &self.procs[place_of(&own)].store;
+        let giving = reconciliation.as_mut().expect("it has begun");
+        if let Some(ask) = giving.next(store).expect("memory works") {
+            let peer = up[*at].clone();
+            return self.send(task, &own, &peer, Request::Repair(ask));
         }
-        let peer = up[*at].clone();
-        self.send(task, &own, &peer, Request::Offer { records });
+        *taken += usize::from(!giving.take_done().is_empty());
+        *at += 1;
+        self.give_next(task);
     }
 
     /// An answer arrived, or will not.
@@ -284,28 +274,28 @@ impl World {
                     self.finish(task);
                 }
             }
-            Task::HandOver { at, taken, buckets, given, after, more, .. } => match answer {
-                Ok(Answer::Account(Some((Some(theirs), _)), _)) => {
-                    *buckets = given.difference(&theirs);
-                    (*after, *more) = (None, false);
-                    self.give_page(task);
+            Task::HandOver { at, taken, given, reconciliation, .. } => {
+                let store = &self.procs[here].store;
+                match answer {
+                    Ok(Answer::Account(Some((Some(theirs), _)), _)) if theirs != *given => {
+                        *reconciliation = Some(Reconciliation::new(store, Purpose::Give, 1, [(SHARD, theirs)]));
+                        self.give_page(task);
+                    }
+                    Ok(Answer::Account(Some(_), _)) => {
+                        *taken += 1;
+                        *at += 1;
+                        self.give_next(task);
+                    }
+                    Ok(Answer::Account(None, _)) | Err(()) => {
+                        *at += 1;
+                        self.give_next(task);
+                    }
+                    Ok(answer) => {
+                        take(reconciliation, store, answer);
+                        self.give_page(task);
+                    }
                 }
-                Ok(Answer::Account(Some((None, _)), _)) => {
-                    *taken += 1;
-                    *at += 1;
-                    self.give_next(task);
-                }
-                Ok(Answer::Taken) if *more => self.give_page(task),
-                Ok(Answer::Taken) => {
-                    *taken += 1;
-                    *at += 1;
-                    self.give_next(task);
-                }
-                _ => {
-                    *at += 1;
-                    self.give_next(task);
-                }
-            },
+            }
             Task::Introduce { .. } => {
                 let answer = match answer {
                     Ok(Answer::Introduced(rosters)) => Ok(rosters),
@@ -374,5 +364,17 @@ impl World {
                     && !self.cut.contains(&(there, here))
                     && self.progress(there) == ours
             })
+    }
+}
+
+/// Hands an answer to a reconciliation.
+fn take(reconciliation: &mut Option<Reconciliation>, store: &Store, answer: Answer) {
+    let Some(reconciliation) = reconciliation else { return };
+    match answer {
+        Answer::Sketched(answer) => reconciliation.handle_sketched(answer),
+        Answer::Pulled(answer) => reconciliation.handle_pulled(store, answer),
+        Answer::Page(answer) => reconciliation.handle_page(store, &answer),
+        Answer::Offered(answer) => reconciliation.handle_offered(store, &answer),
+        _ => {}
     }
 }

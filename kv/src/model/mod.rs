@@ -45,14 +45,16 @@ use polity_shard::{Candidate, Placement, ReplicaCount, ShardCount, ShardId};
 
 use self::disk::Disk;
 use crate::config::{Consistency, KvConfig};
-use crate::digest::{Buckets, Digest};
+use crate::digest::Digest;
 use crate::engine::{Commit, Engine, MemoryEngine};
 use crate::lineage::{Heirs, Lineage};
+use crate::reconcile::{self, Purpose, Reconciliation};
 use crate::record::{Blob, Record};
 use crate::roster::{Roster, RosterId};
 use crate::standing::Fates;
 use crate::store::Store;
 use crate::tally::{Tally, Vouch};
+use crate::wire::Page;
 
 const SHARD: ShardId = ShardId(0);
 
@@ -144,9 +146,8 @@ impl Dice {
 enum Request {
     Read { named: RosterId, key: Vec<u8> },
     Merge { named: RosterId, key: Vec<u8>, record: Vec<u8> },
-    Account { under: Roster, total: u64 },
-    Fetch { buckets: Buckets, after: Option<Vec<u8>> },
-    Offer { records: Vec<(Blob, Blob)> },
+    Account { under: Roster, ours: Digest },
+    Repair(reconcile::Ask),
     Ready { rosters: Vec<Roster> },
     Introduce,
     Progress,
@@ -157,8 +158,10 @@ enum Request {
 enum Answer {
     Vouched { vouch: Vouch, record: Option<Vec<u8>>, current: Roster },
     Account(Option<(Option<Digest>, Vec<Roster>)>, Lineage),
-    Page { records: Vec<(Blob, Blob)>, more: bool },
-    Taken,
+    Sketched(Vec<reconcile::Sketched>),
+    Pulled(reconcile::Pulled),
+    Page(Page),
+    Offered(reconcile::Offered),
     Ready(bool),
     Introduced(Option<Vec<Roster>>),
     Progress(Progress),
@@ -242,7 +245,7 @@ enum Task {
         peer: NodeId,
         under: Roster,
         round: u64,
-        buckets: Buckets,
+        reconciliation: Option<Reconciliation>,
     },
     Relieve {
         current: Roster,
@@ -256,9 +259,7 @@ enum Task {
         up: Vec<NodeId>,
         at: usize,
         taken: usize,
-        buckets: Buckets,
-        after: Option<Vec<u8>>,
-        more: bool,
+        reconciliation: Option<Reconciliation>,
     },
     Introduce {
         left: usize,

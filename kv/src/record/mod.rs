@@ -175,6 +175,11 @@ impl Record {
         self.state.kind()
     }
 
+    /// Whether it is more than that of a key that was never written.
+    pub(crate) fn is_written(&self) -> bool {
+        !self.context().is_empty() || self.expiry != Expiry::default()
+    }
+
     /// Whether there is a value: it was written, and neither deleted nor seen to expire.
     pub(crate) fn is_live(&self) -> bool {
         self.state.is_live()
@@ -183,6 +188,13 @@ impl Record {
     /// All writes that it knows of.
     pub(crate) fn context(&self) -> &VersionVector {
         self.state.context()
+    }
+
+    /// Of two copies of one key, that of the one that knows more is greater, or they are equal: the epoch, then how many writes
+    /// it knows of, then whether they are gone.
+    pub(crate) fn rank(&self) -> u64 {
+        let writes = self.context().dot_count().min(u64::from(u32::MAX >> 1));
+        u64::from(self.epoch) << 32 | writes << 1 | u64::from(!self.is_live())
     }
 
     /// The values that no write has replaced; one at most, but for causal ones. None of a counter, set or map.
@@ -264,10 +276,9 @@ impl Record {
     }
 
     /// What decides which of two copies stays, if they cannot be merged.
-    fn rank(&self) -> (u32, bool, Kind) {
+    fn precedence(&self) -> (u32, bool, Kind) {
         // What was never written is of no kind.
-        let is_written = !self.context().is_empty() || self.expiry != Expiry::default();
-        (self.epoch, is_written, self.kind())
+        (self.epoch, self.is_written(), self.kind())
     }
 
     /// Whether merging another copy would leave just that one. May say no where it would.
@@ -286,12 +297,12 @@ impl Record {
 
     /// Whether nothing is left of this copy once it has met the other.
     pub(crate) fn is_succeeded_by(&self, other: &Self) -> bool {
-        self.rank() < other.rank()
+        self.precedence() < other.precedence()
     }
 
     /// Takes in another copy. Returns whether anything was new.
     pub(crate) fn merge(&mut self, other: Self) -> bool {
-        match self.rank().cmp(&other.rank()) {
+        match self.precedence().cmp(&other.precedence()) {
             Ordering::Less => {
                 *self = other;
                 return true;

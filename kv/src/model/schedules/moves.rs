@@ -64,7 +64,7 @@ fn handing_over(broken: Broken) -> (World, [usize; 4], usize) {
     world.lose(third, second);
     assert_eq!(world.acks.len(), 1);
     world.drain_alone(third, &[first, second, spare]);
-    let is_offer = |call: &Call| matches!(call.leg, Leg::Out(Request::Offer { .. }));
+    let is_offer = |call: &Call| matches!(call.leg, Leg::Out(Request::Repair(reconcile::Ask::Offer(_))));
     while !world.net.iter().any(is_offer) {
         world.pass_oldest();
     }

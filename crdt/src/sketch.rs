@@ -1,31 +1,41 @@
-//! Which dots are live on one side only, told at a size that follows how many those are.
+//! Which elements two sets do not share, told at a size that follows how many those are.
 //!
 //! A set has an endless sequence of coded symbols; element x is in symbol 0 and in symbol i with probability 1/(1 + i/2), at
 //! places that follow from x alone. The symbols of two sets, subtracted, are those of their symmetric difference, and about
-//! 1.35 to 1.7 symbols per difference suffice to find its elements by peeling.
+//! 1.35 to 1.7 symbols per difference suffice to find its elements by peeling ([`peel`]). Nobody has to know beforehand how
+//! many differ: who cannot peel asks for more symbols of the same sequence, and [`estimate`] says about how many.
+//!
+//! The elements are 64-bit hashes; what they stand for is their user's. Two elements that are equal count as one set's member
+//! twice, so a set must not hold one twice; and a difference that is hidden by a collision of hashes is found with hashes under
+//! another salt.
 //!
 //! Source: Yang, Gilad and Alizadeh, "Practical rateless set reconciliation" (SIGCOMM 2024), sections 4 and 5, with α = 0.5.
 //! The next place after i follows from the product of (1 - 2/(k+2)) for k from i+1 to j, which is (i+1)(i+2)/((j+1)(j+2)):
-//! j ≈ (i + 1.5)/√u - 1.5 for a uniform u. Deviation: the elements are salted 64-bit hashes of dots, with a check of 32
-//! bits, half of what dots would cost; each side knows its own dots by their hashes, and names those of the other by
-//! them. A collision of two hashes hides a difference until the next round, which has another salt.
+//! j ≈ (i + 1.5)/√u - 1.5 for a uniform u. Deviation: the check of a symbol has 32 bits, half of what the paper's has.
+//!
+//! ```
+//! use polity_crdt::sketch::{Sketch, peel};
+//!
+//! let symbols = |set: &[u64]| {
+//!     let mut sketch = Sketch::new(0, 16);
+//!     set.iter().for_each(|element| sketch.change(*element, 1));
+//!     sketch.symbols()
+//! };
+//! let difference = peel(&symbols(&[1, 2, 3, 4]), &symbols(&[2, 3, 4, 5])).expect("16 symbols are enough for 2");
+//! assert_eq!((difference.here, difference.there), (vec![1], vec![5]));
+//! ```
 
 use std::collections::BTreeMap;
 
-use super::mix;
-use crate::Dot;
+use crate::codec::{Decoder, Encoder};
+use crate::error::DecodeError;
 
 /// One coded symbol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Symbol {
-    pub(super) sum: u64,
-    pub(super) check: u32,
-    pub(super) count: i64,
-}
-
-/// The hash of a dot in a sketch.
-pub(super) fn hash(dot: Dot, salt: u64) -> u64 {
-    mix(mix(dot.replica.0 ^ salt).wrapping_add(dot.counter))
+pub struct Symbol {
+    sum: u64,
+    check: u32,
+    count: i64,
 }
 
 fn check(hash: u64) -> u32 {
@@ -33,6 +43,55 @@ fn check(hash: u64) -> u32 {
 }
 
 impl Symbol {
+    /// How many elements it is the sum of: of the first symbol of a set, all.
+    #[must_use]
+    pub fn count(&self) -> i64 {
+        self.count
+    }
+
+    /// Symbols in bytes, about 13 for each: the sum and the check, little-endian, and the count as a zigzag number.
+    #[must_use]
+    pub fn encode_all(symbols: &[Self]) -> Vec<u8> {
+        let mut to = Encoder::new();
+        symbols.iter().for_each(|symbol| symbol.encode(&mut to));
+        to.finish()
+    }
+
+    /// The inverse of [`Symbol::encode_all`]. Takes no more memory than `bytes` times two.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything else, and for more symbols than `at_most`.
+    pub fn decode_all(bytes: &[u8], at_most: usize) -> Result<Vec<Self>, DecodeError> {
+        let mut from = Decoder::new(bytes)?;
+        let mut symbols = Vec::new();
+        while !from.is_empty() {
+            if symbols.len() == at_most {
+                return Err(DecodeError::Limit);
+            }
+            symbols.push(Self::decode(&mut from)?);
+        }
+        Ok(symbols)
+    }
+
+    pub(crate) fn encode(&self, to: &mut Encoder) {
+        to.fixed(self.sum);
+        to.bytes(&self.check.to_le_bytes());
+        to.number((self.count << 1 ^ self.count >> 63) as u64);
+    }
+
+    pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let sum = from.fixed()?;
+        let check = u32::from_le_bytes(from.bytes(4)?.try_into().expect("4 bytes were asked for"));
+        let count = from.number()?;
+        Ok(Self { sum, check, count: (count >> 1) as i64 ^ -((count & 1) as i64) })
+    }
+
+    /// Some symbol, of nothing: for tests of what becomes of nonsense.
+    #[cfg(test)]
+    pub(crate) fn of(sum: u64, check: u32, count: i64) -> Self {
+        Self { sum, check, count }
+    }
+
     fn change(&mut self, hash: u64, by: i64) {
         self.sum ^= hash;
         self.check ^= check(hash);
@@ -71,18 +130,20 @@ impl Places {
 
 /// Symbols of a set, from one place on.
 #[derive(Debug)]
-pub(super) struct Sketch {
+pub struct Sketch {
     from: u64,
     symbols: Vec<Symbol>,
 }
 
 impl Sketch {
-    pub(super) fn new(from: u64, count: usize) -> Self {
+    /// `count` symbols of an empty set, from number `from` on.
+    #[must_use]
+    pub fn new(from: u64, count: usize) -> Self {
         Self { from, symbols: vec![Symbol::default(); count] }
     }
 
     /// Adds (1) or takes away (-1) an element.
-    pub(super) fn change(&mut self, hash: u64, by: i64) {
+    pub fn change(&mut self, hash: u64, by: i64) {
         let end = self.from.saturating_add(self.symbols.len() as u64);
         let mut places = Places::new(hash);
         while places.at < end {
@@ -93,7 +154,9 @@ impl Sketch {
         }
     }
 
-    pub(super) fn symbols(self) -> Vec<Symbol> {
+    /// What it came to.
+    #[must_use]
+    pub fn symbols(self) -> Vec<Symbol> {
         self.symbols
     }
 }
@@ -102,7 +165,8 @@ impl Sketch {
 ///
 /// Of m differences, symbol i holds each with probability p = 1/(1 + i/2). With h of them here and t there, the counts of
 /// the two sides differ by (h - t)·p on average, with a variance of m·p·(1 - p); and symbol 0 gives h - t.
-pub(super) fn estimate(here: &[Symbol], there: &[Symbol]) -> usize {
+#[must_use]
+pub fn estimate(here: &[Symbol], there: &[Symbol]) -> usize {
     let mut counts = here.iter().zip(there).map(|(a, b)| a.count.wrapping_sub(b.count) as f64);
     let surplus = counts.next().unwrap_or_default();
     let (mut squares, mut weights) = (0.0, 0.0);
@@ -117,17 +181,18 @@ pub(super) fn estimate(here: &[Symbol], there: &[Symbol]) -> usize {
 
 /// What has been found of a symmetric difference.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Difference {
+pub struct Difference {
     /// Hashes of elements on this side only.
-    pub(super) here: Vec<u64>,
+    pub here: Vec<u64>,
     /// Hashes of elements on the other side only.
-    pub(super) there: Vec<u64>,
+    pub there: Vec<u64>,
 }
 
 /// Finds the difference from the symbols of both sides from the first one on; `None` if they do not suffice.
 ///
 /// Work is bounded whatever the symbols are: at most one element is taken out for each of them.
-pub(super) fn peel(here: &[Symbol], there: &[Symbol]) -> Option<Difference> {
+#[must_use]
+pub fn peel(here: &[Symbol], there: &[Symbol]) -> Option<Difference> {
     let subtract = |(a, b): (&Symbol, &Symbol)| Symbol {
         sum: a.sum ^ b.sum,
         check: a.check ^ b.check,
@@ -161,14 +226,22 @@ pub(super) fn peel(here: &[Symbol], there: &[Symbol]) -> Option<Difference> {
     })
 }
 
+/// Spreads the bits of a number (the finalizer of SplitMix64: Steele, Lea, Flood, OOPSLA 2014). Not against malice: whoever
+/// chooses elements is a member.
+pub(crate) const fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ReplicaId;
 
     fn symbols(dots: impl Iterator<Item = u64>, count: usize) -> Vec<Symbol> {
         let mut sketch = Sketch::new(0, count);
-        dots.for_each(|counter| sketch.change(hash(Dot { replica: ReplicaId(3), counter }, 9), 1));
+        dots.for_each(|counter| sketch.change(mix(counter), 1));
         sketch.symbols()
     }
 
@@ -178,7 +251,7 @@ mod tests {
         let mut pieces = Vec::new();
         for from in [0, 16, 32, 48] {
             let mut piece = Sketch::new(from, 16);
-            (1..500).for_each(|counter| piece.change(hash(Dot { replica: ReplicaId(3), counter }, 9), 1));
+            (1..500).for_each(|counter| piece.change(mix(counter), 1));
             pieces.extend(piece.symbols());
         }
         assert_eq!(pieces, whole);
@@ -236,5 +309,16 @@ mod tests {
                 .collect();
             let _ = peel(&symbols(1..9, 50), &nonsense);
         }
+    }
+
+    #[test]
+    fn symbols_in_bytes_lead_back_and_nonsense_is_refused() {
+        let some = symbols(1..90, 40);
+        let bytes = Symbol::encode_all(&some);
+        assert!(bytes.len() <= 1 + 40 * 14);
+        assert_eq!(Symbol::decode_all(&bytes, 40), Ok(some));
+        assert_eq!(Symbol::decode_all(&bytes, 39), Err(DecodeError::Limit));
+        assert!((1..bytes.len()).filter(|end| Symbol::decode_all(&bytes[..*end], 40).is_ok()).count() == 40);
+        assert!(Symbol::decode_all(&[], 40).is_err());
     }
 }

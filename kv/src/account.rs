@@ -1,0 +1,71 @@
+//! Accounts: what a boot says of shards when a replica asks for all that it has. The asker's rosters fence them first; see
+//! [`mod@crate::standing`].
+//!
+//! Shards are compared in blocks of [`BLOCK`]: one number each, and the digests of its shards only where that differs.
+
+use std::collections::BTreeMap;
+
+use polity_shard::ShardId;
+
+use crate::digest::{BLOCK, Digest, block};
+use crate::roster::Roster;
+use crate::store::Store;
+use crate::wire::{AccountAnswer, AccountRequest, MAX_SHARDS_A_MESSAGE, Rosters};
+
+/// What a boot says of shards, by their places among those that were asked for.
+#[derive(Debug)]
+pub(crate) struct Account {
+    known: Vec<bool>,
+    pub(crate) rosters: Rosters,
+    differing: BTreeMap<usize, Digest>,
+}
+
+/// The question, and what this node holds of the shards at that time.
+pub(crate) fn ask(store: &Store, shards: &[ShardId], under: &[Vec<Roster>]) -> (AccountRequest, Vec<Digest>) {
+    let ours: Vec<Digest> = shards.iter().map(|shard| store.digest(*shard)).collect();
+    let shards = shards.iter().map(|shard| shard.0).collect();
+    let request =
+        AccountRequest { shards, rosters: Rosters::new(under), blocks: ours.chunks(BLOCK).map(block).collect() };
+    (request, ours)
+}
+
+/// The answer. Every shard is fenced before any block is summed up: what is called equal was, after its fence.
+pub(crate) fn answer(store: &Store, request: &AccountRequest) -> Result<AccountAnswer, String> {
+    if request.shards.len() > MAX_SHARDS_A_MESSAGE {
+        return Err(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message"));
+    }
+    if request.blocks.len() != request.shards.len().div_ceil(BLOCK) {
+        return Err("there is one sum for each block".to_owned());
+    }
+    let (mut known, mut digests, mut lists) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, shard) in request.shards.iter().enumerate() {
+        let (shard, under) = (ShardId(*shard), request.rosters.list(at).into_iter().next());
+        let account = under.filter(|_| store.has_shard(shard)).and_then(|under| store.account(shard, &under));
+        known.push(account.is_some());
+        let (digest, rosters) = account.map(|account| (account.digest, account.rosters)).unwrap_or_default();
+        digests.push(digest);
+        lists.push(rosters);
+    }
+    let blocks = digests.chunks(BLOCK).zip(&request.blocks).enumerate();
+    let differing = blocks.filter(|(_, (digests, theirs))| block(digests) != **theirs);
+    let differing = differing.map(|(at, (digests, _))| (at as u32, digests.to_vec())).collect();
+    Ok(AccountAnswer { known, rosters: Rosters::new(&lists), differing, lineage: store.lineage().clone() })
+}
+
+impl Account {
+    pub(crate) fn new(answer: AccountAnswer) -> Self {
+        let AccountAnswer { known, rosters, differing, .. } = answer;
+        let differing = differing.into_iter().flat_map(|(at, digests)| (at as usize * BLOCK..).zip(digests)).collect();
+        Self { known, rosters, differing }
+    }
+
+    /// Whether it knows what it should have of the shard at a place.
+    pub(crate) fn is_known(&self, at: usize) -> bool {
+        self.known.get(at).is_some_and(|known| *known)
+    }
+
+    /// What it held after the fence, if that is something else than `ours`, what this node held when it asked.
+    pub(crate) fn differs(&self, at: usize, ours: &Digest) -> Option<Digest> {
+        self.differing.get(&at).copied().filter(|theirs| theirs != ours)
+    }
+}

@@ -43,6 +43,7 @@ impl World {
         let waits = match request {
             Request::Read { .. } | Request::Repair(reconcile::Ask::Pull(_) | reconcile::Ask::Fetch(_)) => false,
             Request::Account { .. } => self.plan.broken != Broken::FenceNotKept,
+            Request::Repair(reconcile::Ask::Sketch(_)) => self.plan.broken != Broken::SketchNotKept,
             _ => true,
         };
         let commit = self.procs[at].store.commit([SHARD]).expect("the model's disks work");

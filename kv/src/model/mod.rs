@@ -92,6 +92,8 @@ enum Broken {
     Dropped,
     /// An account is given before the fence is on the disk.
     FenceNotKept,
+    /// A sketch tells of what is not on the disk yet.
+    SketchNotKept,
     /// One with an empty folder is taken for an heir.
     FalseHeirs,
 }

@@ -106,3 +106,43 @@ fn a_wiped_disk_has_no_heirs() {
     assert_eq!(a_wiped_disk(Broken::Nothing), []);
     assert_eq!(a_wiped_disk(Broken::FalseHeirs), [Wrong::Stale { agreed: true }]);
 }
+
+/// `third` hands a shard over. What it has and the others lack reaches each of them late, between its account and its sketch;
+/// so the sketch says that nothing is lacking. `third` drops all, and the power of the others fails (K2).
+fn a_sketch_and_a_power_cut(broken: Broken) -> Vec<u64> {
+    let (mut world, [first, second, third, spare]) = World::on_disks(broken);
+    world.everybody_holds_one([first, second, third]);
+    world.put_at_one(third);
+    let mut late: Vec<Call> = [first, second, spare].map(|_| world.copy(third, first)).into();
+    for (call, to) in late.iter_mut().zip([first, second, spare]) {
+        call.to = world.procs[to].id.clone();
+    }
+    world.lose(third, first);
+    world.lose(third, second);
+    world.drain_alone(third, &[first, second, spare]);
+    while !world.net.is_empty() {
+        let call = world.net.remove(0);
+        if matches!(call.leg, Leg::Out(Request::Repair(reconcile::Ask::Sketch(_))))
+            && let Some(at) = late.iter().position(|late| late.to == call.to)
+        {
+            world.arrive(late.swap_remove(at));
+            // What it is answered is slow.
+            world.net.retain(|call| call.task.is_some());
+        }
+        world.arrive(call);
+    }
+    assert!(late.is_empty() && !world.procs[third].store.holds_records(SHARD), "all have it");
+    world.end(third, true);
+    world.all_lose_power(&[first, second, spare]);
+    for at in [first, second, spare] {
+        world.restart_at(at);
+    }
+    world.come_together(&[]);
+    world.values_at(spare)
+}
+
+#[test]
+fn what_a_sketch_tells_of_outlives_a_power_cut() {
+    assert_eq!(a_sketch_and_a_power_cut(Broken::Nothing), [1, 2]);
+    assert_eq!(a_sketch_and_a_power_cut(Broken::SketchNotKept), [1]);
+}

@@ -1,0 +1,298 @@
+//! Writes.
+//!
+//! A write is coordinated by a replica of the key, which counts it under its own name, so that a key's history has few
+//! writers; the caller's node hands it over to one. What can fail at each step, and what the caller is told:
+//!
+//! | step | failure | outcome |
+//! |---|---|---|
+//! | the write is handed over | no replica could be reached | not applied |
+//! | | the replica was reached, and did not answer | unknown |
+//! | what is to be replaced is read from a quorum | too few answer | not applied |
+//! | the write is counted and stored at the coordinator | it is refused there | not applied |
+//! | the record is merged at the others | too few answer | unknown |
+//! | meanwhile it is made durable at the coordinator | it is not, or not in time | unknown |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join;
+use polity_cluster::NodeId;
+use polity_cluster::mutation::{Mutation, mutated};
+use polity_cluster::rpc::{Outcome as RpcOutcome, Peer};
+use polity_shard::ShardId;
+use tokio::time::Instant;
+
+use super::{Asked, Coordinator, Done, Errors, TooFew};
+use crate::config::Consistency;
+use crate::engine::Commit;
+use crate::error::{KvError, Outcome};
+use crate::map::Map;
+use crate::record::{self, Blob, Record};
+use crate::roster::Roster;
+use crate::store::{self, Amended, WriteError, Written};
+use crate::tally::{Tally, Verdict};
+use crate::wire::{MERGE, Merge, WRITE, Write, WriteAnswer};
+
+/// What a replica that hands a write over leaves of the time to the one that coordinates it, so that the coordinator's
+/// answer arrives before the caller gives up.
+const COORDINATORS_SHARE: f64 = 0.8;
+
+impl Coordinator {
+    /// Writes to a key.
+    pub(crate) async fn write(&self, key: Blob, asked: Asked, within: Duration) -> Result<Done, KvError> {
+        let deadline = Instant::now() + within;
+        loop {
+            match self.try_write(&key, &asked, deadline).await {
+                Ok(done) => return Ok(done),
+                Err(Failed::TooFew(few)) if few.again && self.pause(deadline).await => {}
+                Err(Failed::TooFew(few)) => return Err(few.error("a write", Outcome::NotApplied)),
+                Err(Failed::ForGood(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Hands a write over to one replica after the other, until one has got it.
+    async fn try_write(&self, key: &Blob, asked: &Asked, deadline: Instant) -> Result<Done, Failed> {
+        let map = self.map();
+        let shard = self.store.shard_of(&key.0);
+        let mut errors = Errors::default();
+        let (mut best, mut again) = ((0, self.store.placed(shard).quorum()), true);
+        for node in self.by_preference(&map, shard) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                again = false;
+                break;
+            }
+            let write = Write {
+                key: key.clone(),
+                update: asked.update.clone(),
+                context: asked.context.clone(),
+                level: asked.level,
+                timeout_ms: u32::try_from(left.mul_f64(COORDINATORS_SHARE).as_millis()).unwrap_or(u32::MAX),
+            };
+            match self.hand_over(&map, &node, write, left).await {
+                HandedOver::Answered(WriteAnswer::Done { context, changed, total }) => {
+                    return Ok(Done { context, changed, total });
+                }
+                HandedOver::Answered(WriteAnswer::WrongKind(found)) => match asked.update.kind {
+                    Some(wanted) => return Err(Failed::ForGood(KvError::WrongKind { found, wanted })),
+                    None => errors.note(&node, Err(format!("it refuses its own kind, {found}"))),
+                },
+                HandedOver::Answered(WriteAnswer::NotHere(reason)) | HandedOver::NotReached(reason) => {
+                    errors.note(&node, Err(reason));
+                }
+                HandedOver::Answered(WriteAnswer::TooManySiblings(siblings)) => {
+                    return Err(Failed::ForGood(KvError::TooManySiblings { siblings: siblings as usize }));
+                }
+                HandedOver::Answered(WriteAnswer::NotEnough { answered, needed, reason, again: may_help }) => {
+                    best = best.max((answered as usize, needed as usize));
+                    again &= may_help;
+                    errors.note(&node, Err(reason));
+                }
+                HandedOver::Answered(WriteAnswer::Unknown { answered, needed, reason }) => {
+                    let few = TooFew { answered: answered as usize, needed: needed as usize, reason, again: false };
+                    return Err(Failed::ForGood(few.error("a write", Outcome::Unknown)));
+                }
+                HandedOver::Lost(reason) => return Err(Failed::ForGood(KvError::CoordinatorLost { reason })),
+            }
+        }
+        Err(Failed::TooFew(TooFew { answered: best.0, needed: best.1, reason: errors.text(), again }))
+    }
+
+    async fn hand_over(&self, map: &Map, to: &NodeId, write: Write, within: Duration) -> HandedOver {
+        if *to == self.node {
+            return HandedOver::Answered(self.coordinate(write).await);
+        }
+        let Some(peer) = map.peer(to) else {
+            return HandedOver::NotReached("it is not a member any more".to_owned());
+        };
+        match self.rpc.call(&peer, &WRITE, &write, within).await {
+            Ok(answer) => HandedOver::Answered(answer),
+            Err(error) if error.outcome() == RpcOutcome::NotApplied => HandedOver::NotReached(error.to_string()),
+            Err(error) => HandedOver::Lost(error.to_string()),
+        }
+    }
+
+    /// Coordinates a write as a replica of its key.
+    pub(crate) async fn coordinate(&self, write: Write) -> WriteAnswer {
+        let deadline = Instant::now() + Duration::from_millis(write.timeout_ms.into());
+        let map = self.map();
+        let shard = self.store.shard_of(&write.key.0);
+        let target = self.store.placed(shard);
+        if !target.contains(&self.node) {
+            return WriteAnswer::NotHere("it is no replica of the key".to_owned());
+        }
+        let Some(rosters) = self.store.rosters(shard) else {
+            return WriteAnswer::NotHere("it has just started and is not ready".to_owned());
+        };
+        if let Err(few) = self.is_possible(&map, &rosters, write.level) {
+            return not_enough(few);
+        }
+        let wall = self.wall();
+        let named = target.id();
+        let first = match &write.context {
+            Some(_) => None,
+            // What replaces nothing needs one round.
+            None => match self.store.write_blindly(shard, &write.key.0, &write.update, wall, named) {
+                Ok(first) => first,
+                Err(error) => return refused(error),
+            },
+        };
+        let (written, blind) = match first {
+            Some((written, blind)) => (written, Some(blind)),
+            None => {
+                // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
+                let known = match write.context.is_none() {
+                    true => match self.gather(&write.key, write.level, deadline).await {
+                        Ok(record) => Some(record),
+                        Err(few) => return not_enough(few),
+                    },
+                    false => None,
+                };
+                let asked = store::Write { update: &write.update, context: write.context.as_ref(), known, wall };
+                match self.store.write(shard, &write.key.0, asked, named) {
+                    Ok(written) => (written, None),
+                    Err(error) => return refused(error),
+                }
+            }
+        };
+        let done = |written: &Written| WriteAnswer::Done {
+            context: written.context.clone(),
+            changed: written.changed,
+            total: written.total,
+        };
+        if mutated(Mutation::AckAlone) {
+            return done(&written);
+        }
+        let mut spread = Spread { map, shard, rosters, target, level: write.level, deadline };
+        let before = blind.as_ref().map(|blind| blind.before());
+        let known = match self.spread(&spread, &write.key, &written, before).await {
+            Ok(known) => known,
+            Err(answer) => return answer,
+        };
+        let Some(blind) = blind else { return done(&written) };
+        // What a quorum knew and this node did not.
+        let known = match self.store.amend(shard, &write.key.0, &write.update, (written, &blind), known) {
+            Ok(Amended::Enough(written)) => return done(&written),
+            Ok(Amended::Lost(known)) => known,
+            Err(error) => return WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() },
+        };
+        let asked = store::Write { update: &write.update, context: None, known: Some(known), wall };
+        let written = self.store.write(shard, &write.key.0, asked, named);
+        // The members may have changed meanwhile.
+        if let Some(rosters) = self.store.rosters(shard) {
+            spread.rosters = rosters;
+        }
+        // An error does not undo the first write, which may have been seen.
+        let spread = match &written {
+            Ok(written) => self.spread(&spread, &write.key, written, None).await.map(|_| done(written)),
+            Err(error) => Err(WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() }),
+        };
+        spread.unwrap_or_else(|answer| answer)
+    }
+
+    /// Brings what was written here to the other replicas, and waits for as many as the level demands, and for the disk.
+    /// `before` is the hash of what was here before: who had something else says what. Returns all that was said.
+    async fn spread(
+        &self,
+        spread: &Spread,
+        key: &Blob,
+        written: &Written,
+        before: Option<u64>,
+    ) -> Result<Record, WriteAnswer> {
+        let Spread { map, shard, rosters, target, level, deadline } = spread;
+        let mut tally = Tally::new(target.clone(), *level);
+        tally.asked(&self.node);
+        tally.answered(self.node.clone(), written.vouch.clone());
+        let record = written.record.clone().into();
+        let merge = Merge { shard: shard.0, named: tally.target_id(), key: key.clone(), record, before };
+        let mut all: Vec<NodeId> = rosters.iter().flat_map(Roster::nodes).cloned().collect();
+        all.sort_unstable();
+        all.dedup();
+        all.retain(|node| *node != self.node);
+        let mut known = Record::default();
+        // Every replica gets the write, whatever the level; the level says whose answers are waited for.
+        if tally.verdict() == Verdict::Done {
+            let within = deadline.saturating_duration_since(Instant::now());
+            for peer in all.iter().filter_map(|node| map.peer(node)) {
+                self.rpc.call(&peer, &MERGE, &merge, within).forget();
+            }
+            let durable = self.durable_here(*shard, *deadline).await;
+            return durable.map(|()| known).map_err(|reason| WriteAnswer::Unknown { answered: 0, needed: 1, reason });
+        }
+        let ask = |peer: &Peer, within| self.rpc.call(peer, &MERGE, &merge, within);
+        let take = |had: Option<Blob>| {
+            if let Some(bytes) = had {
+                known.merge(record::decode(&bytes.0).map_err(|error| error.to_string())?);
+            }
+            Ok(())
+        };
+        let everyone = usize::MAX;
+        let merged = self.collect(map, &mut tally, all.into(), everyone, *deadline, ask, take, Errors::default());
+        match join(merged, self.durable_here(*shard, *deadline)).await {
+            (Ok(()), Ok(())) => Ok(known),
+            (Ok(()), Err(reason)) => Err(WriteAnswer::Unknown { answered: 0, needed: 1, reason }),
+            (Err(few), _) if mutated(Mutation::DeniesWrites) => Err(not_enough(few)),
+            (Err(few), _) => {
+                let TooFew { answered, needed, reason, .. } = few;
+                Err(WriteAnswer::Unknown { answered: answered as u32, needed: needed as u32, reason })
+            }
+        }
+    }
+
+    /// Waits until what this node holds of a shard is durable, as far as its engine promises that.
+    async fn durable_here(&self, shard: ShardId, deadline: Instant) -> Result<(), String> {
+        let commit = self.store.commit([shard]).map_err(|error| error.to_string())?;
+        if commit == Commit::NONE {
+            return Ok(());
+        }
+        match tokio::time::timeout_at(deadline, self.store.durable(commit)).await {
+            Ok(durable) => durable.map_err(|error| error.to_string()),
+            Err(_) => Err("the coordinator's disk took too long".to_owned()),
+        }
+    }
+}
+
+/// What a replica says that was asked to coordinate a write, or what stands in for its answer.
+enum HandedOver {
+    Answered(WriteAnswer),
+    /// It never got the write.
+    NotReached(String),
+    /// It may have got it.
+    Lost(String),
+}
+
+/// Why one attempt to write failed.
+enum Failed {
+    /// Nothing was written.
+    TooFew(TooFew),
+    /// Trying again is not for us to decide.
+    ForGood(KvError),
+}
+
+/// Where a write goes.
+struct Spread {
+    map: Arc<Map>,
+    shard: ShardId,
+    rosters: Vec<Roster>,
+    target: Roster,
+    level: Consistency,
+    deadline: Instant,
+}
+
+/// What a store says that did not write. Nothing has changed then, unless its engine failed.
+fn refused(error: WriteError) -> WriteAnswer {
+    match error {
+        WriteError::TooManySiblings(count) | WriteError::RecordTooLarge(count) => {
+            WriteAnswer::TooManySiblings(u32::try_from(count).unwrap_or(u32::MAX))
+        }
+        WriteError::WrongKind(kind) => WriteAnswer::WrongKind(kind),
+        WriteError::Engine(error) => WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() },
+        error => WriteAnswer::NotHere(error.to_string()),
+    }
+}
+
+fn not_enough(few: TooFew) -> WriteAnswer {
+    let TooFew { answered, needed, reason, again } = few;
+    WriteAnswer::NotEnough { answered: answered as u32, needed: needed as u32, reason, again }
+}

@@ -71,6 +71,8 @@ mutations! {
     KeepsWhatItGave = "keeps-what-it-gave",
     /// A write replaces all values of its key, those that it has not seen too.
     ReplacesUnseen = "replaces-unseen",
+    /// A put takes away what it finds elsewhere afterwards, also what is still being written.
+    ReplacesWhatIsBeingWritten = "replaces-what-is-being-written",
     /// The context that a write returns covers siblings that its writer has not seen.
     KnowsTooMuch = "knows-too-much",
     /// A read returns one of several siblings, with the context of all.

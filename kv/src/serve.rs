@@ -124,7 +124,7 @@ fn handle_merge(store: &Store, acks: &Acks, limits: Limits, merge: &Merge, reply
     };
     match store.merge_and_tell(shard, &merge.key.0, &merge.record.0, merge.named, merge.before) {
         Ok((vouch, had)) => {
-            let answer = MergeAnswer { vouch, had: had.map(Blob::from) };
+            let answer = MergeAnswer { vouch, had };
             acks.when_durable(store.commit([shard]), reply, answer);
         }
         Err(error) => reply.fail(failure(error)),

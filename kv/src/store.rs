@@ -3,7 +3,6 @@
 //! Everything here is synchronous and takes one shard's lock for a short time. That one lock orders three things that
 //! must not be seen apart: a record's change, the digest's change, and the standing that the answer vouches with.
 
-#[cfg(all(test, not(feature = "shuttle")))]
 mod blind;
 #[cfg(all(test, feature = "turmoil", not(feature = "shuttle")))]
 mod crashes;
@@ -19,9 +18,11 @@ use std::time::Duration;
 
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::{NodeId, NodeName};
-use polity_crdt::{HybridClock, ReplicaId, VersionVector};
+use polity_crdt::{Dot, HybridClock, ReplicaId, VersionVector};
 use polity_shard::{ShardCount, ShardId};
 
+use self::blind::UnderWay;
+pub(crate) use self::blind::{Amended, Blind, Said};
 use crate::census::Census;
 use crate::config::KvConfig;
 use crate::digest::Digest;
@@ -35,7 +36,7 @@ use crate::standing::Standing;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock};
 use crate::tally::Vouch;
 use crate::watch::Watched;
-use crate::wire::Page;
+use crate::wire::{Had, Page};
 
 pub(crate) use repair::{Taken, decode_elements, rank, tags_of};
 
@@ -59,6 +60,7 @@ struct Shard {
     clock: HybridClock,
     expiries: Expiries,
     census: Census,
+    under_way: UnderWay,
 }
 
 /// What a record is replaced.
@@ -155,28 +157,8 @@ pub(crate) struct Written {
     /// What a counter stands at, as far as is known here.
     pub(crate) total: i128,
     pub(crate) vouch: Vouch,
-}
-
-/// What a write has found here that did not ask a quorum first.
-#[derive(Debug)]
-pub(crate) struct Blind {
-    old: Vec<u8>,
-}
-
-impl Blind {
-    /// The hash of what was here before.
-    pub(crate) fn before(&self) -> u64 {
-        record::hash(&self.old)
-    }
-}
-
-/// What became of a write that did not ask a quorum first.
-#[derive(Debug)]
-pub(crate) enum Amended {
-    /// The others have all that they need.
-    Enough(Written),
-    /// The key was begun anew before, which was not known here: nothing is left of the write where that is known.
-    Lost(Record),
+    /// The write that put a causal value. It is under way: see [`Store::flight`].
+    pub(crate) dot: Option<Dot>,
 }
 
 impl Store {
@@ -218,6 +200,7 @@ impl Store {
                 clock: HybridClock::new(),
                 expiries,
                 census,
+                under_way: UnderWay::default(),
             })
         });
         let mut shards = shards.collect::<Result<Vec<_>, EngineError>>()?;
@@ -459,68 +442,17 @@ impl Store {
         bytes: &[u8],
         named: RosterId,
         before: Option<u64>,
-    ) -> Result<(Vouch, Option<Vec<u8>>), WriteError> {
+    ) -> Result<(Vouch, Option<Had>), WriteError> {
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
         self.merge_into(&mut guard, shard, key, old.as_deref(), bytes)?;
         let is_asked = |old: &Vec<u8>| before.is_some_and(|before| before != record::hash(old));
-        Ok((guard.vouch(named), old.filter(is_asked)))
-    }
-
-    /// Writes to a key over what this replica knows, which may be less than a quorum does, if that makes no difference to
-    /// others: [`Store::amend`] says later what the write has come to. `None`, and nothing was written, if it would.
-    pub(crate) fn write_blindly(
-        &self,
-        shard: ShardId,
-        key: &[u8],
-        update: &Update,
-        wall: Duration,
-        named: RosterId,
-    ) -> Result<Option<(Written, Blind)>, WriteError> {
-        if !update.only_adds() {
-            return Ok(None);
-        }
-        let mut guard = self.shard(shard);
-        let Some(old) = self.engine.load(shard, key)? else { return Ok(None) };
-        let record = record::decode(&old)?;
-        if mutated(Mutation::ReplacesUnseen) || !record.takes_blindly(update) {
-            return Ok(None);
-        }
-        let replaced = Old { bytes: Some(&old), is_live: record.is_live() };
-        let written = self.write_over(&mut guard, (shard, key), (record, replaced), (update, None, wall), named)?;
-        Ok(Some((written, Blind { old })))
-    }
-
-    /// Takes in what others knew when a key was written blindly, and says what the write has come to by that.
-    ///
-    /// # Errors
-    /// [`WriteError`]; the write may have been seen.
-    pub(crate) fn amend(
-        &self,
-        shard: ShardId,
-        key: &[u8],
-        update: &Update,
-        (mut written, blind): (Written, &Blind),
-        known: Record,
-    ) -> Result<Amended, WriteError> {
-        let mut before = record::decode(&blind.old)?;
-        if before.is_succeeded_by(&known) {
-            return Ok(Amended::Lost(known));
-        }
-        if !before.merge(known.clone()) {
-            return Ok(Amended::Enough(written));
-        }
-        let mut guard = self.shard(shard);
-        let old = self.engine.load(shard, key)?;
-        let mut record = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
-        let replaced = Old { bytes: old.as_deref(), is_live: record.is_live() };
-        if record.merge(known) {
-            self.put_record(&mut guard, shard, key, replaced, &record)?;
-        }
-        written.changed = before.would_change(update);
-        written.total = record.total();
-        written.context.merge(before.context());
-        Ok(Amended::Enough(written))
+        let had = old.filter(is_asked).map(|old| Had {
+            record: old.into(),
+            by: guard.replica,
+            under_way: guard.under_way.of(key),
+        });
+        Ok((guard.vouch(named), had))
     }
 
     /// Merges a record into what is here. Returns what is here then, if that is something else than what came.
@@ -603,6 +535,9 @@ impl Store {
         if record.is_written() {
             self.put_bytes(guard, shard, key, old, (&bytes, &record))?;
         }
+        if let Some(dot) = applied.dot {
+            guard.under_way.begin(key, dot);
+        }
         let delta = applied.delta.as_ref().map_or(bytes, record::encode);
         let context = if mutated(Mutation::KnowsTooMuch) { record.context().clone() } else { applied.context };
         Ok(Written {
@@ -611,6 +546,7 @@ impl Store {
             changed: applied.changed,
             total: record.total(),
             vouch: guard.vouch(named),
+            dot: applied.dot,
         })
     }
 

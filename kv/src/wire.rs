@@ -1,7 +1,7 @@
 //! What the stores of two nodes say to each other. Byte formats: docs/WIRE.md.
 
 use polity_cluster::rpc::{Lane, Method};
-use polity_crdt::VersionVector;
+use polity_crdt::{Dot, ReplicaId, VersionVector};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -100,7 +100,17 @@ pub(crate) struct Merge {
 pub(crate) struct MergeAnswer {
     pub(crate) vouch: Vouch,
     /// What was there before, if that was asked for and is something else.
-    pub(crate) had: Option<Blob>,
+    pub(crate) had: Option<Had>,
+}
+
+/// What a replica had of a key.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Had {
+    pub(crate) record: Blob,
+    /// Who it is in the dots of its writes.
+    pub(crate) by: ReplicaId,
+    /// Its causal writes to the key that are not over.
+    pub(crate) under_way: Vec<Dot>,
 }
 
 /// An answer for which a replica vouches.
@@ -111,8 +121,8 @@ pub(crate) trait Vouched: DeserializeOwned {
 }
 
 impl Vouched for MergeAnswer {
-    type Brought = Option<Blob>;
-    fn split(self) -> (Vouch, Option<Blob>) {
+    type Brought = Option<Had>;
+    fn split(self) -> (Vouch, Option<Had>) {
         (self.vouch, self.had)
     }
 }

@@ -27,11 +27,11 @@ use crate::config::Consistency;
 use crate::engine::Commit;
 use crate::error::{KvError, Outcome};
 use crate::map::Map;
-use crate::record::{self, Blob, Record};
+use crate::record::Blob;
 use crate::roster::Roster;
-use crate::store::{self, Amended, WriteError, Written};
+use crate::store::{self, Amended, Blind, Said, WriteError, Written};
 use crate::tally::{Tally, Verdict};
-use crate::wire::{MERGE, Merge, WRITE, Write, WriteAnswer};
+use crate::wire::{Had, MERGE, Merge, WRITE, Write, WriteAnswer};
 
 /// What a replica that hands a write over leaves of the time to the one that coordinates it, so that the coordinator's
 /// answer arrives before the caller gives up.
@@ -130,16 +130,23 @@ impl Coordinator {
         }
         let wall = self.wall();
         let named = target.id();
+        // Whoever cannot be asked afterwards is asked first.
+        let is_calm = rosters.len() == 1 && target.nodes().iter().all(|node| self.answers(&map, node));
         let first = match &write.context {
-            Some(_) => None,
-            // What replaces nothing needs one round.
-            None => match self.store.write_blindly(shard, &write.key.0, &write.update, wall, named) {
-                Ok(first) => first,
-                Err(error) => return refused(error),
-            },
+            None if is_calm && write.level != Consistency::One => {
+                match self.store.write_blindly(shard, &write.key.0, &write.update, wall, named) {
+                    Ok(first) => first,
+                    Err(error) => return refused(error),
+                }
+            }
+            _ => None,
         };
-        let (written, blind) = match first {
-            Some((written, blind)) => (written, Some(blind)),
+        let spread = Spread { map, shard, rosters, target, level: write.level, deadline };
+        match first {
+            Some((written, blind)) => {
+                let _flight = self.store.flight(shard, &write.key.0, &written);
+                self.spread_and_amend(spread, &write, wall, written, &blind).await
+            }
             None => {
                 // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
                 let known = match write.context.is_none() {
@@ -150,56 +157,89 @@ impl Coordinator {
                     false => None,
                 };
                 let asked = store::Write { update: &write.update, context: write.context.as_ref(), known, wall };
-                match self.store.write(shard, &write.key.0, asked, named) {
-                    Ok(written) => (written, None),
+                let written = match self.store.write(shard, &write.key.0, asked, named) {
+                    Ok(written) => written,
                     Err(error) => return refused(error),
+                };
+                let _flight = self.store.flight(shard, &write.key.0, &written);
+                if mutated(Mutation::AckAlone) {
+                    return done(written);
+                }
+                match self.spread(&spread, &write.key, &written, None).await {
+                    Ok(_) => done(written),
+                    Err(answer) => answer,
                 }
             }
-        };
-        let done = |written: &Written| WriteAnswer::Done {
-            context: written.context.clone(),
-            changed: written.changed,
-            total: written.total,
-        };
-        if mutated(Mutation::AckAlone) {
-            return done(&written);
         }
-        let mut spread = Spread { map, shard, rosters, target, level: write.level, deadline };
-        let before = blind.as_ref().map(|blind| blind.before());
-        let known = match self.spread(&spread, &write.key, &written, before).await {
-            Ok(known) => known,
-            Err(answer) => return answer,
-        };
-        let Some(blind) = blind else { return done(&written) };
-        // What a quorum knew and this node did not.
-        let known = match self.store.amend(shard, &write.key.0, &write.update, (written, &blind), known) {
-            Ok(Amended::Enough(written)) => return done(&written),
-            Ok(Amended::Lost(known)) => known,
-            Err(error) => return WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() },
+    }
+
+    /// Whether a node is likely to answer at once.
+    fn answers(&self, map: &Map, node: &NodeId) -> bool {
+        *node == self.node || (map.is_up(node) && !self.rpc.is_stalled(node))
+    }
+
+    /// Ends a write that asked nobody first. An error does not undo it: it may have been seen.
+    async fn spread_and_amend(
+        &self,
+        mut spread: Spread,
+        write: &Write,
+        wall: Duration,
+        written: Written,
+        blind: &Blind,
+    ) -> WriteAnswer {
+        if mutated(Mutation::AckAlone) {
+            return done(written);
+        }
+        let (key, shard, named) = (&write.key, spread.shard, spread.target.id());
+        let (mut written, mut everyone) = (written, false);
+        let known = loop {
+            let said = match self.spread(&spread, key, &written, Some(blind.before())).await {
+                Ok(said) => said,
+                Err(answer) => return answer,
+            };
+            match self.store.amend((shard, &key.0), &write.update, (written, blind), (said, everyone), named) {
+                Ok(Amended::Enough(written)) => return done(written),
+                Ok(Amended::Further(written)) => {
+                    return match self.spread(&spread, key, &written, None).await {
+                        Ok(_) => done(written),
+                        Err(answer) => answer,
+                    };
+                }
+                // Once more, and nobody may be missing.
+                Ok(Amended::Undecided(again)) => {
+                    (written, everyone) = (again, true);
+                    spread.level = Consistency::All;
+                }
+                Ok(Amended::Lost(known)) => break known,
+                Err(error) => return lost(error),
+            }
         };
         let asked = store::Write { update: &write.update, context: None, known: Some(known), wall };
-        let written = self.store.write(shard, &write.key.0, asked, named);
+        let written = match self.store.write(shard, &key.0, asked, named) {
+            Ok(written) => written,
+            Err(error) => return lost(error),
+        };
+        let _flight = self.store.flight(shard, &key.0, &written);
+        spread.level = write.level;
         // The members may have changed meanwhile.
         if let Some(rosters) = self.store.rosters(shard) {
             spread.rosters = rosters;
         }
-        // An error does not undo the first write, which may have been seen.
-        let spread = match &written {
-            Ok(written) => self.spread(&spread, &write.key, written, None).await.map(|_| done(written)),
-            Err(error) => Err(WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() }),
-        };
-        spread.unwrap_or_else(|answer| answer)
+        match self.spread(&spread, key, &written, None).await {
+            Ok(_) => done(written),
+            Err(answer) => answer,
+        }
     }
 
     /// Brings what was written here to the other replicas, and waits for as many as the level demands, and for the disk.
-    /// `before` is the hash of what was here before: who had something else says what. Returns all that was said.
+    /// `before` is the hash of what was here before: who had something else says what.
     async fn spread(
         &self,
         spread: &Spread,
         key: &Blob,
         written: &Written,
         before: Option<u64>,
-    ) -> Result<Record, WriteAnswer> {
+    ) -> Result<Vec<Said>, WriteAnswer> {
         let Spread { map, shard, rosters, target, level, deadline } = spread;
         let mut tally = Tally::new(target.clone(), *level);
         tally.asked(&self.node);
@@ -210,7 +250,7 @@ impl Coordinator {
         all.sort_unstable();
         all.dedup();
         all.retain(|node| *node != self.node);
-        let mut known = Record::default();
+        let mut said = Vec::new();
         // Every replica gets the write, whatever the level; the level says whose answers are waited for.
         if tally.verdict() == Verdict::Done {
             let within = deadline.saturating_duration_since(Instant::now());
@@ -218,19 +258,17 @@ impl Coordinator {
                 self.rpc.call(&peer, &MERGE, &merge, within).forget();
             }
             let durable = self.durable_here(*shard, *deadline).await;
-            return durable.map(|()| known).map_err(|reason| WriteAnswer::Unknown { answered: 0, needed: 1, reason });
+            return durable.map(|()| said).map_err(|reason| WriteAnswer::Unknown { answered: 0, needed: 1, reason });
         }
         let ask = |peer: &Peer, within| self.rpc.call(peer, &MERGE, &merge, within);
-        let take = |had: Option<Blob>| {
-            if let Some(bytes) = had {
-                known.merge(record::decode(&bytes.0).map_err(|error| error.to_string())?);
-            }
+        let take = |had: Option<Had>| {
+            said.extend(had.map(Said::try_from).transpose().map_err(|error| error.to_string())?);
             Ok(())
         };
         let everyone = usize::MAX;
         let merged = self.collect(map, &mut tally, all.into(), everyone, *deadline, ask, take, Errors::default());
         match join(merged, self.durable_here(*shard, *deadline)).await {
-            (Ok(()), Ok(())) => Ok(known),
+            (Ok(()), Ok(())) => Ok(said),
             (Ok(()), Err(reason)) => Err(WriteAnswer::Unknown { answered: 0, needed: 1, reason }),
             (Err(few), _) if mutated(Mutation::DeniesWrites) => Err(not_enough(few)),
             (Err(few), _) => {
@@ -278,6 +316,16 @@ struct Spread {
     target: Roster,
     level: Consistency,
     deadline: Instant,
+}
+
+fn done(written: Written) -> WriteAnswer {
+    let Written { context, changed, total, .. } = written;
+    WriteAnswer::Done { context, changed, total }
+}
+
+/// What a store says after a write that may have been seen.
+fn lost(error: WriteError) -> WriteAnswer {
+    WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() }
 }
 
 /// What a store says that did not write. Nothing has changed then, unless its engine failed.

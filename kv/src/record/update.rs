@@ -1,6 +1,6 @@
 //! A write to a record: what it does, and under which conditions it is refused.
 
-use polity_crdt::{Change, ReplicaId, Timestamp, VersionVector};
+use polity_crdt::{Change, Dot, ReplicaId, Timestamp, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use super::{Blob, Expiry, Kind, Millis, Record, State, Timed};
@@ -56,10 +56,16 @@ impl Update {
         Self { kind: Some(kind), clears: steps.is_empty(), steps, expires: None }
     }
 
-    /// Whether it replaces nothing. Two that replaced each other's values without asking first would leave none.
-    pub(crate) fn only_adds(&self) -> bool {
+    /// Whether it may be done before it is known what a quorum has: it replaces nothing, or a causal value by another.
+    pub(crate) fn needs_no_quorum(&self) -> bool {
         let adds = |step: &Step| matches!(step, Step::Add(_) | Step::Insert(_));
-        !self.clears && self.expires.is_none() && !self.steps.is_empty() && self.steps.iter().all(adds)
+        let only_adds = self.expires.is_none() && !self.steps.is_empty() && self.steps.iter().all(adds);
+        !self.clears && (only_adds || self.puts_a_causal_value())
+    }
+
+    /// Whether it puts one value of a causal key.
+    fn puts_a_causal_value(&self) -> bool {
+        self.kind == Some(Kind::Causal) && matches!(self.steps[..], [Step::Put(_)])
     }
 
     /// How many bytes it carries.
@@ -91,6 +97,8 @@ pub(crate) struct Applied {
     pub(crate) changed: u32,
     /// What the writer has seen now.
     pub(crate) context: VersionVector,
+    /// The write that put a causal value.
+    pub(crate) dot: Option<Dot>,
 }
 
 /// Why a write was not done. Nothing was changed.
@@ -135,10 +143,28 @@ impl Record {
         Ok(applied)
     }
 
-    /// Whether an update that only adds may be applied to this copy before it is known what other replicas have: if
-    /// something of its kind is there.
+    /// Whether such an update may be applied to this copy before it is known what other replicas have: if something of
+    /// its kind was written before.
     pub(crate) fn takes_blindly(&self, update: &Update) -> bool {
-        update.kind == Some(self.kind()) && update.only_adds() && !self.context().is_empty() && self.expiry.at.is_none()
+        let is_begun = update.kind == Some(self.kind()) && !self.context().is_empty() && self.expiry.at.is_none();
+        is_begun && update.needs_no_quorum()
+    }
+
+    /// The writes that causal values are from.
+    pub(crate) fn dots(&self) -> impl Iterator<Item = Dot> {
+        match &self.state {
+            State::Causal(values) => Some(values.siblings().map(|(dot, _)| dot)),
+            _ => None,
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    /// Removes the causal values that these writes have put.
+    pub(crate) fn remove(&mut self, dots: &VersionVector) {
+        if let State::Causal(values) = &mut self.state {
+            values.delete(dots);
+        }
     }
 
     /// How many steps of an update would change something.
@@ -162,7 +188,7 @@ impl Record {
         }
         delta.expiry = self.expiry;
         let exhausted = |error: polity_crdt::Error| Refused::Exhausted(error.to_string());
-        let (mut changed, mut context) = (retimed, self.context().clone());
+        let (mut changed, mut context, mut put) = (retimed, self.context().clone(), None);
         match (&mut self.state, &mut delta.state) {
             (State::Causal(values), State::Causal(_)) => {
                 let mut seen = writing.context.unwrap_or(&context).clone();
@@ -186,6 +212,7 @@ impl Record {
                     changed += 1;
                     // Not the siblings that it did not know and that stay beside its value.
                     seen.insert(dot);
+                    put = Some(dot);
                 }
                 context = seen;
             }
@@ -264,7 +291,7 @@ impl Record {
             context = self.context().clone();
         }
         let is_whole = matches!(self.kind(), Kind::Causal | Kind::LastWriterWins);
-        Ok(Applied { delta: (!is_whole).then_some(delta), changed, context })
+        Ok(Applied { delta: (!is_whole).then_some(delta), changed, context, dot: put })
     }
 }
 

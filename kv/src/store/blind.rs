@@ -1,123 +1,232 @@
-//! What a write ends with that asks nobody first, and learns afterwards what others had.
+//! Writes that ask nobody first: what they find out afterwards, and what they do about it.
+//!
+//! A write replaces what a quorum knows. To ask for that first costs a round, and the answer is nearly always what the
+//! coordinator has itself. So a write that can be made up for is done over what is here ([`Store::write_blindly`]), and
+//! brings the hash of that along. Who had something else says what ([`Said`]), and [`Store::amend`] makes up for it: an
+//! update that only adds learns what it has come to, and a put of a causal value takes away what it should have replaced.
+//!
+//! # Why of two puts one value stays
+//!
+//! Two concurrent puts must not take away each other's value. So a put spares what may do the same to it:
+//!
+//! - It takes away only values whose writes are *over*: acknowledged, or given up. Every coordinator keeps the writes that
+//!   are under way, and says them with what it had. That a write is over is said by its coordinator, or follows when
+//!   every replica has answered and none names it: then its coordinator is none of them any more.
+//! - It spares a value if whoever holds that has heard that its own value was taken away.
+//!
+//! Say x takes y away. The write y is over, so it takes nothing away any more; and what it did take away is in the record
+//! that said so, so it was not x. What is under way stays beside x as a sibling, as what is written at the same time does.
+//! Nothing is ever put a second time, so nothing comes back that was deleted (K5).
 
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use polity_cluster::mutation::{Mutation, mutated};
+use polity_crdt::{Dot, ReplicaId};
 use polity_shard::ShardId;
 
-use super::{Amended, Blind, Store, Write, WriteError, Written};
-use crate::config::KvConfig;
-use crate::engine::MemoryEngine;
-use crate::record::{self, Blob, Kind, Record, Step, Update};
+use super::{Old, Store, WriteError, Written};
+use crate::record::{self, NotARecord, Record, Update};
 use crate::roster::RosterId;
-use crate::roster::tests::{boot, roster};
+use crate::wire::Had;
 
-const KEY: &[u8] = b"key";
+/// The causal writes of a shard that this node coordinates and that are not over.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay(BTreeMap<Box<[u8]>, Vec<Dot>>);
 
-struct Replica {
-    store: Store,
+impl UnderWay {
+    pub(super) fn begin(&mut self, key: &[u8], dot: Dot) {
+        match self.0.get_mut(key) {
+            Some(dots) => dots.push(dot),
+            None => drop(self.0.insert(key.into(), vec![dot])),
+        }
+    }
+
+    fn end(&mut self, key: &[u8], dot: Dot) {
+        if let Some(dots) = self.0.get_mut(key) {
+            dots.retain(|other| *other != dot);
+            if dots.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    pub(super) fn of(&self, key: &[u8]) -> Vec<Dot> {
+        self.0.get(key).cloned().unwrap_or_default()
+    }
+}
+
+/// A causal write under way: until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Flight<'a> {
+    store: &'a Store,
     shard: ShardId,
-    named: RosterId,
+    key: &'a [u8],
+    dot: Dot,
 }
 
-impl Replica {
-    fn new(name: &str) -> Self {
-        let config = KvConfig::default();
-        let engine = std::sync::Arc::new(MemoryEngine::new(config.shards));
-        let store = Store::new(boot(name), &config, engine).expect("an empty engine");
-        let shard = store.shard_of(KEY);
-        Self { store, shard, named: roster("a1 b2 c3").id() }
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.store.shard(self.shard).under_way.end(self.key, self.dot);
     }
+}
 
-    fn write(&self, update: &Update) -> Written {
-        let write = Write { update, context: None, known: None, wall: Duration::ZERO };
-        self.store.write(self.shard, KEY, write, self.named).expect("there is room")
+/// What a write has found here that did not ask a quorum first.
+#[derive(Debug)]
+pub(crate) struct Blind {
+    old: Vec<u8>,
+}
+
+impl Blind {
+    /// The hash of what was here before.
+    pub(crate) fn before(&self) -> u64 {
+        record::hash(&self.old)
     }
+}
 
-    fn write_blindly(&self, update: &Update) -> (Written, Blind) {
-        let written = self.store.write_blindly(self.shard, KEY, update, Duration::ZERO, self.named);
-        written.expect("there is room").expect("the key is there")
+/// What a replica had that was not what the writer had.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) record: Record,
+    by: ReplicaId,
+    under_way: Vec<Dot>,
+}
+
+impl TryFrom<Had> for Said {
+    type Error = NotARecord;
+
+    fn try_from(Had { record, by, under_way }: Had) -> Result<Self, NotARecord> {
+        Ok(Self { record: record::decode(&record.0)?, by, under_way })
     }
+}
 
-    /// Merges what was written elsewhere. Returns what was here before, if that was something else than the writer had.
-    fn hear(&self, written: &Written, blind: &Blind) -> Option<Record> {
-        let told = self.store.merge_and_tell(self.shard, KEY, &written.record, self.named, Some(blind.before()));
-        told.expect("a record").1.map(|bytes| record::decode(&bytes).expect("a record"))
-    }
+/// What became of a write that did not ask a quorum first.
+#[derive(Debug)]
+pub(crate) enum Amended {
+    /// The others have all that they need.
+    Enough(Written),
+    /// Something was taken away that a quorum has to hear of.
+    Further(Written),
+    /// It cannot be told whether some values are still being written: every replica has to be asked.
+    Undecided(Written),
+    /// The key was begun anew before, which was not known here: nothing is left of the write where that is known.
+    Lost(Record),
+}
 
-    fn take(&self, record: &Record) {
-        self.store.merge(self.shard, KEY, &record::encode(record), self.named).expect("a record");
-    }
-
-    fn amend(
+impl Store {
+    /// Writes to a key over what this replica knows, which may be less than a quorum does, if that can be made up for:
+    /// see [`Store::amend`]. `None`, and nothing was written, if it cannot.
+    pub(crate) fn write_blindly(
         &self,
+        shard: ShardId,
+        key: &[u8],
         update: &Update,
-        (written, blind): (Written, &Blind),
-        known: Record,
+        wall: Duration,
+        named: RosterId,
+    ) -> Result<Option<(Written, Blind)>, WriteError> {
+        if !update.needs_no_quorum() {
+            return Ok(None);
+        }
+        let mut guard = self.shard(shard);
+        let Some(old) = self.engine.load(shard, key)? else { return Ok(None) };
+        let record = record::decode(&old)?;
+        if mutated(Mutation::ReplacesUnseen) || !record.takes_blindly(update) {
+            return Ok(None);
+        }
+        let replaced = Old { bytes: Some(&old), is_live: record.is_live() };
+        let written = self.write_over(&mut guard, (shard, key), (record, replaced), (update, None, wall), named)?;
+        Ok(Some((written, Blind { old })))
+    }
+
+    /// Keeps a causal write under way until what is returned is dropped.
+    pub(crate) fn flight<'a>(&'a self, shard: ShardId, key: &'a [u8], written: &Written) -> Option<Flight<'a>> {
+        written.dot.map(|dot| Flight { store: self, shard, key, dot })
+    }
+
+    /// Makes up for what others had when a key was written blindly. `everyone`: all replicas have answered, and not just a
+    /// quorum.
+    ///
+    /// # Errors
+    /// [`WriteError`]; the write may have been seen.
+    pub(crate) fn amend(
+        &self,
+        (shard, key): (ShardId, &[u8]),
+        update: &Update,
+        (mut written, blind): (Written, &Blind),
+        (said, everyone): (Vec<Said>, bool),
+        named: RosterId,
     ) -> Result<Amended, WriteError> {
-        self.store.amend(self.shard, KEY, update, (written, blind), known)
+        let before = record::decode(&blind.old)?;
+        let known = said.iter().fold(Record::default(), |mut known, said| {
+            known.merge(said.record.clone());
+            known
+        });
+        if before.is_succeeded_by(&known) {
+            return Ok(Amended::Lost(known));
+        }
+        let mut after = before.clone();
+        if !after.merge(known.clone()) {
+            return Ok(Amended::Enough(written));
+        }
+        let replaced = match written.dot {
+            Some(own) => match replaced(own, &before, &said, everyone) {
+                Some(replaced) => replaced,
+                None => return Ok(Amended::Undecided(written)),
+            },
+            None => BTreeSet::new(),
+        };
+        let mut guard = self.shard(shard);
+        let old = self.engine.load(shard, key)?;
+        let mut record = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
+        let found = Old { bytes: old.as_deref(), is_live: record.is_live() };
+        let is_news = record.merge(known);
+        let is_further = !replaced.is_empty();
+        if is_further {
+            let replaced = replaced.into_iter().collect();
+            record.remove(&replaced);
+            written.context.merge(&replaced);
+        }
+        if is_news || is_further {
+            self.put_record(&mut guard, shard, key, found, &record)?;
+        }
+        if is_further {
+            return Ok(Amended::Further(Written {
+                record: record::encode(&record),
+                vouch: guard.vouch(named),
+                ..written
+            }));
+        }
+        if written.dot.is_none() {
+            written.changed = after.would_change(update);
+            written.total = record.total();
+            written.context.merge(after.context());
+        }
+        Ok(Amended::Enough(written))
     }
+}
 
-    fn record(&self) -> Record {
-        self.store.local(KEY).expect("works").unwrap_or_default()
+/// The values that the put `own` over `before` should have replaced, of those that others had. `None` if it cannot be told of
+/// one whether it is still being written.
+fn replaced(own: Dot, before: &Record, said: &[Said], everyone: bool) -> Option<BTreeSet<Dot>> {
+    let mut replaced = BTreeSet::new();
+    for dot in said.iter().flat_map(|said| said.record.dots()) {
+        if dot == own || before.context().contains(dot) || replaced.contains(&dot) {
+            continue;
+        }
+        let has_lost_own =
+            |said: &Said| said.record.context().contains(own) && !said.record.dots().any(|held| held == own);
+        let mut holders = said.iter().filter(|said| said.record.dots().any(|held| held == dot));
+        let is_under_way = said.iter().any(|said| said.under_way.contains(&dot));
+        if (is_under_way && !mutated(Mutation::ReplacesWhatIsBeingWritten)) || holders.any(has_lost_own) {
+            continue;
+        }
+        if !everyone && !said.iter().any(|said| said.by == dot.replica) && !is_under_way {
+            return None;
+        }
+        replaced.insert(dot);
     }
-}
-
-fn insert(text: &str) -> Update {
-    Update::of(Kind::Set, vec![Step::Insert(Blob::from(text.as_bytes().to_vec()))])
-}
-
-/// Two that have the same, and then one that has more.
-fn one_that_lags() -> (Replica, Replica) {
-    let (a, b) = (Replica::new("a1"), Replica::new("b2"));
-    a.write(&insert("old"));
-    b.take(&a.record());
-    b.write(&insert("unseen"));
-    (a, b)
-}
-
-#[test]
-fn one_that_knows_all_is_told_nothing() {
-    let (a, b) = (Replica::new("a1"), Replica::new("b2"));
-    a.write(&insert("old"));
-    b.take(&a.record());
-    let (written, blind) = a.write_blindly(&insert("new"));
-    assert!(b.hear(&written, &blind).is_none());
-    assert_eq!((a.record(), a.record().elements().count()), (b.record(), 2));
-}
-
-#[test]
-fn one_that_lags_learns_what_its_write_has_come_to() {
-    let (a, b) = one_that_lags();
-    let (written, blind) = a.write_blindly(&insert("unseen"));
-    assert_eq!(written.changed, 1, "as far as it knows");
-    let known = b.hear(&written, &blind).expect("it had something else");
-    let Ok(Amended::Enough(written)) = a.amend(&insert("unseen"), (written, &blind), known) else { panic!("a set") };
-    assert_eq!((written.changed, a.record().elements().count()), (0, 2));
-    assert!(written.context.covers(b.record().context()));
-}
-
-#[test]
-fn a_key_that_was_begun_anew_is_written_again() {
-    let (a, b) = one_that_lags();
-    b.write(&Update { clears: true, ..Update::of(Kind::Set, Vec::new()) });
-    b.write(&Update::of(Kind::Counter, vec![Step::Add(1)]));
-    let (written, blind) = a.write_blindly(&insert("new"));
-    let known = b.hear(&written, &blind).expect("it had something else");
-    let Ok(Amended::Lost(known)) = a.amend(&insert("new"), (written, &blind), known) else { panic!("a counter") };
-    let write = Write { update: &insert("new"), context: None, known: Some(known), wall: Duration::ZERO };
-    let again = a.store.write(a.shard, KEY, write, a.named);
-    assert!(matches!(again, Err(WriteError::WrongKind(Kind::Counter))));
-}
-
-#[test]
-fn what_may_replace_something_and_the_first_write_of_a_key_ask_first() {
-    let (a, _) = one_that_lags();
-    let remove = Update::of(Kind::Set, vec![Step::Remove(Blob::from(b"old".to_vec()))]);
-    let clear = Update { clears: true, ..Update::of(Kind::Set, Vec::new()) };
-    for update in [remove, clear] {
-        assert!(a.store.write_blindly(a.shard, KEY, &update, Duration::ZERO, a.named).expect("works").is_none());
-    }
-    let empty = Replica::new("c3");
-    let written = empty.store.write_blindly(empty.shard, KEY, &insert("x"), Duration::ZERO, empty.named);
-    assert!(written.expect("works").is_none() && empty.record() == Record::default());
+    Some(replaced)
 }

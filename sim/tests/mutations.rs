@@ -76,6 +76,10 @@ const ELSEWHERE: &[(Mutation, &str)] = &[
         "cluster/src/secure/ring/tests.rs: the_model_catches_keys_that_are_used_unheld_or_dropped_at_once",
     ),
     (Mutation::ForgetsFences, "kv/src/model/schedules/disks.rs: the_model_catches_a_fence_that_is_not_kept"),
+    (
+        Mutation::ReplacesWhatIsBeingWritten,
+        "kv/src/store/blind/tests.rs: the_test_of_random_puts_catches_one_that_replaces_what_is_being_written",
+    ),
     (Mutation::NoLocalHealth, "sim/tests/accuracy.rs: the comparison with plain SWIM"),
 ];
 

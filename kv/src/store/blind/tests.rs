@@ -332,7 +332,7 @@ fn puts_at_random_never_take_each_other_away_and_leave_nothing_that_was_there_be
 
 #[cfg(feature = "mutations")]
 #[test]
-fn the_random_puts_catch_one_that_replaces_what_is_being_written() {
+fn the_test_of_random_puts_catches_one_that_replaces_what_is_being_written() {
     use polity_cluster::mutation::{self, Mutation};
     mutation::set(Some(Mutation::ReplacesWhatIsBeingWritten));
     let lost = (0..20_000).find(|seed| puts_at_random(*seed).0.values().is_empty());

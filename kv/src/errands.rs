@@ -40,8 +40,8 @@ const INTRODUCTIONS: Duration = Duration::from_millis(500);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Learns the rosters of all shards from the members that know them: from all that answer soon, because one that was cut
-/// off may know old ones only. If none knows any, and none has a smaller name than this node, it founds them: whoever has
-/// just started and sees no other has nothing to catch up with.
+/// off may know old ones only. If none knows any, none has a smaller name than this node, and none is down that might know
+/// them, it founds them: whoever has just started and has heard of no other has nothing to catch up with.
 pub(crate) async fn introduce(here: &Coordinator) {
     let map = here.map();
     let mut asked = FuturesUnordered::new();
@@ -67,7 +67,8 @@ pub(crate) async fn introduce(here: &Coordinator) {
         }
     }
     let known = map.up_members().any(|member| member.id == here.node);
-    let founds = introductions.is_empty() && all_new && asked.is_empty() && smallest && known;
+    let could_ask_all = asked.is_empty() && !map.anyone_is_down();
+    let founds = introductions.is_empty() && all_new && could_ask_all && smallest && known;
     if founds {
         tracing::info!("no member knows of any shards: this node founds them");
     }

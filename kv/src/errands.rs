@@ -39,8 +39,8 @@ const INTRODUCTIONS: Duration = Duration::from_millis(500);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Learns the rosters of shards from the members that know them: from all that answer soon, because one that was cut
-/// off may know old ones only. Of a shard that none knows, if none has a smaller name than this node, it is the founder:
-/// whoever has just started and sees no other has nothing to catch up with.
+/// off may know old ones only. Of a shard that none knows, if none has a smaller name than this node and none is down that
+/// might know it, it is the founder: whoever has just started and has heard of no other has nothing to catch up with.
 pub(crate) async fn introduce(here: &Coordinator) {
     let map = here.map();
     let mut asked = FuturesUnordered::new();
@@ -66,7 +66,8 @@ pub(crate) async fn introduce(here: &Coordinator) {
         }
     }
     let known = map.up_members().any(|member| member.id == here.node);
-    let may_found = all_new && asked.is_empty() && smallest && known;
+    let could_ask_all = asked.is_empty() && !map.anyone_is_down();
+    let may_found = all_new && could_ask_all && smallest && known;
     let mut founded = 0;
     for (at, shard) in here.store.shard_ids().enumerate() {
         let rosters: Vec<Roster> = introductions.iter().flat_map(|rosters| rosters.list(at)).collect();

@@ -61,6 +61,11 @@ impl Map {
         Roster::new(self.preference_list(shard))
     }
 
+    /// Whether any member is down that has not left: it may come back with what it knows.
+    pub(crate) fn anyone_is_down(&self) -> bool {
+        self.members.values().any(|member| member.status == Status::Down)
+    }
+
     /// How to reach a boot, if it is the newest of its name.
     pub(crate) fn peer(&self, node: &NodeId) -> Option<Peer> {
         let member = self.members.get(&node.name).filter(|member| member.id == *node)?;

@@ -163,7 +163,8 @@ impl<T: Crdt> AntiEntropy<T> {
         let Some(round) = self.round.as_ref().filter(|round| round.peer == peer) else { return false };
         let yields = matches!(round.stage, Stage::Probing(..)) && round.exchanges == 0 && peer < self.replica.id();
         if yields {
-            self.end_round(now);
+            // What the peer has comes with its round, which has only begun: they have not met yet.
+            self.meet_again(now, peer);
         }
         !yields
     }
@@ -275,6 +276,14 @@ impl<T: Crdt> AntiEntropy<T> {
         self.next_round = now + mean.mul_f64(share as f64 / 1024.0);
     }
 
+    /// Ends the round because the other side does its work. Whether that has come to its end is looked at soon, and the peer
+    /// is not met before.
+    fn meet_again(&mut self, now: Duration, peer: ReplicaId) {
+        self.end_round(now);
+        self.to_meet.insert(peer);
+        self.next_round = now + AGAIN;
+    }
+
     /// An answer in the round, if it is still the one that asked.
     pub(super) fn advance_round(&mut self, now: Duration, id: u64, answer: Option<Answer>) {
         let Some(round) = &mut self.round else { return };
@@ -315,12 +324,8 @@ impl<T: Crdt> AntiEntropy<T> {
                 }
                 self.end_round(now);
             }
-            (Stage::Probing(..), Some(Answer::Busy)) => {
-                // The peer's own round does it; whether that has come to its end is looked at soon, and it is not met before.
-                self.end_round(now);
-                self.to_meet.insert(peer);
-                self.next_round = now + AGAIN;
-            }
+            // The peer's own round, or what is on its way to this side already, does it.
+            (Stage::Probing(..) | Stage::Offering(..), Some(Answer::Busy)) => self.meet_again(now, peer),
             (_, None) => self.fail_round(now),
             _ => self.end_round(now),
         }
@@ -489,6 +494,44 @@ mod tests {
             sync.handle_answer(now, request.id, Some(&answer.encode()));
         }
         assert!(sync.round.is_none(), "more than all that was heard of is not asked for");
+    }
+
+    #[test]
+    fn a_peer_to_whose_round_ours_gives_way_is_not_met_before_that_has_ended() {
+        let now = Duration::from_secs(1);
+        let new = |id, peer| {
+            let mut sync = AntiEntropy::<AwSet<u8>>::new(ReplicaId(id), Vec::new(), id, SyncConfig::default());
+            sync.handle_up(now, BTreeSet::from([ReplicaId(peer)]));
+            sync.handle_timeout(now);
+            sync
+        };
+        let (mut first, mut second) = (new(1, 2), new(2, 1));
+        first.update(now, |set, w| set.add(w, 7)).expect("it has counters left");
+        // Both ask at once, and each is asked before it is answered.
+        let (from_first, from_second) = (first.poll_request(now), second.poll_request(now));
+        let (from_first, from_second) = (from_first.expect("it asks"), from_second.expect("it asks"));
+        let to_second = first.handle_request(now, &from_second.bytes).expect("well-formed");
+        let to_first = second.handle_request(now, &from_first.bytes).expect("well-formed");
+        second.handle_answer(now, from_second.id, Some(&to_second));
+        assert!(!second.has_met() && second.replica().is_empty(), "the other's round has only begun");
+        first.handle_answer(now, from_first.id, Some(&to_first));
+        let mut now = now;
+        for _ in 0..100 {
+            for _ in 0..2 {
+                while let Some(request) = first.poll_request(now) {
+                    let answer = second.handle_request(now, &request.bytes).expect("well-formed");
+                    first.handle_answer(now, request.id, Some(&answer));
+                }
+                std::mem::swap(&mut first, &mut second);
+            }
+            if second.has_met() {
+                break;
+            }
+            now += Duration::from_millis(10);
+            first.handle_timeout(now);
+            second.handle_timeout(now);
+        }
+        assert!(second.has_met() && second.replica().contains(&7));
     }
 
     #[test]

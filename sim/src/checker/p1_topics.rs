@@ -9,6 +9,7 @@
 //! wait to be established and take nothing: afterwards they take each event at once, and the most that can come together,
 //! after a pause or a split of the few seconds in which nobody is down, is less than their queue holds. Anything else was
 //! lost because the publisher has taken the subscriber's node for down, and was published before it took it for up again.
+//! Or the publisher is new: it asked for as long as it waits who subscribes, while the links were disturbed, and was not told.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,6 +19,10 @@ use crate::history::{Event, Host, Life, Stage};
 
 /// How much later than it was told of what a node sees it may have acted on it.
 const SLACK: Duration = Duration::from_millis(100);
+/// How long a node that has begun to use topics asks who subscribes, at most, before it publishes.
+const ASKS: Duration = Duration::from_secs(3);
+/// How long the news of a subscription takes at most once nothing is disturbed.
+const NEWS: Duration = Duration::from_secs(20);
 
 /// See the [module](self).
 #[must_use]
@@ -25,7 +30,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     let mut state = State::default();
     let mut violations = Vec::new();
     for (index, entry) in facts.history.entries.iter().enumerate() {
-        if let Err(text) = state.follow(index, entry.at, &entry.event) {
+        if let Err(text) = state.follow(facts, index, entry.at, &entry.event) {
             violations.push(violation("P1", entry.at, text));
         }
     }
@@ -45,6 +50,8 @@ struct State<'a> {
     lives: BTreeMap<Host, Life>,
     /// The messages of each topic and publisher, in the order of the history.
     published: BTreeMap<(&'a str, Who), Vec<Published>>,
+    /// When each life was ready, and when it published its first message, whatever the topic.
+    began: BTreeMap<Who, (Duration, Option<Duration>)>,
     subscribers: BTreeMap<u64, Subscriber<'a>>,
     /// The lives that each host takes for up now, with how often they were declared down.
     up: BTreeMap<Host, BTreeMap<Host, (Life, u32)>>,
@@ -110,6 +117,7 @@ impl Subscriber<'_> {
         publisher: Who,
         (missed, slow): (u64, bool),
         published: &[Published],
+        unaware: Option<Duration>,
     ) -> Result<(), String> {
         let name = publisher.0;
         let (first, after) = match self.next.get_mut(&publisher) {
@@ -131,10 +139,12 @@ impl Subscriber<'_> {
                 format!("lacks {missed} messages of {name} because it was slow, and takes every event at once")
             });
         }
-        let Some(until) = self.cut_off.get(&publisher) else {
+        let unaware = unaware.filter(|_| first == 1);
+        let cut_off = self.cut_off.get(&publisher).map(|until| until.unwrap_or(Duration::MAX));
+        let Some(until) = cut_off.max(unaware) else {
             return Err(format!("lacks {missed} messages of {name}, which has seen its node all the time"));
         };
-        let is_cut = |message: &&Published| until.is_none_or(|until| message.at <= until + SLACK);
+        let is_cut = |message: &&Published| message.at <= until.saturating_add(SLACK);
         let last = published.iter().rfind(is_cut).map_or(0, |message| message.sequence);
         if after > last + 1 {
             let last_missed = after - 1;
@@ -144,11 +154,21 @@ impl Subscriber<'_> {
     }
 }
 
+/// Until when a publisher need not know of a subscription that was there before it began, if it published nothing before
+/// it had asked for all the time that it has, and the links were disturbed meanwhile.
+fn unaware_until(facts: &Facts<'_>, began: Option<&(Duration, Option<Duration>)>) -> Option<Duration> {
+    let (ready, first) = *began?;
+    let is_disturbed = facts.disturbed.iter().any(|(from, to)| *from <= ready + ASKS && *to >= ready);
+    let has_asked = first.is_none_or(|first| first >= ready + ASKS);
+    (is_disturbed && has_asked).then(|| facts.calm_from(ready, NEWS).map_or(Duration::MAX, |calm| calm + NEWS))
+}
+
 impl<'a> State<'a> {
-    fn follow(&mut self, index: usize, at: Duration, event: &'a Event) -> Result<(), String> {
+    fn follow(&mut self, facts: &Facts<'_>, index: usize, at: Duration, event: &'a Event) -> Result<(), String> {
         match event {
             Event::Ready { host, life } => {
                 self.lives.insert(*host, *life);
+                self.began.insert((*host, *life), (at, None));
             }
             Event::Crashed { host, .. } | Event::Left { host } | Event::Stopped { host, .. } => {
                 self.lives.remove(host);
@@ -165,6 +185,9 @@ impl<'a> State<'a> {
             }
             Event::Published { host, topic, sequence } => {
                 if let Some(life) = self.lives.get(host) {
+                    if let Some((_, first)) = self.began.get_mut(&(*host, *life)) {
+                        first.get_or_insert(at);
+                    }
                     let message = Published { sequence: *sequence, index, at };
                     self.published.entry((topic, (*host, *life))).or_default().push(message);
                 }
@@ -179,8 +202,9 @@ impl<'a> State<'a> {
             Event::Lacks { subscriber, publisher, life, missed, slow, .. } => {
                 let Some(state) = self.subscribers.get_mut(subscriber) else { return Ok(()) };
                 let who = (*publisher, *life);
+                let unaware = unaware_until(facts, self.began.get(&who));
                 let published = self.published.get(&(state.topic, who)).map_or(&[][..], Vec::as_slice);
-                let lacks = state.lacks(index, who, (*missed, *slow), published);
+                let lacks = state.lacks(index, who, (*missed, *slow), published, unaware);
                 return lacks.map_err(|text| format!("subscriber {subscriber:x} {text}"));
             }
             _ => {}
@@ -329,6 +353,39 @@ mod tests {
         let mut cut = vec![view(25, 0, &down), view(26, 0, &UP)];
         cut.extend(gap(false));
         assert_eq!(judge(cut), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_new_publisher_that_nobody_could_answer_may_not_have_known_of_it() {
+        // Host 2 begins while its links are slow, publishes three messages from `first` on, and the fourth after the heal.
+        let judge = |slow: bool, first: u64, missed: u64| {
+            let began = Event::Began {
+                fault: 1,
+                class: "delay".to_owned(),
+                what: "datagrams 289 ms late on 20 links".to_owned(),
+                disturbs: slow,
+                hosts: vec![Host(1), Host(2)],
+            };
+            let (host, publisher, topic) = (Host(1), Host(2), || "t".to_owned());
+            let published = |ms, sequence| at(ms, Event::Published { host: publisher, topic: topic(), sequence });
+            let seen = [(0, 1, Standing::Alive), (1, 1, Standing::Alive), (2, 1, Standing::Alive)];
+            let mut rest = vec![got(30, 1), got(31, 2), got(32, 3), at(40, began)];
+            rest.extend(start(50, 2, 1));
+            rest.push(view(51, 2, &seen));
+            rest.extend((1..=3).map(|sequence| published(first + sequence, sequence)));
+            rest.extend([at(first + 10, Event::Ended { fault: 1 }), published(first + 30_000, 4)]);
+            let event = Event::Lacks { host, subscriber: 9, publisher, life: life(1), missed, slow: false };
+            rest.push(at(first + 30_001, event));
+            rest.push(at(
+                first + 30_002,
+                Event::Got { host, subscriber: 9, publisher, life: life(1), sequence: missed + 1 },
+            ));
+            judge(rest)
+        };
+        assert_eq!(judge(true, 3_100, 3), Vec::<String>::new());
+        assert!(judge(false, 3_100, 3)[0].contains("has seen its node all the time"), "nothing kept it from asking");
+        assert!(judge(true, 2_000, 3)[0].contains("has seen its node all the time"), "it did not ask for long enough");
+        assert!(judge(true, 3_100, 4)[0].contains("since message 3"), "it has long heard of it");
     }
 
     #[test]

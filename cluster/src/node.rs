@@ -254,8 +254,9 @@ impl Node {
         self.inner.topics.open(self, name)
     }
 
-    /// Says when the node has stopped, and why.
-    pub(crate) fn stop_signal(&self) -> watch::Receiver<Option<StopReason>> {
+    /// Says when the node has stopped, and why, without keeping it running.
+    #[doc(hidden)]
+    pub fn stop_signal(&self) -> watch::Receiver<Option<StopReason>> {
         self.inner.stop.subscribe()
     }
 

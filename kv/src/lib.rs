@@ -21,6 +21,7 @@
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
+//! | [`mod@status`] | how a node stands to a shard, to be looked at | synchronous |
 #![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
 
 mod acks;
@@ -44,6 +45,7 @@ mod scan;
 mod serve;
 mod settled;
 mod standing;
+mod status;
 mod store;
 mod sync;
 mod tally;
@@ -60,3 +62,4 @@ pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Kv, NotAContext};
 pub use record::Kind;
 pub use scan::Scan;
+pub use status::{ShardStatus, Shards};

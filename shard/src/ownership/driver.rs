@@ -40,6 +40,7 @@ pub(super) struct Driver {
     /// Whether the node is a member: before that it knows only itself, and nobody whom it could ask.
     joined: BoxFuture<'static, bool>,
     is_member: bool,
+    stopped: BoxFuture<'static, ()>,
     changes: Subscription,
     watch: Watch<ClaimBook>,
     tasks: JoinSet<Done>,
@@ -90,10 +91,11 @@ pub(super) fn serve(rpc: &Rpc, shared: &Arc<Shared>) {
 impl Driver {
     /// Holds no handle of the node, so that it does not keep the node running.
     pub(super) fn new(shared: Arc<Shared>, node: &Node) -> Self {
-        let ready = node.ready();
+        let (ready, mut stop) = (node.ready(), node.stop_signal());
         Self {
             joined: Box::pin(async move { ready.await.is_ok() }),
             is_member: false,
+            stopped: Box::pin(async move { drop(stop.wait_for(Option::is_some).await) }),
             rpc: node.rpc().clone(),
             changes: shared.members.subscribe(),
             watch: shared.document.watch(),
@@ -115,11 +117,10 @@ impl Driver {
             let due = self.shared.lock().steward.poll_timeout().map(|due| self.shared.started + due);
             tokio::select! {
                 biased;
+                () = &mut self.stopped => return,
                 is_member = &mut self.joined, if !self.is_member => {
-                    if !is_member {
-                        return;
-                    }
-                    self.is_member = true;
+                    // If not, the node has stopped.
+                    self.is_member = is_member;
                     self.follow_members();
                 }
                 _ = self.changes.next() => self.follow_members(),

@@ -11,6 +11,7 @@ use super::receive::{Receiving, tell};
 use super::send::{Outcome, Sending};
 use super::{Budget, Direction, HandoffConfig, HandoffError, Progress, Step, Steps, Stuck, WaitsFor};
 use crate::claims::{Claim, Claims, Sight};
+use crate::mutation::{Mutation, mutated};
 use crate::{ShardCount, ShardId};
 
 /// Waits for its turn.
@@ -19,6 +20,7 @@ struct Waiting {
     claim: Claim,
     to: NodeId,
     since: Duration,
+    is_stuck: bool,
 }
 
 /// What has failed so far, without anything that came of it.
@@ -97,7 +99,7 @@ impl Desk {
     pub fn stuck(&self, now: Duration) -> impl Iterator<Item = Stuck> {
         let late = self.all().filter(|progress| progress.direction == Direction::Sending);
         let late = late.filter(move |progress| now >= progress.since + self.config.alarm);
-        late.map(|Progress { id, peer, since, waits_for, .. }| Stuck { id, peer, since, waits_for })
+        late.map(Stuck::from)
     }
 
     /// How many bytes handoffs have sent.
@@ -115,7 +117,7 @@ impl Desk {
             self.failing.remove(&claim.shard);
         }
         self.places.insert(claim.shard, self.next_place);
-        self.queue.insert(self.next_place, Waiting { claim, to, since: now });
+        self.queue.insert(self.next_place, Waiting { claim, to, since: now, is_stuck: false });
         self.next_place += 1;
         self.advance(now);
     }
@@ -362,13 +364,22 @@ impl Desk {
         let idle: Vec<_> = idle.map(|receiving| receiving.id.claim.shard).collect();
         idle.into_iter().for_each(|shard| self.drop_receiving(shard));
         self.advance(now);
+        for waiting in self.queue.values_mut() {
+            if !waiting.is_stuck && now >= waiting.since + self.config.alarm {
+                waiting.is_stuck = true;
+                if !mutated(Mutation::QuietAlarm) {
+                    self.steps.push_back(Step::Alarm(waiting.progress().into()));
+                }
+            }
+        }
         for (shard, sending) in &mut self.sending {
             if sending.gets_stuck(now, &self.config) {
                 if let Some(failing) = self.failing.get_mut(shard) {
                     failing.is_reported = true;
                 }
-                let Progress { id, peer, since, waits_for, .. } = sending.progress();
-                self.steps.push_back(Step::Alarm(Stuck { id, peer, since, waits_for }));
+                if !mutated(Mutation::QuietAlarm) {
+                    self.steps.push_back(Step::Alarm(sending.progress().into()));
+                }
             }
         }
     }
@@ -384,7 +395,10 @@ impl Desk {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
         let sending = self.sending.values().filter_map(|sending| sending.due(&self.budget, &self.config));
-        sending.chain(self.receiving.values().filter_map(|receiving| receiving.due(&self.config))).min()
+        let waiting = self.queue.values().filter(|waiting| !waiting.is_stuck);
+        let waiting = waiting.map(|waiting| waiting.since + self.config.alarm);
+        let receiving = self.receiving.values().filter_map(|receiving| receiving.due(&self.config));
+        sending.chain(waiting).chain(receiving).min()
     }
 
     /// Does what can be done now.

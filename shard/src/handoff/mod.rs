@@ -183,6 +183,12 @@ pub struct Stuck {
     pub waits_for: WaitsFor,
 }
 
+impl From<Progress> for Stuck {
+    fn from(Progress { id, peer, since, waits_for, .. }: Progress) -> Self {
+        Self { id, peer, since, waits_for }
+    }
+}
+
 impl fmt::Display for Stuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the handoff of {} with {} waits for {}", self.id, self.peer, self.waits_for)

@@ -126,10 +126,15 @@ impl Driver {
                 _ = self.changes.next() => self.follow_members(),
                 _ = self.watch.next() => self.follow_claims(),
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
-                    // One of an estate or an authority may have panicked; what waits for it is tried again or alarms.
-                    match done {
-                        Ok(done) => self.settle(done),
-                        Err(error) => tracing::error!(%error, "a task of ownership has failed"),
+                    // All that have ended, in one turn: a node that starts alone is given the epochs of all shards at once.
+                    let mut ended = Some(done);
+                    while let Some(done) = ended {
+                        // One of an estate or an authority may have panicked; what waits for it is tried again or alarms.
+                        match done {
+                            Ok(done) => self.settle(done),
+                            Err(error) => tracing::error!(%error, "a task of ownership has failed"),
+                        }
+                        ended = self.tasks.try_join_next();
                     }
                 }
                 () = self.shared.wake.notified() => {}

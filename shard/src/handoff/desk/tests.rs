@@ -465,3 +465,18 @@ fn attempts_that_fail_one_after_the_other_alarm_once() {
     pair.a.begin(pair.now, claim(0), boot("c1"));
     assert_eq!(pair.a.stuck(pair.now).count(), 0);
 }
+
+#[test]
+fn one_that_waits_for_its_turn_alarms_too() {
+    let mut a = desk("a1", HandoffConfig { sending: 1, ..HandoffConfig::default() });
+    a.begin(ms(0), claim(0), boot("b1"));
+    a.begin(ms(0), claim(1), boot("b1"));
+    steps(&mut a);
+    assert_eq!(a.poll_timeout(), Some(ms(10_000)));
+    a.handle_timeout(ms(10_000));
+    let alarms: Vec<_> = steps(&mut a).iter().map(short).collect();
+    assert_eq!(alarms, ["stuck for its turn", "stuck for the state to be read"]);
+    assert_eq!((a.poll_timeout(), a.stuck(ms(10_000)).count()), (None, 2));
+    a.handle_timeout(ms(20_000));
+    assert_eq!(steps(&mut a), [], "once");
+}

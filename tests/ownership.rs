@@ -120,6 +120,7 @@ async fn every_node_explains_a_key_alike() {
         let last = &told[0].replicas[2];
         assert_eq!((last.rank_in_zone, last.zone.as_ref().map(|zone| zone.as_str())), (1, Some("b")));
         let text = told[0].to_string();
+        println!("{text}");
         assert!(text.contains("; owns it") && text.contains("; this node"), "{text}");
         assert!(text.contains("all zones have one already") && text.ends_with("waits for nothing"), "{text}");
     }

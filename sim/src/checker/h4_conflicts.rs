@@ -16,9 +16,10 @@ const WITHIN: Duration = Duration::from_secs(1);
 pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     let said = said(facts);
     let mut violations = Vec::new();
-    // What each process owns, and what it was superseded in without having let go.
+    // What each process owns, and what it was superseded in without having let go. The journal may be seen before the news.
     let mut owns: BTreeMap<(usize, u32), Reign> = BTreeMap::new();
     let mut lost: BTreeSet<(usize, u32, Reign, Reign)> = BTreeSet::new();
+    let mut recorded = Vec::new();
     for now in said.iter().copied() {
         let Said { at, process, host, shard, epoch, deed, .. } = now;
         let is_its_own = owns.get(&(process, shard)) == Some(&epoch);
@@ -38,15 +39,17 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
                     violations.push(violation("H4", at, text));
                 }
             }
-            Deed::Recorded(by) if epoch.owner == host => {
-                let is_of_this_life = facts.processes[process].ready.is_some_and(|(_, life)| life == epoch.life);
-                if is_of_this_life && !lost.contains(&(process, shard, epoch, by)) {
-                    let text =
-                        format!("the journal of {host} has {by} beside {epoch} of shard {shard}, which was not so");
-                    violations.push(violation("H4", at, text));
-                }
-            }
+            Deed::Recorded(by) if epoch.owner == host => recorded.push((now, by)),
             _ => {}
+        }
+    }
+    for (Said { at, process, host, shard, epoch, .. }, by) in recorded {
+        // What an earlier life of this node has lost is told by nobody.
+        let is_of_this_life = facts.processes[process].ready.is_some_and(|(_, life)| life == epoch.life);
+        let is_so = lost.contains(&(process, shard, epoch, by)) || !goes_on(facts, process, at, WITHIN);
+        if is_of_this_life && !is_so {
+            let text = format!("the journal of {host} has {by} beside {epoch} of shard {shard}, which was not so");
+            violations.push(violation("H4", at, text));
         }
     }
     violations

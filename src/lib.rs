@@ -31,9 +31,13 @@
 //!
 //! This crate re-exports what a program needs first, and wires the floors together.
 
+mod explain;
 mod node;
+mod ownership;
 
+pub use explain::{KeyExplanation, Owner, Replica, Wait};
 pub use node::{Builder, Error, Node};
+pub use ownership::Owners;
 pub use polity_cluster::{
     Boot, Capabilities, Certificates, CertificatesError, ClusterId, Document, DocumentError, DocumentEvent, Env,
     GapCause, Gate, Ground, Health, Keyring, KeyringError, Member, MemberEvent, Members, MembershipStats, NodeId,
@@ -44,6 +48,7 @@ pub use polity_cluster::{
 #[cfg(feature = "turmoil")]
 pub use polity_cluster::{Carriage, DiskFault, Memory, Simulated, Wire, seed_keys};
 pub use polity_kv::{Bucket, BucketConfig, Consistency, Context, Entry, Kv, KvConfig, KvError, Outcome};
+pub use polity_shard::{Epoch, EpochAuthority, Ownership, OwnershipEvent, OwnershipWatch, ShardId};
 
 pub use polity_cluster as cluster;
 pub use polity_crdt as crdt;

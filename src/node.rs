@@ -7,8 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polity_cluster::discovery::Discovery;
-use polity_cluster::{Certificates, Env, Preset, Timings, VersionRange};
+use polity_cluster::{Certificates, DocumentError, Env, Preset, Timings, VersionRange};
 use polity_kv::{ConfigError, Engine, EngineError, Kv, KvConfig, MemoryEngine, StartError};
+use polity_shard::Ownership;
+
+use crate::explain::KeyExplanation;
+use crate::ownership::{Owners, Tenure};
 
 /// Why a node did not start, or what it could not do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -17,6 +21,9 @@ pub enum Error {
     /// The node itself.
     #[error(transparent)]
     Cluster(#[from] polity_cluster::Error),
+    /// The document of claims could not be opened.
+    #[error("the owners of shards: {0}")]
+    Ownership(#[from] DocumentError),
     /// The configuration of the key-value store.
     #[error("the key-value store: {0}")]
     Kv(#[from] ConfigError),
@@ -42,6 +49,8 @@ impl Error {
         match self {
             Self::Cluster(error) => error.is_retryable(),
             Self::Kv(_) => false,
+            // The node has stopped meanwhile.
+            Self::Ownership(error) => matches!(error, DocumentError::Stopped),
             Self::Engine(error) => error.is_retryable() || matches!(error, EngineError::InUse { .. }),
         }
     }
@@ -54,6 +63,7 @@ impl Error {
 pub struct Node {
     cluster: polity_cluster::Node,
     kv: Kv,
+    ownership: Option<Ownership>,
 }
 
 impl Node {
@@ -68,8 +78,47 @@ impl Node {
         &self.kv
     }
 
+    /// Who owns which shard, if the node was built with [`Builder::ownership`].
+    #[must_use]
+    pub fn ownership(&self) -> Option<&Ownership> {
+        self.ownership.as_ref()
+    }
+
+    /// Where a key is, who owns its shard, why, and what that waits for, as this node knows it: its [`Display`] is for
+    /// people. Works on every node, asks nobody, and waits for nothing.
+    ///
+    /// The key is one of [`Node::kv`] itself, outside of its buckets.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use polity::{Node, Owners, Preset};
+    ///
+    /// let node = Node::builder("n1").cluster("explain").preset(Preset::Local).no_discovery();
+    /// let node = node.zone("a").ownership(Owners::default()).start().await?;
+    /// node.ready().await?;
+    /// let told = node.explain("user-42").to_string();
+    /// let lines: Vec<&str> = told.lines().collect();
+    /// assert!(lines[0].starts_with("\"user-42\" is in shard ") && lines[0].contains(", owned by n1#1."));
+    /// assert_eq!(lines[1..], [
+    ///     "  1. n1 in zone a, weight 100: scores best of all; owns it; this node",
+    ///     "  waits for nothing",
+    /// ]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// [`Display`]: std::fmt::Display
+    #[must_use]
+    pub fn explain(&self, key: impl AsRef<[u8]>) -> KeyExplanation {
+        let key = key.as_ref();
+        let shard = self.kv.shard_of(key);
+        let status = self.kv.shard(shard).expect("a key's shard is one of the store's");
+        let ownership = self.ownership.as_ref().map(|ownership| ownership.explain(shard));
+        KeyExplanation::new(key, self.cluster.id(), &self.cluster.members().snapshot(), &status, ownership)
+    }
+
     /// Waits until this node is a member that has caught up: every shard that belongs to it is here, and it has nothing
-    /// to hand over. Waits for as long as a failure keeps it from that. Cancel safe.
+    /// to hand over. With [`Builder::ownership`] that includes that it owns what it should own, and nothing else. Waits for
+    /// as long as a failure keeps it from that. Cancel safe.
     ///
     /// # Errors
     /// [`polity_cluster::Error::Stopped`] or `NameTaken` if the node has stopped.
@@ -78,7 +127,14 @@ impl Node {
         tokio::select! {
             biased;
             _ = self.cluster.stopped() => Ok(self.cluster.ready().await?),
-            () = self.kv.caught_up() => Ok(()),
+            () = self.caught_up() => Ok(()),
+        }
+    }
+
+    async fn caught_up(&self) {
+        self.kv.caught_up().await;
+        if let Some(ownership) = &self.ownership {
+            ownership.caught_up().await;
         }
     }
 
@@ -93,7 +149,13 @@ impl Node {
     pub async fn leave(&self, within: Duration) -> Result<(), Error> {
         self.cluster.drain();
         // What was not handed over in time is still on the other replicas.
-        let _ = tokio::time::timeout(within, self.kv.settled()).await;
+        let handed_over = async {
+            self.kv.settled().await;
+            if let Some(ownership) = &self.ownership {
+                ownership.handed_over().await;
+            }
+        };
+        let _ = tokio::time::timeout(within, handed_over).await;
         Ok(self.cluster.leave(within).await?)
     }
 }
@@ -112,6 +174,7 @@ pub struct Builder {
     cluster: polity_cluster::Builder,
     kv: KvConfig,
     records: Records,
+    owners: Option<Owners>,
 }
 
 /// Where the key-value store keeps its records.
@@ -125,7 +188,8 @@ enum Records {
 
 impl Builder {
     fn new(name: String) -> Self {
-        Self { cluster: polity_cluster::Node::builder(name), kv: KvConfig::default(), records: Records::InMemory }
+        let cluster = polity_cluster::Node::builder(name);
+        Self { cluster, kv: KvConfig::default(), records: Records::InMemory, owners: None }
     }
 
     /// The name of the cluster. Nodes of differently named clusters refuse each other.
@@ -258,6 +322,31 @@ impl Builder {
         Self { records: Records::On(engine), ..self }
     }
 
+    /// Gives shards owners: at any time one node acts for a shard, under an epoch that everyone can check, and
+    /// [`Node::ownership`] says which. Costs each node a claim of some 100 bytes for each shard, and a round of about 200
+    /// bytes every 5 s; when members come and go, some messages for each shard that changes hands. So it is there on request.
+    ///
+    /// All members must have it, or none: others are refused, since a node without it would not claim what is its to own.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use polity::{Node, Owners, Preset};
+    ///
+    /// let node = Node::builder("n1").cluster("owners").preset(Preset::Local).no_discovery();
+    /// let node = node.ownership(Owners::default()).start().await?;
+    /// node.ready().await?;
+    ///
+    /// let (owners, shard) = (node.ownership().expect("it was asked for"), node.kv().shard_of("user-42"));
+    /// if let Some(epoch) = owners.owns(shard) {
+    ///     // Whatever is done for this shard carries the epoch, and whoever it is sent to asks first.
+    ///     assert!(owners.admit(shard, &epoch).is_ok());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    pub fn ownership(self, owners: Owners) -> Self {
+        Self { owners: Some(owners), ..self }
+    }
+
     /// Starts the node. Returns when it is a member: it has exchanged all state with another, or it is the first, because
     /// all its discoveries have answered and none has named anybody but itself.
     ///
@@ -273,13 +362,21 @@ impl Builder {
         for (key, value) in self.kv.must_match() {
             cluster = cluster.must_match(key, value);
         }
-        let start = |node: &polity_cluster::Node| Kv::start_on(node, self.kv.clone(), engine.clone());
-        let (cluster, kv) = cluster.start_with(start).await?;
-        match kv {
-            Ok(kv) => Ok(Node { cluster, kv }),
+        if self.owners.is_some() {
+            let (key, value) = Owners::MUST_MATCH;
+            cluster = cluster.must_match(key, value);
+        }
+        let start = |node: &polity_cluster::Node| -> Result<_, Error> {
+            let kv = Kv::start_on(node, self.kv.clone(), engine.clone())?;
+            let ownership = self.owners.as_ref().map(|owners| start_ownership(node, &kv, owners)).transpose()?;
+            Ok((kv, ownership))
+        };
+        let (cluster, floors) = cluster.start_with(start).await?;
+        match floors {
+            Ok((kv, ownership)) => Ok(Node { cluster, kv, ownership }),
             Err(error) => {
                 cluster.stop().await;
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -302,4 +399,10 @@ impl Builder {
             Records::On(engine) => Ok(engine.clone()),
         }
     }
+}
+
+/// Must be called while the node starts, so that no peer can ask it too early.
+fn start_ownership(node: &polity_cluster::Node, kv: &Kv, owners: &Owners) -> Result<Ownership, Error> {
+    let estate = Arc::new(Tenure::new(kv.shards(), owners));
+    Ok(Ownership::start(node, owners.config(kv.config()), owners.epochs.clone(), estate)?)
 }

@@ -194,6 +194,16 @@ impl Node {
         self.inner.documents.open_named(self, name, config)
     }
 
+    /// A document of a floor above, which is the library's own: its name begins with a dot.
+    ///
+    /// # Errors
+    /// Those of [`Node::document`] but for `Reserved`.
+    #[doc(hidden)]
+    pub fn internal_document<T: Crdt>(&self, name: &str) -> Result<Document<T>, DocumentError> {
+        debug_assert!(name.starts_with('.'), "names without a dot are the application's");
+        self.open_internal(name, Opening { sync: SyncConfig::default(), departs_after: None })
+    }
+
     /// A document of the library's own.
     pub(crate) fn open_internal<T: Crdt>(&self, name: &str, opening: Opening) -> Result<Document<T>, DocumentError> {
         self.inner.documents.open(self, name, opening)
@@ -244,8 +254,9 @@ impl Node {
         self.inner.topics.open(self, name)
     }
 
-    /// Says when the node has stopped, and why.
-    pub(crate) fn stop_signal(&self) -> watch::Receiver<Option<StopReason>> {
+    /// Says when the node has stopped, and why, without keeping it running.
+    #[doc(hidden)]
+    pub fn stop_signal(&self) -> watch::Receiver<Option<StopReason>> {
         self.inner.stop.subscribe()
     }
 

@@ -29,6 +29,7 @@
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
+//! | [`mod@status`] | how a node stands to a shard, to be looked at | synchronous |
 #![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
 
 mod account;
@@ -58,6 +59,7 @@ mod scan;
 mod serve;
 mod settled;
 mod standing;
+mod status;
 mod store;
 mod sync;
 mod tally;
@@ -78,4 +80,5 @@ pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Kv, NotAContext};
 pub use record::Kind;
 pub use scan::Scan;
+pub use status::{ShardStatus, Shards};
 pub use watch::{Watch, WatchEvent};

@@ -77,7 +77,7 @@ pub use candidate::Candidate;
 pub use epoch::{Epoch, EpochAuthority, EpochError, LocalAuthority};
 pub use error::Error;
 pub use explain::{Blocker, Explanation, Place, Why};
-pub use ownership::{Estate, Ownership, OwnershipConfig};
+pub use ownership::{Estate, Ownership, OwnershipConfig, OwnershipEvent, OwnershipWatch};
 pub use placement::{MAX_NODES, NodeIndex, Placement, ReplicaCount};
 pub use polity_cluster::{Weight, Zone};
 pub use shard_id::{ShardCount, ShardId};

@@ -1,5 +1,5 @@
 //! Deliberate faults of ownership, one at a time: each is a bug that a system like this one could have, and that the
-//! model of `shard/tests/model` must catch.
+//! model of `shard/tests/model` or a checker of the simulator must catch.
 //!
 //! At a mutation point the code asks [`mutated`]. Without the feature `mutations` the answer is `false` when the code is
 //! compiled, and nothing is left of the point. With it, it is `true` for the one fault that `set` has given to this thread.
@@ -26,7 +26,22 @@ pub enum Mutation {
     QuietLoser,
     /// Who owns a shard keeps it, whoever is preferred.
     KeepsForGood,
+    /// A handoff that does not go on is not reported.
+    QuietAlarm,
 }
+
+/// All of them.
+pub const ALL: &[Mutation] = &[
+    Mutation::AcksBeforeInstall,
+    Mutation::LetsGoUnacknowledged,
+    Mutation::ServesSuperseded,
+    Mutation::OpenFence,
+    Mutation::ForgetsEpochs,
+    Mutation::ClaimsUnlearned,
+    Mutation::QuietLoser,
+    Mutation::KeepsForGood,
+    Mutation::QuietAlarm,
+];
 
 #[cfg(feature = "mutations")]
 thread_local! {

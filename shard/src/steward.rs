@@ -182,6 +182,11 @@ impl Steward {
 
     // ---- inputs about handoffs ------------------------------------------------------------------------------------
 
+    /// Whether this node is ready to be given a shard. It is, unless this has said otherwise.
+    pub fn handle_ready(&mut self, shard: ShardId, is_ready: bool) {
+        self.desk.handle_ready(shard, is_ready);
+    }
+
     /// A message of `from` has come.
     pub fn handle_message(&mut self, now: Duration, from: &NodeId, message: HandoffMessage) {
         if let HandoffMessage::Tell(HandoffId { claim, .. }, Tell::Refused(Refusal::Superseded(epoch))) = &message {
@@ -245,6 +250,11 @@ impl Steward {
     /// What is to be done next, in order.
     pub fn poll_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
+    }
+
+    /// A shard of which a greater epoch is known than when this was last said of it.
+    pub fn poll_news(&mut self) -> Option<ShardId> {
+        self.core.poll_news()
     }
 
     /// When [`Steward::handle_timeout`] has something to do.

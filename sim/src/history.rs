@@ -187,6 +187,75 @@ pub enum Stage {
     Over,
 }
 
+/// An epoch of a shard: who owns it under it. The greater counter comes later, then the greater name, then the greater life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reign {
+    /// Grows from owner to owner.
+    pub counter: u64,
+    /// The owner.
+    pub owner: Host,
+    /// Which of its lives.
+    pub life: Life,
+}
+
+impl Ord for Reign {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let key = |reign: &Self| (reign.counter, reign.owner.to_string(), reign.life);
+        key(self).cmp(&key(other))
+    }
+}
+
+impl PartialOrd for Reign {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for Reign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}#{:?}", self.counter, self.owner, self.life)
+    }
+}
+
+/// What has happened to the ownership of a shard, on one node, about one epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deed {
+    /// This node owns the shard from now on.
+    Claimed,
+    /// This is the greatest epoch that the node knows, and was not before.
+    Known,
+    /// What belongs to the shard is here, for this node to own it when its owner under this epoch has let go.
+    Installed,
+    /// This node has let go, for that one to claim.
+    Released(Host),
+    /// This node owned the shard, and hears that it is owned under this other epoch.
+    Superseded(Reign),
+    /// The node's journal says that the shard was owned under both.
+    Recorded(Reign),
+    /// The node reports that the shard's handoff does not go on.
+    Alarmed,
+    /// A client finds that it does not.
+    Stuck,
+    /// An effect under this epoch may take place here.
+    Accepted,
+    /// It may not.
+    Refused,
+}
+
+/// Who owns a shard, as one node knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Named {
+    /// The shard.
+    pub shard: u32,
+    /// The greatest epoch, if there is any.
+    pub epoch: Option<Reign>,
+    /// Whether the node itself owns it.
+    pub is_here: bool,
+    /// Who should own it: the first that placement names.
+    pub preferred: Option<Host>,
+}
+
 /// What the caller was told.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -268,6 +337,10 @@ pub enum Event {
     Got { host: Host, subscriber: u64, publisher: Host, life: Life, sequence: u64 },
     /// A subscriber was told that messages will not come. `slow`: because it was slow itself.
     Lacks { host: Host, subscriber: u64, publisher: Host, life: Life, missed: u64, slow: bool },
+    /// Something about the owners of a shard.
+    Ownership { host: Host, shard: u32, epoch: Reign, deed: Deed },
+    /// Before the final reads: who owns what, as this node knows it, of all shards.
+    Owners { host: Host, shards: Vec<Named> },
     /// The scenario demanded something within a bound of simulated time, and it did not happen.
     Missed { promise: String, demand: String },
     /// Code of a node or of the world panicked.

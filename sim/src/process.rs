@@ -164,6 +164,9 @@ impl Process {
             .timings(settings.timings())
             .kv(settings.kv())
             .env(Env::new(ground));
+        if let Some(owners) = settings.owners() {
+            builder = builder.ownership(owners);
+        }
         builder = match self.stranger() {
             Some(Stranger::WrongSecret) => builder.secret([8; 32]),
             _ => self.given.secrets.give(builder),

@@ -9,7 +9,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 #[cfg(feature = "mutations")]
-use polity::cluster::mutation::Mutation;
+use polity::{cluster, shard};
 
 use crate::case::Case;
 use crate::checker::{Violation, judge};
@@ -117,13 +117,37 @@ pub fn run(case: &Case) -> Report {
     Report { case: case.clone(), trace, datagrams, violations, history }
 }
 
+/// A deliberate fault of one of the floors.
+#[cfg(feature = "mutations")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Mutation {
+    /// Of the cluster, its documents or the store.
+    Cluster(cluster::mutation::Mutation),
+    /// Of ownership.
+    Shard(shard::mutation::Mutation),
+}
+
+#[cfg(feature = "mutations")]
+impl fmt::Display for Mutation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster(mutation) => fmt::Display::fmt(mutation, f),
+            Self::Shard(mutation) => fmt::Debug::fmt(mutation, f),
+        }
+    }
+}
+
 /// Runs a case on a system with this fault.
 #[cfg(feature = "mutations")]
 #[must_use]
 pub fn run_mutated(case: &Case, mutation: Mutation) -> Report {
-    polity::cluster::mutation::set(Some(mutation));
+    match mutation {
+        Mutation::Cluster(mutation) => cluster::mutation::set(Some(mutation)),
+        Mutation::Shard(mutation) => shard::mutation::set(Some(mutation)),
+    }
     let report = run(case);
-    polity::cluster::mutation::set(None);
+    cluster::mutation::set(None);
+    shard::mutation::set(None);
     report
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use polity::shard::{ReplicaCount, ShardCount};
-use polity::{KvConfig, Preset, Timings};
+use polity::{KvConfig, Owners, Preset, Timings};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -144,7 +144,8 @@ impl Settings {
             patrol_interval: one_of(rng, &[1000, 5000, 10_000]),
             upkeep_interval: one_of(rng, &[20, 50, 50, 100]),
         };
-        let (several, names) = (rng.random_range(2..=4), workload::ALL.iter().map(|workload| workload.name.to_owned()));
+        let several = rng.random_range(2..=4);
+        let names = workload::ALL[..workload::DRAWN].iter().map(|workload| workload.name.to_owned());
         let mut workloads: Vec<String> = rand::seq::IteratorRandom::sample(names, rng, several);
         workloads.sort();
         let strangers = [Stranger::WrongSecret, Stranger::OtherCluster, Stranger::OtherShards];
@@ -169,7 +170,8 @@ impl Settings {
     pub fn bounded(self) -> Self {
         let (timings, slow) = (self.timings(), f64::from(self.pace.max(100)) / 100.0);
         // C1: some rounds, each with a peer that is drawn.
-        let has_documents = self.workloads().any(|workload| ["documents", "presence"].contains(&workload.name));
+        let has_documents =
+            self.workloads().any(|workload| ["documents", "presence", "owners"].contains(&workload.name));
         let documents = if has_documents { Duration::from_secs(20) } else { Duration::ZERO };
         let bounds = Bounds {
             // Three periods until somebody probes, one to find silence, the suspicion, and the news must spread: with
@@ -231,6 +233,26 @@ impl Settings {
         config.patrol_interval = self.store.patrol_interval;
         config.upkeep_interval = self.store.upkeep_interval;
         config
+    }
+
+    /// How shards have owners, if they have.
+    #[must_use]
+    pub fn owners(&self) -> Option<Owners> {
+        let has_owners = self.workloads().any(|workload| workload.name == workload::owners::WORKLOAD.name);
+        has_owners.then(|| {
+            let mut owners = Owners::default();
+            // Short, so that a run shows what happens when they are over.
+            owners.handoff.alarm = Duration::from_secs(2);
+            owners.handoff.pause = Duration::from_millis(500);
+            owners
+        })
+    }
+
+    /// The same with owners.
+    #[must_use]
+    pub fn with_owners(mut self) -> Self {
+        self.workloads.push(workload::owners::WORKLOAD.name.to_owned());
+        self.bounded()
     }
 
     /// Why no world can be built so; `None` if one can.

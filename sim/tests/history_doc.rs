@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use polity_sim::case::Case;
 use polity_sim::fault::{Stage, classes};
 use polity_sim::history::{
-    Action, Basis, Event, Host, Life, MemberList, OpId, Outcome, Seen, Stage as Subscribed, Standing,
+    Action, Basis, Deed, Event, Host, Life, MemberList, Named, OpId, Outcome, Reign, Seen, Stage as Subscribed,
+    Standing,
 };
 use polity_sim::settings::{Settings, Stranger};
 use polity_sim::{journal, scenario};
@@ -60,6 +61,7 @@ fn events() -> Vec<Event> {
     let seen = standings.map(|standing| Seen { life, standing, rejoin: 0 });
     let members: MemberList = (0..).map(Host).zip(seen).collect();
     let text = what.clone();
+    let epoch = Reign { counter: 1, owner: host, life };
     vec![
         Event::Launched { host },
         Event::Ready { host, life },
@@ -87,6 +89,11 @@ fn events() -> Vec<Event> {
         Event::Published { host, topic: text.clone(), sequence: 1 },
         Event::Got { host, subscriber: 1, publisher: host, life, sequence: 1 },
         Event::Lacks { host, subscriber: 1, publisher: host, life, missed: 1, slow: false },
+        Event::Ownership { host, shard: 1, epoch, deed: Deed::Claimed },
+        Event::Owners {
+            host,
+            shards: vec![Named { shard: 1, epoch: Some(epoch), is_here: true, preferred: Some(host) }],
+        },
         Event::Missed { promise: text.clone(), demand: text.clone() },
         Event::Panicked { message: text.clone() },
         Event::Note { host, text },
@@ -122,9 +129,11 @@ fn place(event: &Event) -> usize {
         Event::Published { .. } => 23,
         Event::Got { .. } => 24,
         Event::Lacks { .. } => 25,
-        Event::Missed { .. } => 26,
-        Event::Panicked { .. } => 27,
-        Event::Note { .. } => 28,
+        Event::Ownership { .. } => 26,
+        Event::Owners { .. } => 27,
+        Event::Missed { .. } => 28,
+        Event::Panicked { .. } => 29,
+        Event::Note { .. } => 30,
     }
 }
 
@@ -153,6 +162,19 @@ fn every_action_and_outcome_is_described() {
     let outcomes =
         [Outcome::Done(vec![op]), Outcome::Total(1), Outcome::Exhausted, Outcome::NotApplied, Outcome::Unknown];
     assert_named(outcomes);
+    let epoch = Reign { counter: 1, owner: Host(0), life: Life { generation: 1, nonce: 1 } };
+    assert_named([
+        Deed::Claimed,
+        Deed::Known,
+        Deed::Installed,
+        Deed::Released(Host(1)),
+        Deed::Superseded(epoch),
+        Deed::Recorded(epoch),
+        Deed::Alarmed,
+        Deed::Stuck,
+        Deed::Accepted,
+        Deed::Refused,
+    ]);
     assert_named([Subscribed::Begun, Subscribed::Established, Subscribed::Over]);
 }
 

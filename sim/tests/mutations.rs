@@ -5,16 +5,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use polity::cluster::mutation::{self, Mutation};
+use polity::shard::mutation::{self as owners, Mutation as Owners};
 use polity_sim::case::Case;
 use polity_sim::checker::{self, Facts};
 use polity_sim::history::History;
-use polity_sim::run::{run, run_mutated};
+use polity_sim::run::{Mutation as Wrong, run, run_mutated};
 use polity_sim::scenario;
 
 /// A fault, the checker that must catch it, and the promise that this one must name; in one of these cases, which are
 /// run until it does.
 struct Row {
-    mutation: Mutation,
+    mutation: Wrong,
     checker: &'static str,
     promise: &'static str,
     cases: &'static [(&'static str, u64)],
@@ -26,7 +27,23 @@ const fn row(
     promise: &'static str,
     cases: &'static [(&'static str, u64)],
 ) -> Row {
-    Row { mutation, checker, promise, cases }
+    Row { mutation: Wrong::Cluster(mutation), checker, promise, cases }
+}
+
+/// The same for a fault of ownership.
+const fn owners(
+    mutation: Owners,
+    checker: &'static str,
+    promise: &'static str,
+    cases: &'static [(&'static str, u64)],
+) -> Row {
+    Row { mutation: Wrong::Shard(mutation), checker, promise, cases }
+}
+
+/// All faults.
+fn all() -> Vec<Wrong> {
+    let cluster = mutation::ALL.iter().copied().map(Wrong::Cluster);
+    cluster.chain(owners::ALL.iter().copied().map(Wrong::Shard)).collect()
 }
 
 /// The case that catches it first comes first; the others are there because what a seed draws changes with the system.
@@ -60,27 +77,48 @@ const ROWS: &[Row] = &[
     row(Mutation::HidesSiblings, "counter", "K1", &[("partition", 0), ("kill", 1), ("pairs", 1)]),
     row(Mutation::HidesSiblings, "commands", "K1", &[("restart", 0), ("partition", 0), ("pairs", 1)]),
     row(Mutation::HidesSiblings, "budget", "K1", &[("pairs", 0), ("pairs", 1), ("partition", 1)]),
+    owners(Owners::OpenFence, "h3_one_owner", "H3", &[("partition", 0), ("restart", 0), ("mix", 0)]),
+    owners(Owners::ServesSuperseded, "h3_one_owner", "H3", &[("partition", 0), ("partition", 5), ("partition", 7)]),
+    owners(Owners::ForgetsEpochs, "h3_one_owner", "H3", &[("partition", 0), ("mix", 0), ("kill", 0)]),
+    owners(Owners::KeepsForGood, "h3_one_owner", "H3", &[("partition", 0), ("mix", 0), ("kill", 0)]),
+    owners(Owners::QuietLoser, "h4_conflicts", "H4", &[("partition", 0), ("partition", 5), ("partition", 7)]),
+    owners(Owners::LetsGoUnacknowledged, "h5_handoff", "H5", &[("partition", 0), ("mix", 0), ("kill", 0)]),
 ];
 
 /// Faults that no scenario shows, and the test of the system that catches them.
-const ELSEWHERE: &[(Mutation, &str)] = &[
-    (Mutation::MintsAlone, "cluster/src/formation/tests.rs: the_model_catches_a_node_that_mints_alone"),
-    (Mutation::TakesReplays, "cluster/src/secure/cookie/tests.rs: the_property_catches_a_node_that_takes_replays"),
-    (Mutation::BelievesNames, "cluster/src/rpc/tests.rs: the_test_of_names_catches_a_node_that_believes_them"),
+const ELSEWHERE: &[(Wrong, &str)] = &[
+    (Wrong::Cluster(Mutation::MintsAlone), "cluster/src/formation/tests.rs: the_model_catches_a_node_that_mints_alone"),
     (
-        Mutation::UsesKeysUnheld,
+        Wrong::Cluster(Mutation::TakesReplays),
+        "cluster/src/secure/cookie/tests.rs: the_property_catches_a_node_that_takes_replays",
+    ),
+    (
+        Wrong::Cluster(Mutation::BelievesNames),
+        "cluster/src/rpc/tests.rs: the_test_of_names_catches_a_node_that_believes_them",
+    ),
+    (
+        Wrong::Cluster(Mutation::UsesKeysUnheld),
         "cluster/src/secure/ring/tests.rs: the_model_catches_keys_that_are_used_unheld_or_dropped_at_once",
     ),
     (
-        Mutation::DropsKeysAtOnce,
+        Wrong::Cluster(Mutation::DropsKeysAtOnce),
         "cluster/src/secure/ring/tests.rs: the_model_catches_keys_that_are_used_unheld_or_dropped_at_once",
     ),
-    (Mutation::ForgetsFences, "kv/src/model/schedules/disks.rs: the_model_catches_a_fence_that_is_not_kept"),
     (
-        Mutation::ReplacesWhatIsBeingWritten,
+        Wrong::Cluster(Mutation::ForgetsFences),
+        "kv/src/model/schedules/disks.rs: the_model_catches_a_fence_that_is_not_kept",
+    ),
+    (
+        Wrong::Cluster(Mutation::ReplacesWhatIsBeingWritten),
         "kv/src/store/blind/tests.rs: the_test_of_random_puts_catches_one_that_replaces_what_is_being_written",
     ),
-    (Mutation::NoLocalHealth, "sim/tests/accuracy.rs: the comparison with plain SWIM"),
+    (Wrong::Cluster(Mutation::NoLocalHealth), "sim/tests/accuracy.rs: the comparison with plain SWIM"),
+    (Wrong::Shard(Owners::AcksBeforeInstall), "shard/tests/mutations.rs: every_fault_is_noticed_and_nothing_else"),
+    (Wrong::Shard(Owners::ClaimsUnlearned), "shard/tests/mutations.rs: every_fault_is_noticed_and_nothing_else"),
+    (
+        Wrong::Shard(Owners::QuietAlarm),
+        "shard/tests/mutations.rs: a_handoff_that_does_not_go_on_is_reported_but_for_the_fault",
+    ),
 ];
 
 fn case((scenario, seed): (&str, u64)) -> Case {
@@ -113,7 +151,7 @@ fn each<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
 #[test]
 fn every_mutation_is_caught_by_its_checker_and_the_system_itself_is_not() {
     // Rows of one mutation share its runs.
-    let caught = each(mutation::ALL, |mutation| {
+    let caught = each(&all(), |mutation| {
         let mut reports = BTreeMap::new();
         let rows = ROWS.iter().filter(|row| row.mutation == *mutation);
         let judged = rows.map(|row| {
@@ -138,9 +176,9 @@ fn every_mutation_is_caught_by_its_checker_and_the_system_itself_is_not() {
 
 #[test]
 fn every_mutation_and_every_checker_has_a_row() {
-    let mut mutations: BTreeSet<Mutation> = ROWS.iter().map(|row| row.mutation).collect();
+    let mut mutations: BTreeSet<Wrong> = ROWS.iter().map(|row| row.mutation).collect();
     mutations.extend(ELSEWHERE.iter().map(|(mutation, _)| *mutation));
-    assert_eq!(mutations, mutation::ALL.iter().copied().collect());
+    assert_eq!(mutations, all().into_iter().collect());
     let checkers: BTreeSet<&str> = ROWS.iter().map(|row| row.checker).collect();
     assert_eq!(checkers, checker::ALL.iter().map(|checker| checker.name).collect());
 }

@@ -28,7 +28,7 @@
 //! tables become equal, and only the owner that the greatest epoch names does not stop. The same inputs give the same
 //! claims: nothing here is drawn by chance.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use polity_cluster::NodeId;
@@ -145,6 +145,8 @@ pub struct Core {
     sought: BTreeMap<ShardId, Sought>,
     /// What was handed to this node, and under which epoch it was owned before.
     received: BTreeMap<ShardId, Epoch>,
+    /// The shards of which a greater epoch has become known since that was last asked.
+    news: BTreeSet<ShardId>,
     actions: VecDeque<Action>,
 }
 
@@ -163,6 +165,7 @@ impl Core {
             vacant: BTreeMap::new(),
             sought: BTreeMap::new(),
             received: BTreeMap::new(),
+            news: BTreeSet::new(),
             actions: VecDeque::new(),
         }
     }
@@ -238,6 +241,26 @@ impl Core {
             })
     }
 
+    /// Whether this node owns all that it should own, and nothing that another should own, as far as is known here.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        let Some(sight) = &self.sight else {
+            return false;
+        };
+        let is_in_place = |shard| match (sight.preferred(shard), self.owns(shard)) {
+            (Some(preferred), owned) => (preferred == self.me) == owned.is_some(),
+            // Nobody can take it.
+            (None, _) => true,
+        };
+        self.has_learned && self.shards.iter().all(is_in_place)
+    }
+
+    /// Whether there is nothing that this node owns and that anybody could own: it may go.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        self.owned().all(|(shard, _)| self.sight.as_ref().is_none_or(|sight| sight.preferred(shard).is_none()))
+    }
+
     /// Since when a shard has had no owner while this node is to claim it.
     #[must_use]
     pub fn vacant_since(&self, shard: ShardId) -> Option<Duration> {
@@ -278,6 +301,7 @@ impl Core {
             return;
         }
         let by = self.fence.claims().epoch(shard).expect("it was just learned").clone();
+        self.news.insert(shard);
         if self.received.get(&shard).is_some_and(|from| *from < by) {
             self.received.remove(&shard);
         }
@@ -376,6 +400,11 @@ impl Core {
         self.actions.pop_front()
     }
 
+    /// A shard of which a greater epoch is known than when this was last said of it.
+    pub fn poll_news(&mut self) -> Option<ShardId> {
+        self.news.pop_first()
+    }
+
     /// When [`Core::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
@@ -410,6 +439,7 @@ impl Core {
         self.vacant.remove(&shard);
         self.received.remove(&shard);
         self.fence.learn(claim.clone());
+        self.news.insert(shard);
         self.mine
             .insert(shard, Mine { epoch, hold: Hold::Owns, since: now, not_before: Duration::ZERO, is_refused: false });
         self.actions.push_back(Action::Claim(claim));

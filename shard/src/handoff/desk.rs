@@ -1,6 +1,6 @@
 //! All handoffs of a node, in both directions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use polity_cluster::NodeId;
@@ -11,6 +11,7 @@ use super::receive::{Receiving, tell};
 use super::send::{Outcome, Sending};
 use super::{Budget, Direction, HandoffConfig, HandoffError, Progress, Step, Steps, Stuck, WaitsFor};
 use crate::claims::{Claim, Claims, Sight};
+use crate::mutation::{Mutation, mutated};
 use crate::{ShardCount, ShardId};
 
 /// Waits for its turn.
@@ -19,6 +20,17 @@ struct Waiting {
     claim: Claim,
     to: NodeId,
     since: Duration,
+    is_stuck: bool,
+}
+
+/// What has failed so far, without anything that came of it.
+#[derive(Debug)]
+struct Failing {
+    claim: Claim,
+    to: NodeId,
+    /// When the first attempt began.
+    since: Duration,
+    is_reported: bool,
 }
 
 /// The handoffs of one boot. At most one for each shard in each direction.
@@ -35,7 +47,11 @@ pub struct Desk {
     places: BTreeMap<ShardId, u64>,
     next_place: u64,
     sending: BTreeMap<ShardId, Sending>,
+    /// The handoffs whose last attempts have failed.
+    failing: BTreeMap<ShardId, Failing>,
     receiving: BTreeMap<ShardId, Receiving>,
+    /// What this node is not ready to be given.
+    unready: BTreeSet<ShardId>,
     steps: Steps,
 }
 
@@ -54,7 +70,9 @@ impl Desk {
             places: BTreeMap::new(),
             next_place: 0,
             sending: BTreeMap::new(),
+            failing: BTreeMap::new(),
             receiving: BTreeMap::new(),
+            unready: BTreeSet::new(),
             steps: Steps::new(),
         }
     }
@@ -81,7 +99,7 @@ impl Desk {
     pub fn stuck(&self, now: Duration) -> impl Iterator<Item = Stuck> {
         let late = self.all().filter(|progress| progress.direction == Direction::Sending);
         let late = late.filter(move |progress| now >= progress.since + self.config.alarm);
-        late.map(|Progress { id, peer, since, waits_for, .. }| Stuck { id, peer, since, waits_for })
+        late.map(Stuck::from)
     }
 
     /// How many bytes handoffs have sent.
@@ -95,14 +113,20 @@ impl Desk {
     /// Hands a shard over, as soon as its turn comes. What was under way for it before is cancelled.
     pub fn begin(&mut self, now: Duration, claim: Claim, to: NodeId) {
         self.drop_sending(claim.shard, true);
+        if self.failing.get(&claim.shard).is_some_and(|failing| failing.claim != claim || failing.to != to) {
+            self.failing.remove(&claim.shard);
+        }
         self.places.insert(claim.shard, self.next_place);
-        self.queue.insert(self.next_place, Waiting { claim, to, since: now });
+        self.queue.insert(self.next_place, Waiting { claim, to, since: now, is_stuck: false });
         self.next_place += 1;
         self.advance(now);
     }
 
     /// Breaks off what is under way under this claim. What was let go already stays so.
     pub fn cancel(&mut self, now: Duration, claim: &Claim) {
+        if self.failing.get(&claim.shard).is_some_and(|failing| failing.claim == *claim) {
+            self.failing.remove(&claim.shard);
+        }
         let waits = self.waiting(claim.shard).is_some_and(|waiting| waiting.claim == *claim);
         let sending = self.sending.get(&claim.shard);
         if waits || sending.is_some_and(|sending| sending.id.claim == *claim && !sending.is_let_go()) {
@@ -150,6 +174,7 @@ impl Desk {
 
     /// The shard is let go.
     pub fn handle_let_go(&mut self, now: Duration, id: &HandoffId) {
+        self.failing.remove(&id.claim.shard);
         self.with_sending(now, id, |sending, _, _| {
             sending.handle_let_go(now);
             Outcome::GoesOn
@@ -176,6 +201,7 @@ impl Desk {
         match outcome {
             Outcome::GoesOn => {}
             Outcome::Fails(error) => {
+                self.note_failure(shard);
                 self.drop_sending(shard, true);
                 self.steps.push_back(Step::Failed { id, error });
             }
@@ -186,7 +212,23 @@ impl Desk {
         }
     }
 
+    fn note_failure(&mut self, shard: ShardId) {
+        if let Some(sending) = self.sending.get(&shard) {
+            let (claim, to, since) = (sending.id.claim.clone(), sending.to.clone(), sending.began);
+            self.failing.entry(shard).or_insert(Failing { claim, to, since, is_reported: false });
+        }
+    }
+
     // ---- inputs of the receiver -----------------------------------------------------------------------------------
+
+    /// Whether this node is ready to be given a shard. It is, unless this has said otherwise.
+    pub fn handle_ready(&mut self, shard: ShardId, is_ready: bool) {
+        if is_ready {
+            self.unready.remove(&shard);
+        } else if self.shards.contains(shard) {
+            self.unready.insert(shard);
+        }
+    }
 
     /// What was staged is installed, or cannot be.
     pub fn handle_installed(&mut self, now: Duration, id: &HandoffId, is_installed: bool) {
@@ -265,6 +307,8 @@ impl Desk {
             Some(Refusal::Malformed)
         } else if self.is_draining {
             Some(Refusal::Draining)
+        } else if self.unready.contains(&shard) {
+            Some(Refusal::NotReady)
         } else {
             (open >= self.config.receiving.max(1)).then_some(Refusal::Busy)
         }
@@ -287,6 +331,9 @@ impl Desk {
         let Some(known) = claims.epoch(shard) else {
             return;
         };
+        if self.failing.get(&shard).is_some_and(|failing| failing.claim.epoch < *known) {
+            self.failing.remove(&shard);
+        }
         let queued = self.waiting(shard).is_some_and(|waiting| waiting.claim.epoch < *known);
         if queued || self.sending.get(&shard).is_some_and(|sending| sending.id.claim.epoch < *known) {
             self.drop_sending(shard, true);
@@ -317,10 +364,22 @@ impl Desk {
         let idle: Vec<_> = idle.map(|receiving| receiving.id.claim.shard).collect();
         idle.into_iter().for_each(|shard| self.drop_receiving(shard));
         self.advance(now);
-        for sending in self.sending.values_mut() {
+        for waiting in self.queue.values_mut() {
+            if !waiting.is_stuck && now >= waiting.since + self.config.alarm {
+                waiting.is_stuck = true;
+                if !mutated(Mutation::QuietAlarm) {
+                    self.steps.push_back(Step::Alarm(waiting.progress().into()));
+                }
+            }
+        }
+        for (shard, sending) in &mut self.sending {
             if sending.gets_stuck(now, &self.config) {
-                let Progress { id, peer, since, waits_for, .. } = sending.progress();
-                self.steps.push_back(Step::Alarm(Stuck { id, peer, since, waits_for }));
+                if let Some(failing) = self.failing.get_mut(shard) {
+                    failing.is_reported = true;
+                }
+                if !mutated(Mutation::QuietAlarm) {
+                    self.steps.push_back(Step::Alarm(sending.progress().into()));
+                }
             }
         }
     }
@@ -336,7 +395,10 @@ impl Desk {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
         let sending = self.sending.values().filter_map(|sending| sending.due(&self.budget, &self.config));
-        sending.chain(self.receiving.values().filter_map(|receiving| receiving.due(&self.config))).min()
+        let waiting = self.queue.values().filter(|waiting| !waiting.is_stuck);
+        let waiting = waiting.map(|waiting| waiting.since + self.config.alarm);
+        let receiving = self.receiving.values().filter_map(|receiving| receiving.due(&self.config));
+        sending.chain(waiting).chain(receiving).min()
     }
 
     /// Does what can be done now.
@@ -348,14 +410,16 @@ impl Desk {
                 self.conclude(shard, outcome);
             }
         }
-        while self.sending.values().filter(|sending| !sending.is_let_go()).count() < self.config.sending.max(1) {
+        let is_busy = |sending: &&Sending| !sending.is_let_go() && !sending.is_waiting_for_receiver();
+        while self.sending.values().filter(is_busy).count() < self.config.sending.max(1) {
             let Some((_, Waiting { claim, to, .. })) = self.queue.pop_first() else {
                 break;
             };
             self.places.remove(&claim.shard);
             self.attempts = self.attempts.saturating_add(1);
             let id = HandoffId { claim, attempt: self.attempts };
-            self.sending.insert(id.claim.shard, Sending::new(now, id, to, &mut self.steps));
+            let failing = self.failing.get(&id.claim.shard).map(|failing| (failing.since, failing.is_reported));
+            self.sending.insert(id.claim.shard, Sending::new(now, id, to, failing, &mut self.steps));
         }
     }
 }

@@ -103,6 +103,9 @@ pub enum Refusal {
     /// The state could not be installed.
     #[error("it could not install the state")]
     NotInstalled,
+    /// What belongs to the shard beside its state is not there yet: the owner asks again until it is.
+    #[error("what else belongs to the shard is not there yet")]
+    NotReady,
 }
 
 /// A message of a handoff.
@@ -149,6 +152,7 @@ mod tests {
             (tell(Tell::Refused(Refusal::Unknown)), "01", "04 03"),
             (tell(Tell::Refused(Refusal::Malformed)), "01", "04 04"),
             (tell(Tell::Refused(Refusal::NotInstalled)), "01", "04 05"),
+            (tell(Tell::Refused(Refusal::NotReady)), "01", "04 06"),
         ];
         for (message, direction, rest) in rows {
             let wanted = format!("{direction}{id_bytes}{rest}").replace(' ', "");

@@ -32,7 +32,8 @@
 //! - **Bounded.** So many handoffs at a time in each direction, so many chunks under way; the rest waits for its turn, at most
 //!   one for each shard. Bytes are never kept here: chunks are read when they are sent, and staged as they come.
 //! - **Visible.** [`Desk::progress`] tells how far each is and what it waits for; one that has not moved for
-//!   [`HandoffConfig::alarm`] is reported as [`Stuck`], once each time that it gets stuck.
+//!   [`HandoffConfig::alarm`] is reported as [`Stuck`], once each time that it gets stuck. Attempts that fail one after the
+//!   other are no progress: what they are about has not gone on since the first of them began.
 //!
 //! # What to install means
 //! To *merge*: what was installed and then not taken, because the handoff was cancelled after all, must do no harm later,
@@ -64,7 +65,8 @@ pub use self::message::{Ask, HandoffId, HandoffMessage, MAX_CHUNK_BYTES, MAX_CHU
 pub struct HandoffConfig {
     /// How fast they may send.
     pub budget: BudgetConfig,
-    /// How many shards are sent at a time. Default: 4, which keep the budget busy while one waits for an answer.
+    /// How many shards are sent at a time, without those whose receivers are not ready. Default: 4, which keep the budget
+    /// busy while one waits for an answer.
     pub sending: usize,
     /// How many are received at a time; others are told to come again. Default: 8.
     pub receiving: usize,
@@ -179,6 +181,12 @@ pub struct Stuck {
     pub since: Duration,
     /// What it waits for.
     pub waits_for: WaitsFor,
+}
+
+impl From<Progress> for Stuck {
+    fn from(Progress { id, peer, since, waits_for, .. }: Progress) -> Self {
+        Self { id, peer, since, waits_for }
+    }
 }
 
 impl fmt::Display for Stuck {

@@ -65,14 +65,26 @@ pub(super) struct Sending {
     /// How many chunks were added last, and how often they were asked for without a pause.
     added: u32,
     rounds: u32,
+    /// When it began.
+    pub(super) began: Duration,
     /// When it last went on.
     since: Duration,
+    /// Since when attempts have failed, if this is not the first.
+    failing_since: Option<Duration>,
     is_stuck: bool,
     refusal: Option<Refusal>,
 }
 
 impl Sending {
-    pub(super) fn new(now: Duration, id: HandoffId, to: NodeId, steps: &mut Steps) -> Self {
+    /// `failing_since`: when the first of the attempts began that have failed before this one, and whether that was
+    /// reported.
+    pub(super) fn new(
+        now: Duration,
+        id: HandoffId,
+        to: NodeId,
+        failing_since: Option<(Duration, bool)>,
+        steps: &mut Steps,
+    ) -> Self {
         steps.push_back(Step::Open(id.clone()));
         Self {
             id,
@@ -90,8 +102,10 @@ impl Sending {
             paused_at: None,
             added: 0,
             rounds: 0,
+            began: now,
             since: now,
-            is_stuck: false,
+            failing_since: failing_since.map(|(since, _)| since),
+            is_stuck: failing_since.is_some_and(|(_, is_reported)| is_reported),
             refusal: None,
         }
     }
@@ -101,9 +115,19 @@ impl Sending {
         self.stage >= Stage::Releasing
     }
 
+    /// Whether it waits for a receiver that is not ready: it costs nothing meanwhile.
+    pub(super) fn is_waiting_for_receiver(&self) -> bool {
+        self.stage == Stage::Preparing && self.refusal == Some(Refusal::NotReady)
+    }
+
     fn moved(&mut self, now: Duration) {
         self.since = now;
-        self.is_stuck = false;
+        self.is_stuck &= self.failing_since.is_some();
+    }
+
+    /// Since when it has not gone on.
+    fn still_since(&self) -> Duration {
+        self.failing_since.unwrap_or(self.since)
     }
 
     fn enter(&mut self, now: Duration, stage: Stage) {
@@ -193,6 +217,7 @@ impl Sending {
     }
 
     fn let_go(&mut self, now: Duration, steps: &mut Steps) {
+        self.failing_since = None;
         self.enter(now, Stage::LettingGo);
         steps.push_back(Step::Acknowledged { id: self.id.clone(), by: self.to.clone() });
     }
@@ -206,6 +231,7 @@ impl Sending {
         if self.stage == Stage::Preparing {
             // It may have some of an earlier time. What it says of bytes is not asked: only our own count is shown.
             self.enter(now, Stage::Sending);
+            self.refusal = None;
             (self.arrived, self.next) = (next, next);
             return;
         }
@@ -227,7 +253,7 @@ impl Sending {
 
     fn handle_refusal(&mut self, now: Duration, refusal: Refusal, config: &HandoffConfig) -> Outcome {
         match self.stage {
-            Stage::Preparing if refusal == Refusal::Busy => {
+            Stage::Preparing if matches!(refusal, Refusal::Busy | Refusal::NotReady) => {
                 self.refusal = Some(refusal);
                 self.resend_at = now + config.resend;
                 Outcome::GoesOn
@@ -345,13 +371,13 @@ impl Sending {
             _ => Some(self.resend_at),
         };
         let pause = self.paused_at.filter(|_| self.stage < Stage::LettingGo).map(|at| at + config.pause);
-        let alarm = (!self.is_stuck).then_some(self.since + config.alarm);
+        let alarm = (!self.is_stuck).then_some(self.still_since() + config.alarm);
         step.into_iter().chain(pause).chain(alarm).min()
     }
 
     /// Whether it has just been found not to go on.
     pub(super) fn gets_stuck(&mut self, now: Duration, config: &HandoffConfig) -> bool {
-        let is_new = !self.is_stuck && now >= self.since + config.alarm;
+        let is_new = !self.is_stuck && now >= self.still_since() + config.alarm;
         self.is_stuck |= is_new;
         is_new
     }
@@ -377,7 +403,7 @@ impl Sending {
             peer: self.to.clone(),
             chunks: (self.arrived, self.chunks),
             bytes: (self.arrived_bytes, self.bytes),
-            since: self.since,
+            since: self.still_since(),
             waits_for: self.waits_for(),
         }
     }

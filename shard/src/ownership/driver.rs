@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use polity_cluster::document::Watch;
 use polity_cluster::rpc::{Blob, Peer, Rpc, RpcErrorKind};
-use polity_cluster::{Node, NodeId, Subscription};
+use polity_cluster::{BoxFuture, Node, NodeId, Subscription};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{CLAIMS, CLAIMS_AT_ONCE, CONFLICT, HANDOFF, HANDOFF_CHUNK, Shared};
-use crate::claims::{Claim, ClaimBook, Claims, Sight, claims_of, write_claim};
+use super::{CLAIMS, CLAIMS_AT_ONCE, CONFLICT, HANDOFF, HANDOFF_CHUNK, OwnershipEvent, Shared};
+use crate::claims::{By, Claim, ClaimBook, Claims, Sight, claims_of, write_claim};
 use crate::handoff::{Ask, HandoffId, HandoffMessage, Step};
 use crate::journal::{Conflict, Resolution, Snapshot};
 use crate::{Command, Epoch, EpochError, ShardId};
@@ -37,6 +37,10 @@ enum Done {
 pub(super) struct Driver {
     shared: Arc<Shared>,
     rpc: Rpc,
+    /// Whether the node is a member: before that it knows only itself, and nobody whom it could ask.
+    joined: BoxFuture<'static, bool>,
+    is_member: bool,
+    stopped: BoxFuture<'static, ()>,
     changes: Subscription,
     watch: Watch<ClaimBook>,
     tasks: JoinSet<Done>,
@@ -52,7 +56,18 @@ pub(super) fn serve(rpc: &Rpc, shared: &Arc<Shared>) {
     for method in [HANDOFF, HANDOFF_CHUNK] {
         let shared = shared.clone();
         rpc.serve(method, move |caller, message, reply| {
-            shared.with(|steward, now| steward.handle_message(now, &caller.node, message));
+            let ready = match &message {
+                HandoffMessage::Ask(HandoffId { claim, .. }, Ask::Prepare { .. }) => {
+                    Some((claim.shard, shared.estate.is_ready(claim.shard)))
+                }
+                _ => None,
+            };
+            shared.with(|steward, now| {
+                if let Some((shard, is_ready)) = ready {
+                    steward.handle_ready(shard, is_ready);
+                }
+                steward.handle_message(now, &caller.node, message);
+            });
             reply.send(&());
         });
     }
@@ -76,7 +91,11 @@ pub(super) fn serve(rpc: &Rpc, shared: &Arc<Shared>) {
 impl Driver {
     /// Holds no handle of the node, so that it does not keep the node running.
     pub(super) fn new(shared: Arc<Shared>, node: &Node) -> Self {
+        let (ready, mut stop) = (node.ready(), node.stop_signal());
         Self {
+            joined: Box::pin(async move { ready.await.is_ok() }),
+            is_member: false,
+            stopped: Box::pin(async move { drop(stop.wait_for(Option::is_some).await) }),
             rpc: node.rpc().clone(),
             changes: shared.members.subscribe(),
             watch: shared.document.watch(),
@@ -93,17 +112,29 @@ impl Driver {
             while let Some(command) = self.next_command() {
                 self.carry_out(command);
             }
+            self.tell_news();
             self.shared.turns.send_modify(|turns| *turns += 1);
             let due = self.shared.lock().steward.poll_timeout().map(|due| self.shared.started + due);
             tokio::select! {
                 biased;
+                () = &mut self.stopped => return,
+                is_member = &mut self.joined, if !self.is_member => {
+                    // If not, the node has stopped.
+                    self.is_member = is_member;
+                    self.follow_members();
+                }
                 _ = self.changes.next() => self.follow_members(),
                 _ = self.watch.next() => self.follow_claims(),
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
-                    // One of an estate or an authority may have panicked; what waits for it is tried again or alarms.
-                    match done {
-                        Ok(done) => self.settle(done),
-                        Err(error) => tracing::error!(%error, "a task of ownership has failed"),
+                    // All that have ended, in one turn: a node that starts alone is given the epochs of all shards at once.
+                    let mut ended = Some(done);
+                    while let Some(done) = ended {
+                        // One of an estate or an authority may have panicked; what waits for it is tried again or alarms.
+                        match done {
+                            Ok(done) => self.settle(done),
+                            Err(error) => tracing::error!(%error, "a task of ownership has failed"),
+                        }
+                        ended = self.tasks.try_join_next();
                     }
                 }
                 () = self.shared.wake.notified() => {}
@@ -138,7 +169,7 @@ impl Driver {
 
     /// Asks those that are up what they know, until all have said so.
     fn learn(&mut self) {
-        if self.shared.lock().steward.core().has_learned() {
+        if !self.is_member || self.shared.lock().steward.core().has_learned() {
             return;
         }
         let view = self.shared.members.snapshot();
@@ -184,6 +215,9 @@ impl Driver {
                 self.change(&id, changes);
             }
             Done::Installed(id, is_installed) => {
+                if is_installed {
+                    self.tell(OwnershipEvent::Received(id.claim.clone()));
+                }
                 shared.with(|steward, now| steward.handle_installed(now, &id, is_installed));
             }
             Done::Conflict(conflict) => {
@@ -228,12 +262,33 @@ impl Driver {
             Command::Own(claim) => {
                 self.write(claim.clone());
                 shared.estate.owned(&claim);
+                self.tell(OwnershipEvent::Gained(claim));
             }
             Command::Relay(claim) => self.write(claim),
-            Command::Release { claim, to } => shared.estate.lost(claim.shard, &to),
-            Command::Superseded { claim, by } => shared.estate.lost(claim.shard, &by.owner),
+            Command::Release { claim, to } => {
+                shared.estate.lost(claim.shard, &to);
+                self.tell(OwnershipEvent::Lost { claim, by: By::Handoff(to) });
+            }
+            Command::Superseded { claim, by } => {
+                shared.estate.lost(claim.shard, &by.owner);
+                self.tell(OwnershipEvent::Lost { claim, by: By::Claim(by) });
+            }
             Command::Conflict { lost, won } => self.report(lost, won),
             Command::Handoff(step) => self.carry_out_step(step),
+        }
+    }
+
+    fn tell(&self, event: OwnershipEvent) {
+        self.shared.lock().told.tell(event);
+    }
+
+    /// Tells of the claims that have become known.
+    fn tell_news(&self) {
+        let mut state = self.shared.lock();
+        while let Some(shard) = state.steward.poll_news() {
+            if let Some(epoch) = state.steward.core().claims().epoch(shard).cloned() {
+                state.told.tell(OwnershipEvent::Claimed(Claim { shard, epoch }));
+            }
         }
     }
 
@@ -259,6 +314,7 @@ impl Driver {
         };
         tracing::warn!(%conflict, "two owned a shard at once");
         shared.lock().journal.record(conflict.clone());
+        self.tell(OwnershipEvent::Conflict { lost: conflict.lost.clone(), won: conflict.won.clone() });
         if let Some(winner) = winner {
             let call = self.rpc.call(&winner, &CONFLICT, &conflict, ANSWER_WITHIN);
             self.tasks.spawn(async move {
@@ -316,7 +372,10 @@ impl Driver {
             Step::Discard(id) => {
                 shared.lock().staged.remove(&id);
             }
-            Step::Alarm(stuck) => tracing::warn!(%stuck, "a handoff does not go on"),
+            Step::Alarm(stuck) => {
+                tracing::warn!(%stuck, "a handoff does not go on");
+                self.tell(OwnershipEvent::Stuck(stuck));
+            }
             // Settled by the steward.
             Step::Acknowledged { .. } | Step::Failed { .. } | Step::NotTaken(_) | Step::Received(_) => {}
         }
@@ -340,6 +399,12 @@ impl Driver {
         let view = self.shared.members.snapshot();
         let member = view.members.get(&node.name).filter(|member| member.id == *node)?;
         Some(Peer { node: member.id.clone(), addr: member.addr })
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.lock().told.end();
     }
 }
 

@@ -44,6 +44,12 @@ pub trait Estate: Send + Sync + 'static {
     /// over, too.
     fn resume(&self, shard: ShardId);
 
+    /// Whether what belongs to a shard beside its chunks is here, so that it can be installed. Its owner keeps it until then, and
+    /// asks again from time to time. Asked before the chunks are sent, and must answer at once.
+    fn is_ready(&self, _shard: ShardId) -> bool {
+        true
+    }
+
     /// Merges chunks, in their order, into this node's state. Returns whether that is done: only then the owner before lets go.
     fn install(&self, shard: ShardId, chunks: Vec<Blob>) -> BoxFuture<'_, bool>;
 

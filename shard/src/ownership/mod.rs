@@ -5,11 +5,12 @@
 //! the number of shards.
 //!
 //! # What it waits for when it starts
-//! Before it claims anything it asks every member that is up what claims it knows ([`CLAIMS`]), and goes on when all of them have
-//! answered, have no ownership, or are not up any more.
+//! Before it claims anything its node is a member ([`Node::ready`]), and it has asked every member that is up what claims it
+//! knows ([`CLAIMS`]): it goes on when all of them have answered, have no ownership, or are not up any more.
 
 mod driver;
 mod estate;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,18 +20,20 @@ use std::time::Duration;
 use polity_cluster::document::Document;
 use polity_cluster::rpc::{Blob, Lane, Method};
 use polity_cluster::{DocumentError, Env, Members, Node, NodeId};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use self::estate::Estate;
-use crate::claims::{Claim, ClaimBook, Fence, Superseded, claims_of};
+use self::watch::Told;
+pub use self::watch::{MAX_EVENTS, OwnershipEvent, OwnershipWatch};
+use crate::claims::{Claim, ClaimBook, Core, Fence, Superseded, claims_of};
 use crate::handoff::{HandoffId, HandoffMessage, Progress, Stuck};
 use crate::journal::{Conflict, Journal, JournalConfig, Snapshot};
 use crate::{Epoch, EpochAuthority, Explanation, ReplicaCount, ShardId, Steward, StewardConfig};
 
 /// The document of claims.
-pub const DOCUMENT: &str = "polity.claims";
+pub const DOCUMENT: &str = ".claims";
 /// A message of a handoff, in either direction.
 pub const HANDOFF: Method<HandoffMessage, ()> = Method::new(48, "shard.handoff", Lane::Call);
 /// A chunk of a handoff.
@@ -88,13 +91,14 @@ struct Shared {
     started: Instant,
     wake: Notify,
     /// Counts what the driver has seen to.
-    turns: watch::Sender<u64>,
+    turns: tokio::sync::watch::Sender<u64>,
     state: Mutex<State>,
 }
 
 struct State {
     steward: Steward,
     journal: Journal,
+    told: Told,
     /// What is read for handoffs.
     sources: BTreeMap<HandoffId, Vec<Blob>>,
     /// What has come by handoffs, and is not installed.
@@ -123,7 +127,7 @@ impl Ownership {
     /// Takes part in ownership. `authority` gives out epochs: [`LocalAuthority`](crate::LocalAuthority) for available ownership.
     ///
     /// # Errors
-    /// Those of [`Node::document`].
+    /// [`DocumentError::OtherType`], [`DocumentError::Stopped`].
     ///
     /// # Panics
     /// If the node has an ownership already.
@@ -133,13 +137,14 @@ impl Ownership {
         authority: Arc<dyn EpochAuthority>,
         estate: Arc<dyn Estate>,
     ) -> Result<Self, DocumentError> {
-        let document = node.document::<ClaimBook>(DOCUMENT)?;
+        let document = node.internal_document::<ClaimBook>(DOCUMENT)?;
         let claims = document.read(|book| claims_of(book, config.steward.shards));
         let me = node.id().clone();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 steward: Steward::new(me.clone(), config.steward, Fence::new(claims)),
                 journal: Journal::new(config.journal),
+                told: Told::new(),
                 sources: BTreeMap::new(),
                 staged: BTreeMap::new(),
             }),
@@ -152,7 +157,7 @@ impl Ownership {
             estate,
             started: Instant::now(),
             wake: Notify::new(),
-            turns: watch::Sender::new(0),
+            turns: tokio::sync::watch::Sender::new(0),
         });
         driver::serve(node.rpc(), &shared);
         let driver = node.spawn_internal(driver::Driver::new(shared.clone(), node).run());
@@ -198,11 +203,33 @@ impl Ownership {
         self.inner.shared.lock().steward.explain(self.inner.shared.now(), shard)
     }
 
+    /// Follows what this node owns, and who owns what else, from now on.
+    #[must_use]
+    pub fn watch(&self) -> OwnershipWatch {
+        OwnershipWatch::new(self.inner.shared.clone())
+    }
+
     /// Waits until every shard is owned by the node that should own it, as this node knows it. Cancel safe. Never returns while
     /// nobody can own one, or after the node has stopped.
     pub async fn settled(&self) {
+        self.until(Core::is_settled).await;
+    }
+
+    /// Waits until this node owns all that it should own, and nothing that another should own, as it knows it. Cancel safe.
+    /// Waits for as long as a failure keeps it from that, and never returns after the node has stopped.
+    pub async fn caught_up(&self) {
+        self.until(Core::is_caught_up).await;
+    }
+
+    /// Waits until this node owns nothing that another could own: for one that drains. Cancel safe. Never returns while this
+    /// node is among those that should own shards, or after it has stopped.
+    pub async fn handed_over(&self) {
+        self.until(Core::is_handed_over).await;
+    }
+
+    async fn until(&self, is_so: fn(&Core) -> bool) {
         let mut turns = self.inner.shared.turns.subscribe();
-        while !self.inner.shared.lock().steward.core().is_settled() {
+        while !is_so(self.inner.shared.lock().steward.core()) {
             // The sender lives in `self`, so this cannot fail.
             let _ = turns.changed().await;
         }

@@ -14,6 +14,9 @@ pub mod commands;
 pub mod counter;
 mod facts;
 pub mod h1_one_map;
+pub mod h3_one_owner;
+pub mod h4_conflicts;
+pub mod h5_handoff;
 pub mod k1_durable;
 pub mod k2_no_silent_loss;
 pub mod k3_read_your_writes;
@@ -29,6 +32,7 @@ mod numbers;
 pub mod p1_topics;
 pub mod p2_presence;
 pub mod set_full;
+mod tenures;
 
 use std::fmt;
 use std::time::Duration;
@@ -64,7 +68,7 @@ pub struct Checker {
 }
 
 /// All of them.
-pub const ALL: [Checker; 21] = [
+pub const ALL: [Checker; 24] = [
     Checker { name: "bounds", check: bounds::check },
     Checker { name: "m1_complete", check: m1_complete::check },
     Checker { name: "m3_convergent", check: m3_convergent::check },
@@ -74,6 +78,9 @@ pub const ALL: [Checker; 21] = [
     Checker { name: "c1_convergent", check: c1_convergent::check },
     Checker { name: "c2_nothing_lost", check: c2_nothing_lost::check },
     Checker { name: "h1_one_map", check: h1_one_map::check },
+    Checker { name: "h3_one_owner", check: h3_one_owner::check },
+    Checker { name: "h4_conflicts", check: h4_conflicts::check },
+    Checker { name: "h5_handoff", check: h5_handoff::check },
     Checker { name: "k1_durable", check: k1_durable::check },
     Checker { name: "k2_no_silent_loss", check: k2_no_silent_loss::check },
     Checker { name: "k3_read_your_writes", check: k3_read_your_writes::check },

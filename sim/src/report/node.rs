@@ -261,7 +261,9 @@ fn events(story: &Story<'_>, host: Host) -> Vec<Labelled> {
             | Event::Subscriber { .. }
             | Event::Published { .. }
             | Event::Got { .. }
-            | Event::Lacks { .. } => continue,
+            | Event::Lacks { .. }
+            | Event::Ownership { .. }
+            | Event::Owners { .. } => continue,
             Event::Holds { .. } => {
                 let (since, keys) = held.get_or_insert((at, 0));
                 // A node tells of all its keys at once.

@@ -188,6 +188,8 @@ pub(super) fn host_of(event: &Event) -> Option<Host> {
         | Event::Published { host, .. }
         | Event::Got { host, .. }
         | Event::Lacks { host, .. }
+        | Event::Ownership { host, .. }
+        | Event::Owners { host, .. }
         | Event::Note { host, .. } => Some(*host),
         Event::Began { .. }
         | Event::Ended { .. }

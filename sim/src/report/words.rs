@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::history::{Action, Basis, Event, Host, MemberList, Op, OpId, Outcome, Seen, Standing};
+use crate::history::{Action, Basis, Deed, Event, Host, MemberList, Op, OpId, Outcome, Seen, Standing};
 
 /// How many of the values that a read found are shown: those that were written last.
 const SHOWN: usize = 6;
@@ -112,6 +112,21 @@ pub(super) fn difference(before: Option<&MemberList>, after: &MemberList) -> Str
     changes.join("; ")
 }
 
+fn said(deed: Deed) -> String {
+    match deed {
+        Deed::Claimed => "owns it".to_owned(),
+        Deed::Known => "knows of it".to_owned(),
+        Deed::Installed => "has what belongs to it".to_owned(),
+        Deed::Released(to) => format!("has let go for {to}"),
+        Deed::Superseded(by) => format!("is superseded by {by}"),
+        Deed::Recorded(by) => format!("writes down a conflict with {by}"),
+        Deed::Alarmed => "reports that its handoff is stuck".to_owned(),
+        Deed::Stuck => "its handoff is stuck".to_owned(),
+        Deed::Accepted => "lets an effect take place".to_owned(),
+        Deed::Refused => "refuses an effect".to_owned(),
+    }
+}
+
 /// The name of an event's kind as in a file, and the event in words. Views need what was seen before; operations and
 /// copies are told elsewhere.
 pub(super) fn event(event: &Event) -> (&'static str, String) {
@@ -154,6 +169,10 @@ pub(super) fn event(event: &Event) -> (&'static str, String) {
         Event::Lacks { subscriber, publisher, missed, .. } => {
             ("lacks", format!("subscriber {subscriber:x} is told that it has missed {missed} of {publisher}"))
         }
+        Event::Ownership { shard, epoch, deed, .. } => {
+            ("ownership", format!("shard {shard} under {epoch}: {}", said(*deed)))
+        }
+        Event::Owners { shards, .. } => ("owners", format!("names the owners of {} shards", shards.len())),
         Event::Holds { key, .. } => ("holds", format!("tells where {key} is")),
         Event::Missed { promise, demand } => ("missed", format!("{promise} demands that {demand}: it was not so")),
         Event::Panicked { message } => ("panicked", message.clone()),

@@ -42,6 +42,11 @@ impl Scenario {
     pub fn case(&self, seed: u64) -> Case {
         let mut rng = StdRng::seed_from_u64(seed_of(seed, self.name, 0));
         let (settings, acts) = (self.draw)(&mut rng, seed);
+        // From a stream of its own: all else is drawn as if there were no owners. The build before knows none, and nodes that
+        // have them would refuse it.
+        let mut own = StdRng::seed_from_u64(seed_of(seed, self.name, 1));
+        let has_owners = own.random_bool(OWNERS) && !settings.upgrade;
+        let settings = if has_owners { settings.with_owners() } else { settings };
         Case::new(self.name, seed, settings, acts)
     }
 }
@@ -59,6 +64,9 @@ pub const ALL: [Scenario; 10] = [
     pairs::SCENARIO,
     mix::SCENARIO,
 ];
+
+/// In how many worlds shards have owners.
+const OWNERS: f64 = 0.4;
 
 /// The scenario of a name.
 #[must_use]

@@ -14,6 +14,7 @@ mod documents;
 mod edits;
 mod map;
 mod orders;
+pub(crate) mod owners;
 mod presence;
 mod races;
 mod registers;
@@ -56,7 +57,7 @@ pub struct Workload {
 }
 
 /// All workloads.
-pub const ALL: [Workload; 11] = [
+pub const ALL: [Workload; 12] = [
     registers::WORKLOAD,
     edits::WORKLOAD,
     races::WORKLOAD,
@@ -68,7 +69,12 @@ pub const ALL: [Workload; 11] = [
     presence::WORKLOAD,
     topics::WORKLOAD,
     buckets::WORKLOAD,
+    owners::WORKLOAD,
 ];
+
+/// How many of them, from the first on, worlds are drawn from. Those that came later are drawn each by itself, so that a seed
+/// keeps its case.
+pub(crate) const DRAWN: usize = 11;
 
 /// Declares the buckets of all workloads.
 pub(crate) fn declare(config: KvConfig) -> KvConfig {
@@ -277,6 +283,9 @@ pub(crate) fn tell_documents(client: &Client, workloads: &[&'static Workload]) {
     }
     if has(&presence::WORKLOAD) {
         presence::tell(client);
+    }
+    if has(&owners::WORKLOAD) {
+        owners::tell(client);
     }
 }
 

@@ -257,3 +257,35 @@ fn shards_that_do_not_exist_are_ignored() {
     core.handle_received(ms(0), &strange);
     assert!(core.claims().is_empty());
 }
+
+#[test]
+fn a_node_has_caught_up_when_it_owns_what_it_should_and_nothing_else() {
+    let (owner, first) = other_and_first();
+    let mut core = core(owner, sight(owner, ""));
+    assert!(!core.is_caught_up() && core.is_handed_over(), "it is to claim");
+    let own = claims(&mut core, 500);
+    assert!(core.is_caught_up() && !core.is_handed_over());
+    core.handle_sight(ms(600), sight("a1 b1", ""));
+    assert!(!core.is_caught_up() && !core.is_handed_over(), "it is to hand over");
+    core.handle_acknowledged(ms(700), &own, &boot(first));
+    assert!(core.is_caught_up() && core.is_handed_over());
+    // The last that is up keeps what it has.
+    let mut last = self::core("a1", sight("a1", ""));
+    claims(&mut last, 500);
+    last.handle_sight(ms(600), sight("a1", "a"));
+    assert!(last.is_caught_up() && last.is_handed_over());
+    let before = Core::new(boot("a1"), ShardCount::new(1).expect("valid"), ClaimConfig::default(), Fence::default());
+    assert!(!before.is_caught_up(), "it knows nobody");
+}
+
+#[test]
+fn greater_epochs_are_news_once() {
+    let mut core = core("a1", sight("a1", ""));
+    core.handle_claim(ms(0), claim("2b1"));
+    core.handle_claim(ms(0), claim("3b1"));
+    assert_eq!((core.poll_news(), core.poll_news()), (Some(SHARD), None));
+    core.handle_claim(ms(0), claim("3b1"));
+    assert_eq!(core.poll_news(), None);
+    let own = claims(&mut core, 500);
+    assert_eq!(core.poll_news(), Some(own.shard), "its own too");
+}

@@ -420,3 +420,63 @@ fn what_makes_no_sense_is_refused() {
     assert_eq!(ask(0, "a1", Ask::Install { chunks: 1, bytes: 2 }), malformed, "not what was sent");
     assert_eq!(ask(0, "a1", Ask::Cancel), None);
 }
+
+#[test]
+fn a_receiver_that_is_not_ready_is_asked_again_and_holds_up_nobody_else() {
+    let mut pair = Pair::new(HandoffConfig { sending: 1, ..HandoffConfig::default() });
+    pair.b.handle_ready(SHARD, false);
+    pair.b.handle_ready(ShardId(8), false); // there is no such shard
+    pair.begin();
+    pair.a.begin(pair.now, claim(1), boot("b1"));
+    pair.run();
+    assert_eq!(pair.log(), WHOLE, "the other shard moves");
+    let taken = Claims::from_iter([Claim { shard: ShardId(1), epoch: epoch("5b1") }]);
+    pair.a.handle_claim(pair.now, ShardId(1), &taken);
+    pair.run();
+    pair.log.clear();
+    pair.go(12_000);
+    assert_eq!(pair.log(), "stuck for the receiver to take it: what else belongs to the shard is not there yet");
+    pair.b.handle_ready(SHARD, true);
+    pair.go(12_500);
+    assert!(pair.log().ends_with(WHOLE), "{}", pair.log());
+    assert_eq!(pair.a.stuck(pair.now).count(), 0);
+}
+
+#[test]
+fn attempts_that_fail_one_after_the_other_alarm_once() {
+    let mut pair = Pair::new(HandoffConfig::default());
+    pair.installs = false;
+    for _ in 0..5 {
+        // Each of them takes two seconds, and the owner begins the next at once.
+        pair.begin();
+        pair.go(pair.now.as_millis() as u64 + 2_000);
+    }
+    let alarms = |pair: &Pair| pair.log.iter().filter(|line| line.starts_with("stuck")).count();
+    pair.begin();
+    pair.go(10_000);
+    pair.go(11_000);
+    assert_eq!(alarms(&pair), 1, "{}", pair.log());
+    assert_eq!(pair.a.stuck(pair.now).map(|stuck| stuck.since).collect::<Vec<_>>(), [ms(0)]);
+    pair.go(12_000);
+    pair.begin();
+    pair.go(14_000);
+    assert_eq!(alarms(&pair), 1, "it was reported");
+    // To hand it to somebody else is another matter.
+    pair.a.begin(pair.now, claim(0), boot("c1"));
+    assert_eq!(pair.a.stuck(pair.now).count(), 0);
+}
+
+#[test]
+fn one_that_waits_for_its_turn_alarms_too() {
+    let mut a = desk("a1", HandoffConfig { sending: 1, ..HandoffConfig::default() });
+    a.begin(ms(0), claim(0), boot("b1"));
+    a.begin(ms(0), claim(1), boot("b1"));
+    steps(&mut a);
+    assert_eq!(a.poll_timeout(), Some(ms(10_000)));
+    a.handle_timeout(ms(10_000));
+    let alarms: Vec<_> = steps(&mut a).iter().map(short).collect();
+    assert_eq!(alarms, ["stuck for its turn", "stuck for the state to be read"]);
+    assert_eq!((a.poll_timeout(), a.stuck(ms(10_000)).count()), (None, 2));
+    a.handle_timeout(ms(20_000));
+    assert_eq!(steps(&mut a), [], "once");
+}

@@ -1,0 +1,246 @@
+//! Owners of shards, and explanations, through the front door, on loopback.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use polity::cluster::BoxFuture;
+use polity::shard::{EpochError, LocalAuthority, ShardCount};
+use polity::{
+    Epoch, EpochAuthority, KvConfig, Node, NodeId, Owner, Owners, Ownership, OwnershipEvent, Preset, ShardId, Wait,
+};
+
+const SHARDS: u32 = 32;
+/// Far longer than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
+fn builder(name: &str) -> polity::Builder {
+    let mut kv = KvConfig::default();
+    kv.shards = ShardCount::new(SHARDS).expect("valid");
+    let zone = if name == "n0" { "a" } else { "b" };
+    Node::builder(name).cluster("owners-of-nodes").preset(Preset::Local).no_discovery().kv(kv).zone(zone)
+}
+
+fn owners(node: &Node) -> &Ownership {
+    node.ownership().expect("it was asked for")
+}
+
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LONG, what).await.expect("it happens")
+}
+
+/// Nodes with owners that see each other and have caught up.
+async fn nodes(count: usize) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for i in 0..count {
+        let builder =
+            builder(&format!("n{i}")).seeds(nodes.first().map(|node| node.addr())).ownership(Owners::default());
+        nodes.push(within(builder.start()).await.expect("starts"));
+    }
+    all_settled(&nodes).await;
+    nodes
+}
+
+async fn all_settled(nodes: &[Node]) {
+    // What one waits for follows from the members that it sees.
+    for node in nodes {
+        let mut changes = node.members().subscribe();
+        while node.members().snapshot().up().count() != nodes.len() {
+            within(changes.next()).await;
+        }
+    }
+    for node in nodes {
+        within(node.ready()).await.expect("runs");
+        within(owners(node).settled()).await;
+    }
+}
+
+/// Who owns what, by what each says of itself.
+fn owned(nodes: &[Node]) -> BTreeMap<ShardId, Vec<NodeId>> {
+    let mut owned: BTreeMap<ShardId, Vec<NodeId>> = BTreeMap::new();
+    for node in nodes {
+        for shard in owners(node).owned().into_keys() {
+            owned.entry(shard).or_default().push(node.id().clone());
+        }
+    }
+    owned
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_ready_owns_what_it_should_own_and_who_leaves_hands_it_over_first() {
+    let alone = nodes(1).await;
+    assert_eq!(owners(&alone[0]).owned().len(), SHARDS as usize, "it was ready");
+    alone[0].stop().await;
+
+    let mut nodes = nodes(3).await;
+    let all = owned(&nodes);
+    assert_eq!(all.len(), SHARDS as usize);
+    for (shard, owners) in &all {
+        let preferred = nodes[0].kv().shard(*shard).expect("one of them").replicas[0].clone();
+        assert_eq!(*owners, [preferred], "shard {shard}");
+    }
+
+    // What the one that leaves owned goes over, with no conflict, and the others are told.
+    let leaver = nodes.pop().expect("three");
+    let had: Vec<ShardId> = owners(&leaver).owned().into_keys().collect();
+    assert!(!had.is_empty());
+    let mut watch = owners(&leaver).watch();
+    let Some(OwnershipEvent::Snapshot { owned: mut copy, .. }) = watch.next().await else { panic!("a snapshot first") };
+    assert_eq!(copy, owners(&leaver).owned());
+    within(leaver.leave(LONG)).await.expect("it was running");
+    while let Some(event) = within(watch.next()).await {
+        match event {
+            OwnershipEvent::Lost { claim, .. } => assert_eq!(copy.remove(&claim.shard), Some(claim.epoch)),
+            OwnershipEvent::Gained(claim) => panic!("it drains, and gains {claim}"),
+            _ => {}
+        }
+    }
+    assert!(copy.is_empty(), "all was handed over: {copy:?}");
+    all_settled(&nodes).await;
+    let rest = owned(&nodes);
+    assert!(rest.values().all(|owners| owners.len() == 1) && rest.len() == SHARDS as usize);
+    assert!(nodes.iter().all(|node| owners(node).journal(|journal| journal.is_empty())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_explains_a_key_alike() {
+    let nodes = nodes(3).await;
+    for key in ["user-42", "user-43", "user-44"] {
+        let told: Vec<_> = nodes.iter().map(|node| node.explain(key)).collect();
+        for (node, told_here) in nodes.iter().zip(&told) {
+            assert_eq!(told_here.by, *node.id());
+            assert_eq!((&told_here.replicas, &told_here.owner), (&told[0].replicas, &told[0].owner));
+            assert_eq!(told_here.waits_for, [], "{told_here}");
+            let Owner::Claimed { epoch, is_up: true, why: None } = &told_here.owner else { panic!("{told_here}") };
+            assert_eq!(epoch.owner, told_here.replicas[0].node);
+            assert_eq!(owners(node).admit(told_here.shard, epoch), Ok(()));
+        }
+        // Two zones and three replicas: the last of them finds none that is new.
+        let last = &told[0].replicas[2];
+        assert_eq!((last.rank_in_zone, last.zone.as_ref().map(|zone| zone.as_str())), (1, Some("b")));
+        let text = told[0].to_string();
+        println!("{text}");
+        assert!(text.contains("; owns it") && text.contains("; this node"), "{text}");
+        assert!(text.contains("all zones have one already") && text.ends_with("waits for nothing"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_owners_a_key_is_explained_too() {
+    let node = builder("n0").start().await.expect("starts");
+    assert!(node.ownership().is_none());
+    within(node.ready()).await.expect("runs");
+    let told = node.explain("user-42");
+    assert_eq!((&told.owner, told.waits_for.len()), (&Owner::NotKept, 0));
+    assert!(told.to_string().contains("which has no owner: the cluster keeps none"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_no_owners_is_refused_by_those_that_have() {
+    let with = builder("n0").ownership(Owners::default()).start().await.expect("starts");
+    let without = builder("n1").seeds([with.addr()]);
+    let refused = within(without.start()).await.expect_err("refused").to_string();
+    assert!(refused.contains("shard.owners is yes there and nothing here"), "{refused}");
+}
+
+/// Gives out no epoch before it is opened.
+#[derive(Debug)]
+struct Gate(tokio::sync::Semaphore);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(tokio::sync::Semaphore::new(0))
+    }
+}
+
+impl EpochAuthority for Gate {
+    fn grant<'a>(
+        &'a self,
+        shard: ShardId,
+        after: Option<&'a Epoch>,
+        owner: &'a NodeId,
+    ) -> BoxFuture<'a, Result<Epoch, EpochError>> {
+        Box::pin(async move {
+            self.0.acquire().await.expect("it is not closed").forget();
+            LocalAuthority.grant(shard, after, owner).await
+        })
+    }
+}
+
+/// Gives out every tenth epoch.
+#[derive(Debug, Default)]
+struct Tens {
+    asked: AtomicU64,
+}
+
+impl EpochAuthority for Tens {
+    fn grant<'a>(
+        &'a self,
+        shard: ShardId,
+        after: Option<&'a Epoch>,
+        owner: &'a NodeId,
+    ) -> BoxFuture<'a, Result<Epoch, EpochError>> {
+        Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let epoch = LocalAuthority.grant(shard, after, owner).await?;
+            Ok(Epoch { counter: epoch.counter + 9, ..epoch })
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn epochs_are_those_of_the_authority_that_was_given() {
+    let tens = Arc::new(Tens::default());
+    let mut settings = Owners::default();
+    settings.epochs = tens.clone();
+    let node = builder("n0").ownership(settings).start().await.expect("starts");
+    within(node.ready()).await.expect("runs");
+    assert!(owners(&node).owned().values().all(|epoch| epoch.counter == 10));
+    assert_eq!(tens.asked.load(Ordering::Relaxed), u64::from(SHARDS));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_behind_is_told_what_is_so() {
+    let mut kv = KvConfig::default();
+    kv.shards = ShardCount::new(2_048).expect("valid");
+    let gate = Arc::new(Gate::default());
+    let mut settings = Owners::default();
+    settings.epochs = gate.clone();
+    let node = builder("n0").kv(kv).ownership(settings).start().await.expect("starts");
+    let mut watch = owners(&node).watch();
+    let Some(OwnershipEvent::Snapshot { owned, .. }) = watch.try_next() else { panic!("a snapshot first") };
+    assert_eq!(owned.len(), 0);
+    gate.0.add_permits(2_048);
+    within(node.ready()).await.expect("runs");
+    // More than twice as many events as there is room for have happened by now.
+    let Some(OwnershipEvent::Snapshot { owned, claims }) = watch.next().await else { panic!("a snapshot") };
+    assert_eq!((owned.len(), claims.len()), (2_048, 2_048));
+    assert_eq!(owned, owners(&node).owned());
+    node.stop().await;
+    while let Some(event) = within(watch.next()).await {
+        assert!(matches!(event, OwnershipEvent::Claimed(_)), "{event:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_all_are_about_to_leave_a_key_waits_for_somebody_and_its_owner_keeps_it() {
+    let nodes = nodes(1).await;
+    let owner = nodes[0].explain("user-42").owner;
+    assert!(matches!(owner, Owner::Claimed { .. }));
+    nodes[0].drain();
+    // The store follows the members a moment later.
+    let told = within(async {
+        loop {
+            let told = nodes[0].explain("user-42");
+            if told.replicas.is_empty() {
+                return told;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let told = told.await;
+    assert!(told.waits_for.contains(&Wait::Replicas), "{told}");
+    assert_eq!(told.owner_epoch(), nodes[0].ownership().and_then(|owners| owners.owns(told.shard)).as_ref());
+    assert!(told.to_string().contains("waits for somebody who could keep it"), "{told}");
+}

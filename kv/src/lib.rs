@@ -27,6 +27,8 @@
 //! | [`mod@count`] | how many keys a bucket has | asynchronous |
 //! | [`mod@watch`] | telling who watches what has changed | both |
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
+//! | [`mod@hints`] | who has missed what | pure |
+//! | [`mod@mend`] | what reads and writes leave to be mended | both |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
 #![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
@@ -44,10 +46,12 @@ pub mod engine;
 mod errands;
 mod error;
 mod expiries;
+mod hints;
 mod kept;
 mod kv;
 mod lineage;
 mod map;
+mod mend;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod model;
 mod place;
@@ -58,6 +62,7 @@ mod scan;
 mod serve;
 mod settled;
 mod standing;
+mod stats;
 mod store;
 mod sync;
 mod tally;
@@ -78,4 +83,5 @@ pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Kv, NotAContext};
 pub use record::Kind;
 pub use scan::Scan;
+pub use stats::KvStats;
 pub use watch::{Watch, WatchEvent};

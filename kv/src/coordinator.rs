@@ -31,6 +31,7 @@ use crate::scan::Pages;
 use crate::store::{Store, millis};
 use crate::sync::RwLock;
 use crate::tally::{Tally, Verdict, Vouch};
+use crate::throttle::Throttle;
 use crate::wire::{MERGE, Merge, PAGE_BYTES, READ, Read, SCAN, Scan, Vouched};
 
 /// Carries out operations.
@@ -42,6 +43,7 @@ pub(crate) struct Coordinator {
     pub(crate) map: RwLock<Arc<Map>>,
     pub(crate) config: KvConfig,
     pub(crate) mending: Arc<Mending>,
+    pub(crate) throttle: Arc<Throttle>,
     env: Env,
 }
 
@@ -82,7 +84,8 @@ impl TooFew {
 impl Coordinator {
     pub(crate) fn new(node: &Node, store: Arc<Store>, config: KvConfig, mending: Arc<Mending>) -> Self {
         let (id, rpc, env) = (node.id().clone(), node.rpc().clone(), node.env().clone());
-        Self { node: id, rpc, store, map: RwLock::default(), config, mending, env }
+        let throttle = Arc::new(Throttle::new(config.repair));
+        Self { node: id, rpc, store, map: RwLock::default(), config, mending, throttle, env }
     }
 
     pub(crate) fn map(&self) -> Arc<Map> {
@@ -102,6 +105,12 @@ impl Coordinator {
     /// The wall clock, since the Unix epoch.
     pub(crate) fn wall(&self) -> Duration {
         self.env.ground().wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
+
+    /// Waits until the budget of repair allows the next message.
+    pub(crate) async fn until_affordable(&self) {
+        let stats = self.rpc.stats();
+        self.throttle.open(|| stats.bytes_in.value() + stats.bytes_out.value()).await;
     }
 
     // ---- read -----------------------------------------------------------------------------------------------------

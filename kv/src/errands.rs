@@ -14,7 +14,7 @@ use crate::account::{self, Account};
 use crate::coordinator::Coordinator;
 use crate::digest::Digest;
 use crate::hints::{Marks, Missed};
-use crate::reconcile::{self, Offer, Purpose, Reconciliation};
+use crate::reconcile::{self, Offer, Purpose, Reconciliation, Sketched, bytes_of};
 use crate::record::Blob;
 use crate::roster::Roster;
 use crate::wire::{
@@ -155,8 +155,10 @@ pub(crate) async fn mend(here: &Coordinator, peer: &Peer) {
 
 /// Offers a page of the records of some keys. Returns how many of the keys that were.
 async fn offer(here: &Coordinator, peer: &Peer, keys: &[Blob]) -> Result<usize, String> {
+    here.until_affordable().await;
     let (records, keys) = here.store.records_at(keys, PAGE_BYTES).map_err(|error| error.to_string())?;
     if !records.is_empty() {
+        here.throttle.spend(bytes_of(&records));
         let offer = Offer { records, back: false };
         here.rpc.call(peer, &OFFER, &offer, PATIENCE).await.map_err(|error| error.to_string())?;
     }
@@ -217,6 +219,7 @@ async fn reconcile(
     let (store, rpc) = (&here.store, &here.rpc);
     let shards: Vec<ShardId> = reconciliation.shards().collect();
     loop {
+        here.until_affordable().await;
         let ask = match reconciliation.next(store) {
             Ok(ask) => ask,
             Err(error) => {
@@ -234,16 +237,27 @@ async fn reconcile(
         match ask {
             None => return Ok(()),
             Some(reconcile::Ask::Sketch(ask)) => {
-                reconciliation.handle_sketched(rpc.call(peer, &SKETCH, &ask, PATIENCE).await?);
+                here.throttle.spend(ask.bytes());
+                let answer = rpc.call(peer, &SKETCH, &ask, PATIENCE).await?;
+                here.throttle.spend(answer.iter().map(Sketched::bytes).sum());
+                reconciliation.handle_sketched(answer);
             }
             Some(reconcile::Ask::Pull(ask)) => {
-                reconciliation.handle_pulled(store, rpc.call(peer, &PULL, &ask, PATIENCE).await?);
+                here.throttle.spend(ask.bytes());
+                let answer = rpc.call(peer, &PULL, &ask, PATIENCE).await?;
+                here.throttle.spend(answer.bytes());
+                reconciliation.handle_pulled(store, answer);
             }
             Some(reconcile::Ask::Fetch(ask)) => {
-                reconciliation.handle_page(store, &rpc.call(peer, &FETCH, &ask, PATIENCE).await?);
+                let page = rpc.call(peer, &FETCH, &ask, PATIENCE).await?;
+                here.throttle.spend(bytes_of(&page.records));
+                reconciliation.handle_page(store, &page);
             }
             Some(reconcile::Ask::Offer(ask)) => {
-                reconciliation.handle_offered(store, &rpc.call(peer, &OFFER, &ask, PATIENCE).await?);
+                here.throttle.spend(bytes_of(&ask.records));
+                let answer = rpc.call(peer, &OFFER, &ask, PATIENCE).await?;
+                here.throttle.spend(bytes_of(&answer.back));
+                reconciliation.handle_offered(store, &answer);
             }
         }
     }

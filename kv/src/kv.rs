@@ -320,7 +320,9 @@ impl Kv {
     /// What this node's store has done so that replicas become equal, and what waits to be done.
     #[must_use]
     pub fn stats(&self) -> KvStats {
-        self.inner.coordinator.mending.stats()
+        let here = &self.inner.coordinator;
+        let (repair_bytes, repairs_waiting) = (here.throttle.spent(), here.throttle.waiting());
+        KvStats { repair_bytes, repairs_waiting, ..here.mending.stats() }
     }
 
     /// The limits and times of this store.

@@ -29,6 +29,7 @@
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
 //! | [`mod@hints`] | who has missed what | pure |
 //! | [`mod@mend`] | what reads and writes leave to be mended | both |
+//! | [`mod@throttle`] | how fast repair may be | both |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
 #![allow(rustdoc::private_intra_doc_links, reason = "the table is for those who read the source")]
@@ -66,6 +67,7 @@ mod stats;
 mod store;
 mod sync;
 mod tally;
+mod throttle;
 mod upkeep;
 mod watch;
 mod wire;
@@ -81,6 +83,7 @@ pub use config::{ConfigError, Consistency, KvConfig};
 pub use engine::{Change, Commit, Engine, EngineError, MemoryEngine, Visit};
 pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Kv, NotAContext};
+pub use polity_shard::handoff::BudgetConfig;
 pub use record::Kind;
 pub use scan::Scan;
 pub use stats::KvStats;

@@ -92,6 +92,7 @@ impl Mending {
         (mending, task)
     }
 
+    /// What this counts; the rest is 0.
     pub(crate) fn stats(&self) -> KvStats {
         let (hints, hinted_shards) = self.hints().counts();
         KvStats {
@@ -100,6 +101,7 @@ impl Mending {
             hints,
             hinted_shards,
             hints_delivered: self.delivered.load(Ordering::Relaxed),
+            ..KvStats::default()
         }
     }
 

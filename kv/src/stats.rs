@@ -14,4 +14,9 @@ pub struct KvStats {
     pub hinted_shards: usize,
     /// Keys that were given to replicas which had missed a write.
     pub hints_delivered: u64,
+    /// Bytes of records, and of what tells them apart, that this node has fetched and sent to make replicas equal. Repairs of
+    /// reads are not among them.
+    pub repair_bytes: u64,
+    /// Conversations with a replica that wait because the budget is spent ([`KvConfig::repair`](crate::KvConfig::repair)), now.
+    pub repairs_waiting: u64,
 }

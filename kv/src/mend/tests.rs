@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use polity_cluster::{BoxFuture, Node, Preset};
 use polity_shard::ShardCount;
+use polity_shard::handoff::BudgetConfig;
 
 use super::*;
 use crate::config::{Consistency, KvConfig};
@@ -79,21 +80,26 @@ impl One {
     }
 
     /// Puts a value here and tells nobody.
-    fn write_alone(&self, key: &str) {
+    fn write_alone(&self, key: &str, value: Vec<u8>) -> Blob {
         let (store, place) = (&self.kv.coordinator().store, place::key_of("", key.as_bytes()));
-        let (shard, update) = (store.shard_of(&place.0), Update::put(Kind::Causal, Some(b"value".to_vec().into())));
+        let (shard, update) = (store.shard_of(&place.0), Update::put(Kind::Causal, Some(value.into())));
         let write = Write { update: &update, context: None, known: Some(Record::default()), wall: Duration::ZERO };
         store.write(shard, &place.0, write, store.placed(shard).id()).expect("writes");
+        place
     }
 }
 
 async fn three() -> [One; 3] {
+    three_with(KvConfig::default()).await
+}
+
+async fn three_with(config: KvConfig) -> [One; 3] {
     let mut nodes: Vec<One> = Vec::new();
     for name in ["n0", "n1", "n2"] {
         let builder = Node::builder(name).cluster("mends").preset(Preset::Local).no_discovery().listen("127.0.0.1:0");
         let builder = builder.seeds(nodes.iter().map(|one| one._node.addr()));
         let shards = ShardCount::new(16).expect("a power of two");
-        let config = KvConfig { shards, patrol_interval: NEVER, ..KvConfig::default() };
+        let config = KvConfig { shards, patrol_interval: NEVER, ..config.clone() };
         let records = MemoryEngine::new(config.shards);
         let engine = Arc::new(Breakable { records, is_broken: AtomicBool::new(false) });
         let (node, kv) =
@@ -119,7 +125,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 #[tokio::test]
 async fn a_read_repairs_the_replicas_that_had_less() {
     let [a, b, c] = three().await;
-    a.write_alone("key");
+    a.write_alone("key", vec![0]);
     assert!(!b.has("key") && !c.has("key"));
     let entry = b.kv.get("key").consistency(Consistency::All).await.expect("reads");
     assert_eq!(entry.values().len(), 1);
@@ -153,14 +159,30 @@ async fn who_has_missed_a_write_gets_it_when_it_answers_again() {
 #[tokio::test]
 async fn who_has_missed_too_much_is_compared() {
     let [a, _b, c] = three().await;
-    c.write_alone("theirs");
     let key = "theirs";
-    let shard = a.kv.coordinator().store.shard_of(&place::key_of("", key.as_bytes()).0);
+    let place = c.write_alone(key, vec![0]);
+    let shard = a.kv.coordinator().store.shard_of(&place.0);
     a.kv.coordinator().mending.hints().note_whole(c.kv.coordinator().store.own(), shard);
     assert_eq!(a.kv.stats().hinted_shards, 1);
     a.kv.get("other").consistency(Consistency::All).await.expect("reads");
     until("what differs in the shard is exchanged", || a.has(key)).await;
     until("nothing is left", || a.kv.stats().hinted_shards == 0).await;
+}
+
+#[tokio::test]
+async fn what_was_missed_is_given_within_the_budget() {
+    let repair = BudgetConfig { bytes_per_second: 1, share_percent: 50, least: 1, burst: 1 };
+    let [a, _b, c] = three_with(KvConfig { repair, ..KvConfig::default() }).await;
+    let (here, third) = (a.kv.coordinator(), c.kv.coordinator().store.own());
+    // Each is a page of its own, and one is more than is sent in a day.
+    for key in ["1", "2", "3", "4"] {
+        let place = a.write_alone(key, vec![0; 200 << 10]);
+        here.mending.missed(third, here.store.shard_of(&place.0), &place);
+    }
+    a.kv.get("other").consistency(Consistency::All).await.expect("reads");
+    until("the second page waits", || a.kv.stats().repairs_waiting == 1).await;
+    let stats = a.kv.stats();
+    assert_eq!((stats.hints_delivered, stats.repair_bytes / (200 << 10)), (1, 1), "{stats:?}");
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ const FORBIDDEN: [(&str, &str); 14] = [
 ];
 
 /// Cores that must know neither a runtime nor a socket.
-const CORES: [&str; 54] = [
+const CORES: [&str; 55] = [
     "crdt/src",
     "shard/src/candidate.rs",
     "shard/src/claims",
@@ -94,6 +94,7 @@ const CORES: [&str; 54] = [
     "kv/src/record/stored.rs",
     "kv/src/record/update.rs",
     "kv/src/expiries.rs",
+    "kv/src/hints.rs",
     "kv/src/census.rs",
     "kv/src/watch/interest.rs",
     "kv/src/watch/registry.rs",

@@ -65,7 +65,7 @@ mutations! {
     ReadyAtOnce = "ready-at-once",
     /// A replica that compares itself with another does not fetch what it lacks.
     FetchesNothing = "fetches-nothing",
-    /// Replicas compare what they hold only when placement changes.
+    /// Replicas become equal only when placement changes: neither comparisons, nor reads, nor hints mend anything.
     NeverPatrols = "never-patrols",
     /// What belongs to others now is never dropped.
     KeepsWhatItGave = "keeps-what-it-gave",

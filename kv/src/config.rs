@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use polity_shard::handoff::BudgetConfig;
 use polity_shard::{ReplicaCount, ShardCount};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,10 @@ pub struct KvConfig {
     pub patrol_interval: Duration,
     /// How often work that could not be done is tried again.
     pub upkeep_interval: Duration,
+    /// How fast this node fetches and sends records to make replicas equal, beside what callers do. 64 MiB a second, half of
+    /// what a link of 1 Gbit/s carries; no more than half of all that the node moves, but 16 MiB a second whatever else it does:
+    /// until a replica has caught up, the next failure may cost a write (K1), and so a GiB takes about a minute.
+    pub repair: BudgetConfig,
     /// What [`KvConfig::bucket`] has declared.
     pub(crate) buckets: Vec<(String, BucketConfig)>,
 }
@@ -62,6 +67,7 @@ impl Default for KvConfig {
             hedge_after: Duration::from_millis(50),
             patrol_interval: Duration::from_secs(10),
             upkeep_interval: Duration::from_millis(50),
+            repair: BudgetConfig { least: 16 << 20, ..BudgetConfig::default() },
             buckets: Vec::new(),
         }
     }
@@ -113,6 +119,10 @@ impl KvConfig {
         check(self.hedge_after >= ms(1), "hedge_after", "is at least 1 ms")?;
         check(self.patrol_interval >= ms(100), "patrol_interval", "is at least 100 ms")?;
         check(self.upkeep_interval >= ms(5), "upkeep_interval", "is at least 5 ms")?;
+        check((1..=100).contains(&self.repair.share_percent), "repair.share_percent", "is between 1 and 100")?;
+        let least = (1..=self.repair.bytes_per_second).contains(&self.repair.least);
+        check(least, "repair.least", "is between 1 and repair.bytes_per_second")?;
+        check(self.repair.burst >= 1, "repair.burst", "is at least 1")?;
         check(self.buckets.len() <= MAX_BUCKETS, "the number of buckets", "is at most 1,024")?;
         let mut names = BTreeSet::new();
         for (name, bucket) in self.buckets() {

@@ -24,13 +24,15 @@ use crate::config::{Consistency, KvConfig};
 use crate::engine::EngineError;
 use crate::error::{KvError, Outcome};
 use crate::map::{Map, Sight};
+use crate::mend::Mending;
 use crate::record::{self, Blob, Record, Update};
 use crate::roster::{Roster, RosterId};
 use crate::scan::Pages;
 use crate::store::{Store, millis};
 use crate::sync::RwLock;
 use crate::tally::{Tally, Verdict, Vouch};
-use crate::wire::{PAGE_BYTES, READ, Read, SCAN, Scan, Vouched};
+use crate::throttle::Throttle;
+use crate::wire::{MERGE, Merge, PAGE_BYTES, READ, Read, SCAN, Scan, Vouched};
 
 /// Carries out operations.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct Coordinator {
     pub(crate) store: Arc<Store>,
     pub(crate) map: RwLock<Arc<Map>>,
     pub(crate) config: KvConfig,
+    pub(crate) mending: Arc<Mending>,
+    pub(crate) throttle: Arc<Throttle>,
     env: Env,
 }
 
@@ -78,9 +82,10 @@ impl TooFew {
 }
 
 impl Coordinator {
-    pub(crate) fn new(node: &Node, store: Arc<Store>, config: KvConfig) -> Self {
+    pub(crate) fn new(node: &Node, store: Arc<Store>, config: KvConfig, mending: Arc<Mending>) -> Self {
         let (id, rpc, env) = (node.id().clone(), node.rpc().clone(), node.env().clone());
-        Self { node: id, rpc, store, map: RwLock::default(), config, env }
+        let throttle = Arc::new(Throttle::new(config.repair));
+        Self { node: id, rpc, store, map: RwLock::default(), config, mending, throttle, env }
     }
 
     pub(crate) fn map(&self) -> Arc<Map> {
@@ -102,6 +107,12 @@ impl Coordinator {
         self.env.ground().wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
 
+    /// Waits until the budget of repair allows the next message.
+    pub(crate) async fn until_affordable(&self) {
+        let stats = self.rpc.stats();
+        self.throttle.open(|| stats.bytes_in.value() + stats.bytes_out.value()).await;
+    }
+
     // ---- read -----------------------------------------------------------------------------------------------------
 
     /// Reads a key: the merge of what enough replicas have.
@@ -109,12 +120,40 @@ impl Coordinator {
         let deadline = Instant::now() + within;
         loop {
             match self.gather(key, level, deadline).await {
-                Ok(mut record) => {
+                Ok(gathered) => {
+                    self.mend(key, &gathered);
+                    let mut record = gathered.merged;
                     record.latch(millis(self.wall()));
                     return Ok(record);
                 }
                 Err(few) if few.again && self.pause(deadline).await => {}
                 Err(few) => return Err(few.error("a read", Outcome::NotApplied)),
+            }
+        }
+    }
+
+    /// Sends the merge of what was read to the replicas that had less. Nobody waits for it.
+    fn mend(&self, key: &Blob, Gathered { merged, answers }: &Gathered) {
+        let equal = answers.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        if equal || !merged.is_written() || mutated(Mutation::NeverPatrols) {
+            return;
+        }
+        let record = Blob::from(record::encode(merged));
+        let (shard, map) = (self.store.shard_of(&key.0), self.map());
+        let placed = self.store.placed(shard);
+        let had_less = |(node, held): &&(NodeId, Option<Blob>)| held.as_ref() != Some(&record) && placed.contains(node);
+        for (node, _) in answers.iter().filter(had_less) {
+            if *node == self.node {
+                match self.store.merge(shard, &key.0, &record.0, placed.id()) {
+                    Ok(_) => self.mending.repaired_here(),
+                    Err(error) => tracing::warn!(%error, "what was read was not merged here"),
+                }
+            } else if let Some(peer) = map.peer(node) {
+                let (key, record) = (key.clone(), record.clone());
+                let merge = Merge { shard: shard.0, named: placed.id(), key: key.clone(), record, before: None };
+                let bytes = key.0.len() + merge.record.0.len();
+                let send = || self.rpc.call(&peer, &MERGE, &merge, self.config.timeout);
+                self.mending.repair(node, &key, bytes, send);
             }
         }
     }
@@ -169,28 +208,33 @@ impl Coordinator {
             self.store.page_of(shard, &prefix.0, after, PAGE_BYTES, named)
         };
         let ask = |peer: &Peer, scan: Scan, within| self.rpc.call(peer, &SCAN, &scan, within);
-        let take = |page| pages.add(page).map_err(|error| error.to_string());
+        let take = |_: &NodeId, page: Result<_, String>| pages.add(page?).map_err(|error| error.to_string());
         self.gather_from(shard, level, deadline, scan, local, ask, take).await?;
         Ok(pages.finish())
     }
 
-    async fn gather(&self, key: &Blob, level: Consistency, deadline: Instant) -> Result<Record, TooFew> {
+    async fn gather(&self, key: &Blob, level: Consistency, deadline: Instant) -> Result<Gathered, TooFew> {
         let shard = self.store.shard_of(&key.0);
-        let mut merged = Record::default();
+        let (mut merged, mut answers) = (Record::default(), Vec::<(NodeId, Option<Blob>)>::new());
         let read = |named| Read { shard: shard.0, named, key: key.clone() };
         let local = |named| {
             let (record, vouch) = self.store.read(shard, &key.0, named)?;
             Ok((record.map(Blob::from), vouch))
         };
         let ask = |peer: &Peer, read: Read, within| self.rpc.call(peer, &READ, &read, within);
-        let take = |record: Option<Blob>| {
-            if let Some(bytes) = record {
+        let take = |node: &NodeId, record: Result<Option<Blob>, String>| {
+            let record = record?;
+            // Most replicas say the same.
+            if let Some(bytes) = &record
+                && !answers.iter().any(|(_, held)| *held == record)
+            {
                 merged.merge(record::decode(&bytes.0).map_err(|error| error.to_string())?);
             }
+            answers.push((node.clone(), record));
             Ok(())
         };
         self.gather_from(shard, level, deadline, read, local, ask, take).await?;
-        Ok(merged)
+        Ok(Gathered { merged, answers })
     }
 
     /// Asks as many replicas of a shard as the level demands, this node first, and takes what they have.
@@ -203,7 +247,7 @@ impl Coordinator {
         question: impl Fn(RosterId) -> Q,
         local: impl FnOnce(RosterId) -> Result<(R::Brought, Vouch), EngineError>,
         ask: impl Fn(&Peer, Q, Duration) -> Call<R>,
-        mut take: impl FnMut(R::Brought) -> Result<(), String>,
+        mut take: impl FnMut(&NodeId, Result<R::Brought, String>) -> Result<(), String>,
     ) -> Result<(), TooFew> {
         let (map, placed) = (self.map(), self.store.placed(shard));
         if let Some(rosters) = self.store.rosters(shard).filter(|_| !placed.is_empty()) {
@@ -219,11 +263,12 @@ impl Coordinator {
             candidates.remove(at);
             tally.asked(&self.node);
             let own = local(named).map_err(|error| error.to_string());
-            let taken = own.and_then(|(answer, vouch)| take(answer).map(|()| vouch));
+            let taken = own.and_then(|(answer, vouch)| take(&self.node, Ok(answer)).map(|()| vouch));
             errors.note(&self.node, taken.map(|vouch| tally.answered(self.node.clone(), vouch)));
         }
         let ask = |peer: &Peer, within| ask(peer, question(named), within);
-        self.collect(&map, &mut tally, candidates, first, deadline, ask, take, errors).await
+        self.collect(&map, &mut tally, candidates, first, deadline, ask, take, errors).await?.forget();
+        Ok(())
     }
 
     /// The boots of a shard in the order in which they are asked: this node, those that answer, those that have not
@@ -245,7 +290,7 @@ impl Coordinator {
     }
 
     /// Asks `at_first` of the candidates, and more as answers fail, as rosters become known, or as time passes; until
-    /// the tally is done. Those that have been asked by then get the question all the same.
+    /// the tally is done. Returns the calls that have not ended by then.
     #[allow(clippy::too_many_arguments, reason = "the parts of one loop, which two kinds of operation share")]
     async fn collect<R: Vouched>(
         &self,
@@ -255,9 +300,9 @@ impl Coordinator {
         at_first: usize,
         deadline: Instant,
         ask: impl Fn(&Peer, Duration) -> Call<R>,
-        mut take: impl FnMut(R::Brought) -> Result<(), String>,
+        mut take: impl FnMut(&NodeId, Result<R::Brought, String>) -> Result<(), String>,
         mut errors: Errors,
-    ) -> Result<(), TooFew> {
+    ) -> Result<Pending<R>, TooFew> {
         let mut pending = Pending(Vec::with_capacity(candidates.len()));
         // Whoever asks all at once has nobody left to ask later.
         let mut hedged = at_first >= candidates.len() + tally.answers();
@@ -265,10 +310,7 @@ impl Coordinator {
         tokio::pin!(hedge);
         loop {
             let wanted = match tally.verdict() {
-                Verdict::Done => {
-                    pending.forget();
-                    return Ok(());
-                }
+                Verdict::Done => return Ok(pending),
                 Verdict::Ask(nodes) => nodes,
             };
             let mut start = |node: NodeId, tally: &mut Tally, pending: &mut Pending<R>| {
@@ -309,8 +351,14 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 (node, answer) = pending.next() => {
-                    let answer = answer.map_err(|error| error.to_string()).map(R::split);
-                    let taken = answer.and_then(|(vouch, brought)| take(brought).map(|()| vouch));
+                    let (vouch, brought) = match answer.map(R::split) {
+                        Ok((vouch, brought)) => {
+                            self.mending.answered(&node);
+                            (vouch, Ok(brought))
+                        }
+                        Err(error) => (Vouch::Nothing, Err(error.to_string())),
+                    };
+                    let taken = take(&node, brought).map(|()| vouch);
                     let taken = taken.and_then(|vouch| match vouch {
                         Vouch::Nothing => Err("it has just started and is not ready".to_owned()),
                         vouch => {
@@ -344,6 +392,13 @@ impl Coordinator {
         }
         Ok(())
     }
+}
+
+/// What replicas have of a key.
+struct Gathered {
+    merged: Record,
+    /// What each has said.
+    answers: Vec<(NodeId, Option<Blob>)>,
 }
 
 /// Calls of a few replicas.

@@ -1,6 +1,6 @@
 //! What upkeep sends a node out for: one conversation with a replica each. Each may fail at any point and be done again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use crate::account::{self, Account};
 use crate::coordinator::Coordinator;
 use crate::digest::Digest;
-use crate::reconcile::{self, Purpose, Reconciliation};
+use crate::hints::{Marks, Missed};
+use crate::reconcile::{self, Offer, Purpose, Reconciliation, Sketched, bytes_of};
+use crate::record::Blob;
 use crate::roster::Roster;
 use crate::wire::{
     ACCOUNT, FETCH, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, PAGE_BYTES, PULL, READY, ReadyRequest, Rosters, SKETCH,
@@ -85,17 +87,82 @@ pub(crate) async fn introduce(here: &Coordinator) {
 /// Hears from one boot: asks for its account of these shards, fetches what differs, and learns its rosters; to equalise, gives
 /// it what it lacks, too. `turn` lets several such errands begin with different shards, so that what one has fetched the
 /// other need not.
-pub(crate) async fn cover(here: &Coordinator, peer: &Peer, mut shards: Vec<Ask>, purpose: Purpose, turn: usize) {
+///
+/// Returns whether it has answered all that it was asked.
+pub(crate) async fn cover(
+    here: &Coordinator,
+    peer: &Peer,
+    mut shards: Vec<Ask>,
+    purpose: Purpose,
+    turn: usize,
+) -> bool {
     if !shards.is_empty() {
         let by = turn * 7919 % shards.len();
         shards.rotate_left(by);
     }
+    let mut answered = true;
     for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
         if let Err(error) = cover_some(here, peer, some, purpose).await {
             // Whoever could not be asked is asked again.
             tracing::debug!(%error, "a replica gave no account");
+            answered = false;
         }
     }
+    answered
+}
+
+/// Gives a replica that answers again what it has missed of this node's writes: the records as they are now, and where those
+/// were too many to remember, all that it lacks of the shard.
+pub(crate) async fn mend(here: &Coordinator, peer: &Peer) {
+    let (store, node) = (&here.store, &peer.node);
+    let is_replica = |shard| store.rosters(shard).is_some_and(|of| of.iter().any(|roster| roster.contains(node)));
+    let (mut keys, mut wholes) = (Vec::new(), Vec::new());
+    for (shard, missed) in here.mending.take(node).into_iter().filter(|(shard, _)| is_replica(*shard)) {
+        match missed {
+            Missed::Keys(some) => keys.extend(some),
+            Missed::Whole => wholes.push(shard),
+        }
+    }
+    let mut given = 0;
+    while given < keys.len() {
+        match offer(here, peer, &keys[given..]).await {
+            Ok(some) => {
+                here.mending.delivered(some);
+                given += some;
+            }
+            Err(error) => {
+                tracing::debug!(%error, %node, "did not take what it had missed");
+                break;
+            }
+        }
+    }
+    let asks = wholes.iter().filter_map(|shard| {
+        store.with_standing(*shard, |s| Ask { shard: *shard, under: s.current().clone(), round: s.round() })
+    });
+    let asks = asks.filter(|ask| ask.under.contains(&here.node)).collect();
+    let is_over = given == keys.len() && cover(here, peer, asks, Purpose::Equalise, 0).await;
+    if !is_over {
+        let mut left: Marks = wholes.into_iter().map(|shard| (shard, Missed::Whole)).collect();
+        for key in keys.split_off(given) {
+            let missed = left.entry(store.shard_of(&key.0)).or_insert_with(|| Missed::Keys(BTreeSet::new()));
+            if let Missed::Keys(some) = missed {
+                some.insert(key);
+            }
+        }
+        here.mending.put_back(node, left);
+    }
+}
+
+/// Offers a page of the records of some keys. Returns how many of the keys that were.
+async fn offer(here: &Coordinator, peer: &Peer, keys: &[Blob]) -> Result<usize, String> {
+    here.until_affordable().await;
+    let (records, keys) = here.store.records_at(keys, PAGE_BYTES).map_err(|error| error.to_string())?;
+    if !records.is_empty() {
+        here.throttle.spend(bytes_of(&records));
+        let offer = Offer { records, back: false };
+        here.rpc.call(peer, &OFFER, &offer, PATIENCE).await.map_err(|error| error.to_string())?;
+    }
+    Ok(keys)
 }
 
 async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Purpose) -> Result<(), RpcError> {
@@ -104,6 +171,7 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
     let ids: Vec<ShardId> = shards.iter().map(|ask| ask.shard).collect();
     let (request, ours) = account::ask(store, &ids, &rosters);
     let answer = here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?;
+    here.mending.answered(&peer.node);
     store.note_lineage(&peer.node, answer.lineage.clone());
     let account = Account::new(answer);
     let mut differing = Vec::new();
@@ -151,6 +219,7 @@ async fn reconcile(
     let (store, rpc) = (&here.store, &here.rpc);
     let shards: Vec<ShardId> = reconciliation.shards().collect();
     loop {
+        here.until_affordable().await;
         let ask = match reconciliation.next(store) {
             Ok(ask) => ask,
             Err(error) => {
@@ -168,16 +237,27 @@ async fn reconcile(
         match ask {
             None => return Ok(()),
             Some(reconcile::Ask::Sketch(ask)) => {
-                reconciliation.handle_sketched(rpc.call(peer, &SKETCH, &ask, PATIENCE).await?);
+                here.throttle.spend(ask.bytes());
+                let answer = rpc.call(peer, &SKETCH, &ask, PATIENCE).await?;
+                here.throttle.spend(answer.iter().map(Sketched::bytes).sum());
+                reconciliation.handle_sketched(answer);
             }
             Some(reconcile::Ask::Pull(ask)) => {
-                reconciliation.handle_pulled(store, rpc.call(peer, &PULL, &ask, PATIENCE).await?);
+                here.throttle.spend(ask.bytes());
+                let answer = rpc.call(peer, &PULL, &ask, PATIENCE).await?;
+                here.throttle.spend(answer.bytes());
+                reconciliation.handle_pulled(store, answer);
             }
             Some(reconcile::Ask::Fetch(ask)) => {
-                reconciliation.handle_page(store, &rpc.call(peer, &FETCH, &ask, PATIENCE).await?);
+                let page = rpc.call(peer, &FETCH, &ask, PATIENCE).await?;
+                here.throttle.spend(bytes_of(&page.records));
+                reconciliation.handle_page(store, &page);
             }
             Some(reconcile::Ask::Offer(ask)) => {
-                reconciliation.handle_offered(store, &rpc.call(peer, &OFFER, &ask, PATIENCE).await?);
+                here.throttle.spend(bytes_of(&ask.records));
+                let answer = rpc.call(peer, &OFFER, &ask, PATIENCE).await?;
+                here.throttle.spend(bytes_of(&answer.back));
+                reconciliation.handle_offered(store, &answer);
             }
         }
     }

@@ -20,10 +20,12 @@ use crate::coordinator::{Coordinator, Done};
 use crate::count;
 use crate::engine::{Engine, MemoryEngine};
 use crate::error::{KvError, StartError};
+use crate::mend::Mending;
 use crate::place::{self, MAX_BUCKET_BYTES};
 use crate::record::{Blob, Kind, Record, Update};
 use crate::serve;
 use crate::settled;
+use crate::stats::KvStats;
 use crate::store::Store;
 use crate::upkeep::Upkeep;
 use crate::watch::{self, Watch, Watches};
@@ -129,6 +131,7 @@ struct Inner {
     coordinator: Arc<Coordinator>,
     upkeep: JoinHandle<()>,
     acks: JoinHandle<()>,
+    mending: JoinHandle<()>,
     watches: Arc<Watches>,
     watching: JoinHandle<()>,
 }
@@ -137,6 +140,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.upkeep.abort();
         self.acks.abort();
+        self.mending.abort();
         self.watching.abort();
     }
 }
@@ -171,8 +175,9 @@ impl Kv {
             return Err(ConfigError { setting: "max_key_bytes".into(), problem }.into());
         }
         let store = Arc::new(Store::new(node.id().clone(), &config, engine)?);
-        let coordinator = Arc::new(Coordinator::new(node, store.clone(), config));
         let wake = Arc::new(Notify::new());
+        let (mending, see_through) = Mending::new(wake.clone());
+        let coordinator = Arc::new(Coordinator::new(node, store.clone(), config, mending));
         let (acks, task) = Acks::new(store);
         serve::register(node.rpc(), &coordinator, &wake, &acks);
         let watches = Arc::new(Watches::default());
@@ -180,8 +185,9 @@ impl Kv {
         let span = tracing::info_span!("kv", node = %node.id());
         let upkeep = Upkeep::new(node, coordinator.clone(), wake).run().instrument(span.clone());
         let (upkeep, acks) = (node.spawn_internal(upkeep), node.spawn_internal(task));
+        let mending = node.spawn_internal(see_through.instrument(span.clone()));
         let watching = node.spawn_internal(watching.instrument(span));
-        Ok(Self { inner: Arc::new(Inner { coordinator, upkeep, acks, watches, watching }) })
+        Ok(Self { inner: Arc::new(Inner { coordinator, upkeep, acks, mending, watches, watching }) })
     }
 
     /// Opens a bucket that [`KvConfig::bucket`] has declared: keys of their own. The type says of which kind they are:
@@ -309,6 +315,14 @@ impl Kv {
     /// [`KvError::Engine`].
     pub fn local_records(&self) -> Result<u64, KvError> {
         Ok(self.inner.coordinator.store.records()?)
+    }
+
+    /// What this node's store has done so that replicas become equal, and what waits to be done.
+    #[must_use]
+    pub fn stats(&self) -> KvStats {
+        let here = &self.inner.coordinator;
+        let (repair_bytes, repairs_waiting) = (here.throttle.spent(), here.throttle.waiting());
+        KvStats { repair_bytes, repairs_waiting, ..here.mending.stats() }
     }
 
     /// The limits and times of this store.

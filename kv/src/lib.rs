@@ -27,6 +27,9 @@
 //! | [`mod@count`] | how many keys a bucket has | asynchronous |
 //! | [`mod@watch`] | telling who watches what has changed | both |
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
+//! | [`mod@hints`] | who has missed what | pure |
+//! | [`mod@mend`] | what reads and writes leave to be mended | both |
+//! | [`mod@throttle`] | how fast repair may be | both |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
 //! | [`mod@status`] | how a node stands to a shard, to be looked at | synchronous |
@@ -45,10 +48,12 @@ pub mod engine;
 mod errands;
 mod error;
 mod expiries;
+mod hints;
 mod kept;
 mod kv;
 mod lineage;
 mod map;
+mod mend;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod model;
 mod place;
@@ -59,10 +64,12 @@ mod scan;
 mod serve;
 mod settled;
 mod standing;
+mod stats;
 mod status;
 mod store;
 mod sync;
 mod tally;
+mod throttle;
 mod upkeep;
 mod watch;
 mod wire;
@@ -78,7 +85,9 @@ pub use config::{ConfigError, Consistency, KvConfig};
 pub use engine::{Change, Commit, Engine, EngineError, MemoryEngine, Visit};
 pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Kv, NotAContext};
+pub use polity_shard::handoff::BudgetConfig;
 pub use record::Kind;
 pub use scan::Scan;
+pub use stats::KvStats;
 pub use status::{ShardStatus, Shards};
 pub use watch::{Watch, WatchEvent};

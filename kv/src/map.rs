@@ -93,6 +93,11 @@ impl Map {
         self.members.get(&node.name).is_some_and(|member| member.id == *node && member.status.is_up())
     }
 
+    /// Whether this boot may be there again: no newer one of its name is known, and it has not left.
+    pub(crate) fn may_return(&self, node: &NodeId) -> bool {
+        self.members.get(&node.name).is_some_and(|member| member.id == *node && member.status != Status::Left)
+    }
+
     /// The newest boot of a node's name, if it is another one and has not left.
     pub(crate) fn successor(&self, node: &NodeId) -> Option<NodeId> {
         let member = self.members.get(&node.name)?;

@@ -11,11 +11,12 @@ use crate::acks::Acks;
 use crate::config::KvConfig;
 use crate::coordinator::Coordinator;
 use crate::place::MAX_BUCKET_BYTES;
-use crate::reconcile::{Offer, Offered, Pull, Pulled, Sketch, Sketched};
+use crate::reconcile::{Offer, Offered, Pull, Pulled, Sketch, Sketched, bytes_of};
 use crate::record::{Blob, MAX_STEPS, Update};
 use crate::roster::Roster;
 use crate::settled;
 use crate::store::{Store, WriteError};
+use crate::throttle::Throttle;
 use crate::wire::{
     ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, LEN, Len, MAX_SHARDS_A_MESSAGE, MERGE, Merge,
     MergeAnswer, OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN,
@@ -41,14 +42,14 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
     });
     let (here, awake, when) = (store.clone(), wake.clone(), acks.clone());
     rpc.serve(ACCOUNT, move |_, request, reply| handle_account(&here, &when, &awake, &request, reply));
-    let here = store.clone();
-    rpc.serve(FETCH, move |_, fetch, reply| handle_fetch(&here, &fetch, reply));
-    let (here, when) = (store.clone(), acks.clone());
-    rpc.serve(OFFER, move |_, offer, reply| handle_offer(&here, &when, limits, &offer, reply));
-    let (here, when) = (store.clone(), acks.clone());
-    rpc.serve(SKETCH, move |_, asked, reply| handle_sketch(&here, &when, &asked, reply));
-    let here = store.clone();
-    rpc.serve(PULL, move |_, asked, reply| handle_pull(&here, &asked, reply));
+    let (here, throttle) = (store.clone(), coordinator.throttle.clone());
+    rpc.serve(FETCH, move |_, fetch, reply| handle_fetch(&here, &throttle, &fetch, reply));
+    let (here, when, throttle) = (store.clone(), acks.clone(), coordinator.throttle.clone());
+    rpc.serve(OFFER, move |_, offer, reply| handle_offer(&here, &when, (limits, &throttle), &offer, reply));
+    let (here, when, throttle) = (store.clone(), acks.clone(), coordinator.throttle.clone());
+    rpc.serve(SKETCH, move |_, asked, reply| handle_sketch(&here, &when, &throttle, &asked, reply));
+    let (here, throttle) = (store.clone(), coordinator.throttle.clone());
+    rpc.serve(PULL, move |_, asked, reply| handle_pull(&here, &throttle, &asked, reply));
     let (here, awake, when) = (store.clone(), wake.clone(), acks.clone());
     rpc.serve(READY, move |_, request, reply| handle_ready(&here, &when, &awake, &request, reply));
     let here = store.clone();
@@ -162,14 +163,17 @@ fn handle_account(store: &Store, acks: &Acks, wake: &Notify, request: &AccountRe
     wake.notify_one();
 }
 
-fn handle_fetch(store: &Store, fetch: &Fetch, reply: Reply<Page>) {
+fn handle_fetch(store: &Store, throttle: &Throttle, fetch: &Fetch, reply: Reply<Page>) {
     let shard = ShardId(fetch.shard);
     if !store.has_shard(shard) {
         return reply.fail(Failure::not_applied(format!("there is no shard {shard}")));
     }
     let after = fetch.after.as_ref().map(|key| &key.0[..]);
     match store.page(shard, after, PAGE_BYTES) {
-        Ok((records, more)) => reply.send(&Page { records, more }),
+        Ok((records, more)) => {
+            throttle.pass(bytes_of(&records));
+            reply.send(&Page { records, more });
+        }
         Err(error) => reply.fail(Failure::not_applied(error.to_string())),
     }
 }
@@ -197,13 +201,14 @@ fn handle_len(store: &Store, len: &Len, reply: Reply<Vec<Option<u64>>>) {
     reply.send(&counts.collect());
 }
 
-fn handle_sketch(store: &Store, acks: &Acks, asked: &Sketch, reply: Reply<Vec<Sketched>>) {
+fn handle_sketch(store: &Store, acks: &Acks, throttle: &Throttle, asked: &Sketch, reply: Reply<Vec<Sketched>>) {
     if asked.shards.len() > MAX_SHARDS_A_MESSAGE {
         return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
     }
     match store.sketch(asked) {
         // Whoever hands a shard over takes what is here for kept, and drops its own.
         Ok(answer) => {
+            throttle.pass(asked.bytes() + answer.iter().map(Sketched::bytes).sum::<u64>());
             let told = asked.shards.iter().map(|of| ShardId(of.shard)).filter(|shard| store.has_shard(*shard));
             acks.when_durable(store.commit(told), reply, answer);
         }
@@ -211,23 +216,33 @@ fn handle_sketch(store: &Store, acks: &Acks, asked: &Sketch, reply: Reply<Vec<Sk
     }
 }
 
-fn handle_pull(store: &Store, asked: &Pull, reply: Reply<Pulled>) {
+fn handle_pull(store: &Store, throttle: &Throttle, asked: &Pull, reply: Reply<Pulled>) {
     if asked.shards.len() > MAX_SHARDS_A_MESSAGE {
         return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
     }
     match store.pull(asked, PAGE_BYTES) {
-        Ok(answer) => reply.send(&answer),
+        Ok(answer) => {
+            throttle.pass(asked.bytes() + answer.bytes());
+            reply.send(&answer);
+        }
         Err(reason) => reply.fail(Failure::not_applied(reason)),
     }
 }
 
-fn handle_offer(store: &Store, acks: &Acks, limits: Limits, offer: &Offer, reply: Reply<Offered>) {
+fn handle_offer(
+    store: &Store,
+    acks: &Acks,
+    (limits, throttle): (Limits, &Throttle),
+    offer: &Offer,
+    reply: Reply<Offered>,
+) {
     let checked = offer.records.iter().try_for_each(|(key, record)| limits.check_record(key, record));
     if let Err(reason) = checked {
         return reply.fail(Failure::not_applied(reason));
     }
     match store.take_offer(offer, PAGE_BYTES) {
         Ok(offered) => {
+            throttle.pass(bytes_of(&offer.records) + bytes_of(&offered.back));
             let shards = offer.records.iter().map(|(key, _)| store.shard_of(&key.0));
             acks.when_durable(store.commit(shards), reply, offered);
         }

@@ -8,6 +8,7 @@
 //! | is a replica and owes rosters | hears from their boots: fetches what it lacks |
 //! | is no replica and owes rosters | asks the replicas whether they are ready, and tells them what it owes |
 //! | is no replica and holds records | gives them to the replicas, then drops them |
+//! | knows who has missed a write, and that answers again | gives it what it has missed |
 //! | holds what has expired | removes it |
 //! | has nothing to do | compares its shards with one other replica now and then |
 //!
@@ -34,6 +35,7 @@ use crate::reconcile::Purpose;
 enum Errand {
     Introduce,
     Cover(NodeId),
+    Mend(NodeId),
     Relieve,
     HandOver,
 }
@@ -114,6 +116,8 @@ impl Upkeep {
         for shard in self.here.store.shard_ids() {
             self.here.store.place(shard, map.roster(shard));
         }
+        let before = self.here.map();
+        self.here.mending.follow(|node| map.is_up(node) && !before.is_up(node), |node| map.may_return(node));
         self.here.set_map(map);
     }
 
@@ -141,7 +145,9 @@ impl Upkeep {
         for (at, (peer, shards)) in todo.cover.into_iter().enumerate() {
             let here = self.here.clone();
             let errand = Errand::Cover(peer.node.clone());
-            self.start(errand, async move { errands::cover(&here, &peer, shards, Purpose::Learn, at).await });
+            self.start(errand, async move {
+                errands::cover(&here, &peer, shards, Purpose::Learn, at).await;
+            });
         }
         if !todo.relieve.is_empty() {
             let here = self.here.clone();
@@ -150,6 +156,11 @@ impl Upkeep {
         if !todo.hand_over.is_empty() {
             let here = self.here.clone();
             self.start(Errand::HandOver, async move { errands::hand_over(&here, todo.hand_over).await });
+        }
+        let map = self.here.map();
+        for peer in self.here.mending.due().iter().filter(|node| map.is_up(node)).filter_map(|node| map.peer(node)) {
+            let here = self.here.clone();
+            self.start(Errand::Mend(peer.node.clone()), async move { errands::mend(&here, &peer).await });
         }
         if Instant::now() >= self.next_patrol {
             self.next_patrol = Instant::now() + self.here.config.patrol_interval;
@@ -228,7 +239,7 @@ impl Upkeep {
         });
         let (shards, here) = (shared.collect(), self.here.clone());
         self.start(Errand::Cover(peer.node.clone()), async move {
-            errands::cover(&here, &peer, shards, Purpose::Equalise, 0).await
+            errands::cover(&here, &peer, shards, Purpose::Equalise, 0).await;
         });
     }
 }

@@ -151,7 +151,7 @@ impl Coordinator {
                 // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
                 let known = match write.context.is_none() {
                     true => match self.gather(&write.key, write.level, deadline).await {
-                        Ok(record) => Some(record),
+                        Ok(gathered) => Some(gathered.merged),
                         Err(few) => return not_enough(few),
                     },
                     false => None,
@@ -254,19 +254,22 @@ impl Coordinator {
         // Every replica gets the write, whatever the level; the level says whose answers are waited for.
         if tally.verdict() == Verdict::Done {
             let within = deadline.saturating_duration_since(Instant::now());
-            for peer in all.iter().filter_map(|node| map.peer(node)) {
-                self.rpc.call(&peer, &MERGE, &merge, within).forget();
-            }
+            let peers = all.iter().filter_map(|node| map.peer(node));
+            let calls = peers.map(|peer| (peer.node.clone(), self.rpc.call(&peer, &MERGE, &merge, within)));
+            self.mending.straggle(*shard, key, calls);
             let durable = self.durable_here(*shard, *deadline).await;
             return durable.map(|()| said).map_err(|reason| WriteAnswer::Unknown { answered: 0, needed: 1, reason });
         }
         let ask = |peer: &Peer, within| self.rpc.call(peer, &MERGE, &merge, within);
-        let take = |had: Option<Had>| {
+        let take = |node: &NodeId, had: Result<Option<Had>, String>| {
+            let had = had.inspect_err(|_| self.mending.missed(node, *shard, key))?;
             said.extend(had.map(Said::try_from).transpose().map_err(|error| error.to_string())?);
             Ok(())
         };
         let everyone = usize::MAX;
         let merged = self.collect(map, &mut tally, all.into(), everyone, *deadline, ask, take, Errors::default());
+        // The others get the write, too, and whoever does not take it is remembered.
+        let merged = async { merged.await.map(|late| self.mending.straggle(*shard, key, late.0.into_iter())) };
         match join(merged, self.durable_here(*shard, *deadline)).await {
             (Ok(()), Ok(())) => Ok(said),
             (Ok(()), Err(reason)) => Err(WriteAnswer::Unknown { answered: 0, needed: 1, reason }),

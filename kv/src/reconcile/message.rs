@@ -105,3 +105,43 @@ pub(crate) struct Offered {
     /// Whether those are all.
     pub(crate) all: bool,
 }
+
+/// How many bytes these records are.
+pub(crate) fn bytes_of(records: &[(Blob, Blob)]) -> u64 {
+    records.iter().map(|(key, record)| (key.0.len() + record.0.len()) as u64).sum()
+}
+
+/// What a number of a message takes up, about.
+const NUMBER: u64 = 8;
+
+impl Sketch {
+    /// About how many bytes it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shards.len() as u64 * 3 * NUMBER
+    }
+}
+
+impl Sketched {
+    /// About how many bytes it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Equal => 1,
+            Self::Symbols { symbols, .. } => symbols.0.len() as u64 + NUMBER,
+            Self::Elements { elements, .. } => elements.0.len() as u64,
+        }
+    }
+}
+
+impl Pull {
+    /// About how many bytes it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shards.iter().map(|of| (of.tags.0.len() as u64) + (of.ranks.len() as u64 + 1) * NUMBER).sum()
+    }
+}
+
+impl Pulled {
+    /// About how many bytes it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        bytes_of(&self.records) + self.lesser.len() as u64 * NUMBER
+    }
+}

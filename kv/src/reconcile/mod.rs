@@ -38,6 +38,7 @@ use polity_shard::ShardId;
 
 pub(crate) use self::message::{
     MAX_SYMBOLS, MAX_TAGS, MAX_VISITS, Offer, Offered, Pull, PullOf, Pulled, Sketch, SketchOf, Sketched, Wanted,
+    bytes_of,
 };
 use self::part::{Part, Stage};
 use crate::digest::{Digest, tag};

@@ -1,0 +1,22 @@
+//! What a store counts.
+
+/// What a node's store has done to keep replicas equal. See [`Kv::stats`](crate::Kv::stats).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KvStats {
+    /// Records that a read has sent to replicas that had less.
+    pub read_repairs: u64,
+    /// Records that a read would have sent, had not too many been on their way.
+    pub read_repairs_skipped: u64,
+    /// Keys of which this node knows that a replica has missed a write, now.
+    pub hints: usize,
+    /// Shards of which a replica has missed so much that they wait to be compared with it, now.
+    pub hinted_shards: usize,
+    /// Keys that were given to replicas which had missed a write.
+    pub hints_delivered: u64,
+    /// Bytes of records, and of what tells them apart, that this node has fetched and sent to make replicas equal. Repairs of
+    /// reads are not among them.
+    pub repair_bytes: u64,
+    /// Conversations with a replica that wait because the budget is spent ([`KvConfig::repair`](crate::KvConfig::repair)), now.
+    pub repairs_waiting: u64,
+}

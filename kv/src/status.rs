@@ -79,13 +79,13 @@ impl Shards {
         if !here.store.has_shard(shard) {
             return None;
         }
-        let map = here.map();
-        let replicas = map.preference_list(shard);
+        let sight = here.sight();
+        let replicas = sight.map.preference_list(shard);
         let standing = here.store.with_standing(shard, |standing| {
             let is_current = standing.current().contains(&here.node);
             let (owed, is_ready) = (standing.owed().count(), standing.is_ready());
             let waits_for =
-                if is_ready || !is_current { Default::default() } else { standing.to_ask(&here.node, &*map) };
+                if is_ready || !is_current { Default::default() } else { standing.to_ask(&here.node, &sight) };
             (is_current, owed, is_ready, waits_for)
         });
         let is_introduced = standing.is_some();
@@ -93,7 +93,7 @@ impl Shards {
         Some(ShardStatus {
             shard,
             quorum: if replicas.is_empty() { 0 } else { replicas.len() / 2 + 1 },
-            up: replicas.iter().filter(|node| Fates::is_up(&*map, node)).count(),
+            up: replicas.iter().filter(|node| sight.is_up(node)).count(),
             is_replica: replicas.contains(&here.node),
             // The store has followed the map, or is about to.
             is_settled: is_current && is_ready && replicas.contains(&here.node),

@@ -91,6 +91,8 @@ mutations! {
     QuietGaps = "quiet-gaps",
     /// A message of a topic that is sent again is delivered again.
     DeliversTwice = "delivers-twice",
+    /// What is acknowledged is not on disk yet.
+    AcksBeforeDurable = "acks-before-durable",
     /// A fence is not kept on disk.
     ForgetsFences = "forgets-fences",
     /// A write that too few replicas have confirmed is reported as not applied.

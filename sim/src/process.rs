@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use polity::kv::engine::faulty::Fault;
+use polity::kv::engine::{Disk, FaultyEngine};
 use polity::{
     Builder, Env, Gate, Member, MemberEvent, Memory, Node, NodeName, Simulated, Status, StopReason, VersionRange, View,
     Wire,
@@ -74,6 +76,8 @@ pub(crate) struct Given {
     /// How many processes ran on its host before.
     pub(crate) start: u64,
     pub(crate) memory: Arc<Memory>,
+    /// On which its store keeps its records, if the settings say so.
+    pub(crate) disk: Disk,
     pub(crate) machine_seed: u64,
     pub(crate) wire: Wire,
     pub(crate) gate: Gate,
@@ -150,7 +154,10 @@ impl Process {
     }
 
     /// A node as the world wants it: named after its host, on the simulated network, with the world's seeds and secret.
-    /// Change what you like.
+    /// Change what you like. If the stores are on disk, a second node of the process takes it from the first.
+    ///
+    /// # Panics
+    /// If what was durable on the disk is damaged: nothing in the world does that.
     pub fn builder(&self) -> Builder {
         let Given { host, settings, memory, machine_seed, wire, gate, start, .. } = &self.given;
         let ground = Simulated::new(*machine_seed, memory.clone()).wire(wire.clone()).gated(gate.clone());
@@ -173,6 +180,13 @@ impl Process {
         };
         if settings.disk {
             builder = builder.data_dir("/var/lib/polity");
+        }
+        if settings.durable && !host.is_stranger() {
+            // What a disk forgets that was synced, no engine can keep: those faults are of the other files only.
+            let fails = memory.disk() == polity::DiskFault::Fails;
+            self.given.disk.set_fault(if fails { Fault::Write } else { Fault::None });
+            let engine = FaultyEngine::open(&self.given.disk).expect("all that was durable is whole");
+            builder = builder.engine(Arc::new(engine));
         }
         if settings.upgrade && *start == 0 {
             builder = builder.speak_only(VersionRange { min: 1, max: 1 });

@@ -71,6 +71,9 @@ pub struct Settings {
     pub tick: Duration,
     /// Whether nodes have a folder in which they remember their generation.
     pub disk: bool,
+    /// Whether the stores keep their records on that disk, too.
+    #[serde(default)]
+    pub durable: bool,
     /// Into how many zones the nodes are divided.
     pub zones: u8,
     /// The times of membership in percent of those of the preset for a data centre.
@@ -106,6 +109,7 @@ impl Settings {
             latency: Duration::from_millis(20),
             tick: Duration::from_millis(2),
             disk: false,
+            durable: false,
             zones: 1,
             pace: 100,
             moving: false,
@@ -264,6 +268,9 @@ impl Settings {
         }
         if self.hosts == 0 || self.hosts > MAX_HOSTS || self.late >= self.hosts {
             return Some(format!("there are 1 to {MAX_HOSTS} hosts, and not all of them are late"));
+        }
+        if self.durable && !self.disk {
+            return Some("a store is durable on a disk only".to_owned());
         }
         if self.tick.is_zero() || self.pace == 0 {
             return Some("a tick and a pace are more than nothing".to_owned());

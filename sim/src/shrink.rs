@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::case::{Act, Case, Timed};
+use crate::fault::Fault;
 use crate::history::Host;
 use crate::run::run;
 use crate::settings::Settings;
@@ -89,7 +90,10 @@ fn smaller(case: &Case) -> Vec<Case> {
         with_settings(Settings { workloads: without(&settings.workloads, i), ..settings.clone() });
     }
     with_settings(Settings { strangers: Vec::new(), ..settings.clone() });
-    with_settings(Settings { disk: false, ..settings.clone() });
+    if !case.faults().any(|timed| matches!(timed.fault, Fault::Outage(_))) {
+        with_settings(Settings { durable: false, ..settings.clone() });
+        with_settings(Settings { disk: false, durable: false, ..settings.clone() });
+    }
     with_settings(Settings { moving: false, ..settings.clone() });
     with_settings(Settings { zones: 1, ..settings.clone() });
     with_settings(Settings { pace: 100, ..settings.clone() }.bounded());

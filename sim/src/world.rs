@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use polity::kv::engine::Disk;
 use polity::{Gate, Memory};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -56,6 +57,7 @@ pub struct World {
     network: Network,
     reins: Shared<BTreeMap<Host, Reins>>,
     memories: BTreeMap<Host, Arc<Memory>>,
+    disks: BTreeMap<Host, Disk>,
     work: watch::Sender<bool>,
     rng: StdRng,
     failed: bool,
@@ -101,6 +103,7 @@ impl World {
             network: Network::new(seed_of(seed, "links", 0)),
             reins: Shared::default(),
             memories: BTreeMap::new(),
+            disks: BTreeMap::new(),
             work: watch::Sender::new(false),
             rng: StdRng::seed_from_u64(seed_of(seed, "script", 0)),
             failed: false,
@@ -124,6 +127,8 @@ impl World {
     fn add_host(&mut self, host: Host, seed: u64, program: &Arc<dyn Program>, secrets: &Arc<Secrets>) {
         let memory = Arc::new(Memory::default());
         self.memories.insert(host, memory.clone());
+        let disk = Disk::new(seed_of(seed, "disk", host.0.into()));
+        self.disks.insert(host, disk.clone());
         let starts = std::cell::Cell::new(0);
         let given = Given {
             host,
@@ -131,6 +136,7 @@ impl World {
             seed: 0,
             start: 0,
             memory,
+            disk,
             machine_seed: seed_of(seed, "machine", host.0.into()),
             wire: self.network.wire(&self.recorder),
             gate: Gate::default(),
@@ -287,15 +293,18 @@ impl World {
         self.recorder.lock().hosts().get(&host).is_some_and(|now| now.running)
     }
 
-    /// Kills a process. What it had in memory is gone; its files too if `wipe`. Nothing happens if none is running.
+    /// Kills a process. What it had in memory is gone, and of what its store had not synced any part, up to a byte in the
+    /// midst of a batch; its disk too if `wipe`. Nothing happens if none is running.
     pub fn crash(&mut self, host: Host, wipe: bool) {
         self.leaving.remove(&host);
         if wipe {
             self.memories[&host].wipe();
+            self.disks[&host].wipe();
         }
         if self.is_running(host) {
             self.sim.crash(host.to_string());
             self.memories[&host].crash();
+            self.disks[&host].cut_power(true);
             self.recorder.event(Event::Crashed { host, wiped: wipe });
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use polity_sim::case::Case;
-use polity_sim::fault::{Stage, classes};
+use polity_sim::fault::{Outage, Stage, classes};
 use polity_sim::history::{
     Action, Basis, Deed, Event, Host, Life, MemberList, Named, OpId, Outcome, Reign, Seen, Stage as Subscribed,
     Standing,
@@ -185,6 +185,7 @@ fn every_setting_and_fault_is_described() {
     let stage = Stage { hosts: (0..5).map(Host).collect(), late: vec![Host(5)], mortal: Host(3), seeds: 3 };
     let mut rng = StdRng::seed_from_u64(1);
     assert_named(classes().map(|class| (class.draw)(&mut rng, &stage).0));
+    assert_named([Outage::drawn(&mut rng, stage.hosts.clone())]);
     let mut case = scenario::find("mix").expect("a scenario").case(1);
     case.settings.workloads.clear();
     (case.scenario, case.note) = (String::new(), "Why.".to_owned());

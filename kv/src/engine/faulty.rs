@@ -136,6 +136,14 @@ impl Disk {
         Self(Arc::new(Mutex::new(State { log, rng, ..*state })))
     }
 
+    /// Loses all, as a disk that is replaced does; the engine that is open is dead.
+    pub fn wipe(&self) {
+        let mut state = self.lock();
+        state.log.clear();
+        state.synced = 0;
+        state.life += 1;
+    }
+
     /// Ends the process: the system keeps what was written, and the engine that is open is dead.
     pub fn kill_process(&self) {
         self.lock().life += 1;

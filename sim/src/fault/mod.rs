@@ -3,13 +3,15 @@
 //! A [`Fault`] holds everything that was drawn for it, so that a run can be written into a file, replayed, and shrunk by
 //! leaving faults out. What it does over time is a list of [`Step`]s, which a [`World`](crate::world::World) carries out.
 //!
-//! To add a family of faults, write its file, and name it in [`Fault`] and in [`classes`].
+//! To add a family of faults, write its file, and name it in [`Fault`] and in [`classes`]; only [`outage`] is drawn by its
+//! scenario alone.
 
 pub mod clock;
 pub mod clog;
 pub mod crash;
 pub mod disk;
 pub mod membership;
+pub mod outage;
 pub mod partition;
 pub mod pause;
 pub mod weather;
@@ -26,6 +28,7 @@ pub use clog::Clog;
 pub use crash::Crash;
 pub use disk::Disk;
 pub use membership::{Join, Leave};
+pub use outage::Outage;
 pub use partition::Partition;
 pub use pause::Pause;
 pub use weather::Weather;
@@ -48,6 +51,8 @@ pub enum Fault {
     Clog(Clog),
     /// A process is killed, once or repeatedly.
     Crash(Crash),
+    /// Several processes are killed at once.
+    Outage(Outage),
     /// A process stands still, and goes on as if nothing was.
     Pause(Pause),
     /// A wall clock is wrong.
@@ -86,7 +91,7 @@ pub type Timeline = Vec<(Duration, Step)>;
 
 /// What a family of faults knows of its faults.
 trait Family {
-    /// The name of its class: one of [`classes`].
+    /// The name of its class: one of [`classes`], or `outage`.
     fn class(&self) -> &'static str;
 
     /// What happens, in a few words for a person.
@@ -112,6 +117,7 @@ impl Fault {
             Self::Weather(fault) => fault,
             Self::Clog(fault) => fault,
             Self::Crash(fault) => fault,
+            Self::Outage(fault) => fault,
             Self::Pause(fault) => fault,
             Self::Clock(fault) => fault,
             Self::Disk(fault) => fault,
@@ -120,7 +126,7 @@ impl Fault {
         }
     }
 
-    /// The name of its class: one of [`classes`].
+    /// The name of its class: one of [`classes`], or `outage`.
     #[must_use]
     pub fn class(&self) -> &'static str {
         self.family().class()

@@ -26,7 +26,7 @@ pub(super) fn family(class: &str) -> &'static str {
         "partition" | "clog" => "fault links",
         "pause" => "fault pause",
         "clock" => "fault clock",
-        "crash" | "restart" | "leave" | "join" | "disk" => "fault process",
+        "crash" | "outage" | "restart" | "leave" | "join" | "disk" => "fault process",
         _ => "fault weather",
     }
 }

@@ -3,9 +3,11 @@
 //! To add one, write its file and name it in [`ALL`].
 
 pub mod alone;
+pub mod disks;
 pub mod formation;
 pub mod kill;
 pub mod mix;
+pub mod outage;
 pub mod pairs;
 pub mod partition;
 pub mod restart;
@@ -52,7 +54,7 @@ impl Scenario {
 }
 
 /// All scenarios, in the order in which they are listed.
-pub const ALL: [Scenario; 10] = [
+pub const ALL: [Scenario; 12] = [
     formation::SCENARIO,
     kill::SCENARIO,
     partition::SCENARIO,
@@ -63,6 +65,8 @@ pub const ALL: [Scenario; 10] = [
     alone::SCENARIO,
     pairs::SCENARIO,
     mix::SCENARIO,
+    outage::SCENARIO,
+    disks::SCENARIO,
 ];
 
 /// In how many worlds shards have owners.
@@ -134,10 +138,14 @@ mod tests {
 
     #[test]
     fn only_one_host_of_an_act_loses_its_memory() {
-        use crate::fault::Step;
+        use crate::fault::{Fault, Step};
         for case in ALL.iter().flat_map(|scenario| (0..100).map(|seed| scenario.case(seed))) {
             for act in &case.acts {
-                let steps = act.faults.iter().flat_map(|timed| timed.fault.timeline(timed.lasts));
+                // An outage destroys nothing: the stores are on disk then.
+                let is_outage = |timed: &&Timed| matches!(timed.fault, Fault::Outage(_));
+                assert!(case.settings.durable || !act.faults.iter().any(|timed| is_outage(&timed)));
+                let others = act.faults.iter().filter(|timed| !is_outage(timed));
+                let steps = others.flat_map(|timed| timed.fault.timeline(timed.lasts));
                 let mortal: std::collections::BTreeSet<Host> = steps
                     .filter_map(|(_, step)| match step {
                         Step::Crash(host, _) | Step::Leave(host, _) => Some(host),

@@ -63,7 +63,7 @@ mutations! {
     ReadsOne = "reads-one",
     /// A replica takes itself to have caught up as soon as it has a shard.
     ReadyAtOnce = "ready-at-once",
-    /// A replica that compares itself with another does not fetch what it lacks.
+    /// A replica that compares itself with another does not fetch what it lacks, and neither reads nor hints mend anything.
     FetchesNothing = "fetches-nothing",
     /// Replicas become equal only when placement changes: neither comparisons, nor reads, nor hints mend anything.
     NeverPatrols = "never-patrols",

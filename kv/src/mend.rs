@@ -35,6 +35,11 @@ const MAX_REPAIR_BYTES: usize = 8 << 20;
 /// milliseconds; beyond this it is taken for one that does not.
 const MAX_STRAGGLERS: u64 = 4_096;
 
+/// Whether a deliberate fault is to be judged that this would make up for.
+pub(crate) fn is_off() -> bool {
+    mutated(Mutation::NeverPatrols) || mutated(Mutation::FetchesNothing)
+}
+
 /// Repairs that are on their way.
 #[derive(Debug, Default)]
 struct Repairs {
@@ -154,7 +159,7 @@ impl Mending {
 
     /// A replica has not taken a write.
     pub(crate) fn missed(&self, node: &NodeId, shard: ShardId, key: &Blob) {
-        if mutated(Mutation::NeverPatrols) {
+        if is_off() {
             return;
         }
         if self.hints().note(node, shard, key) {

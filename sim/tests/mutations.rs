@@ -72,7 +72,7 @@ const ROWS: &[Row] = &[
     row(Mutation::GhostsStay, "p2_presence", "P2", &[("kill", 0), ("kill", 5), ("restart", 2)]),
     row(Mutation::ComesBackUnseen, "p2_presence", "P2", &[("partition", 1), ("partition", 2), ("partition", 5)]),
     row(Mutation::ForgetsDeletes, "k5_deletes_stay", "K5", &[("restart", 0), ("partition", 0), ("kill", 0)]),
-    row(Mutation::DeniesWrites, "k6_honest_outcomes", "K6", &[("mix", 6), ("mix", 23), ("mix", 32)]),
+    row(Mutation::DeniesWrites, "k6_honest_outcomes", "K6", &[("rotation", 1), ("pairs", 5), ("alone", 6), ("kill", 12)]),
     row(Mutation::DeniesWrites, "commands", "K6", &[("mix", 17), ("pairs", 51)]),
     row(Mutation::HidesSiblings, "set_full", "K1", &[("restart", 1), ("kill", 1), ("rolling", 1)]),
     row(Mutation::HidesSiblings, "counter", "K1", &[("partition", 0), ("kill", 1), ("pairs", 1)]),

@@ -2,8 +2,20 @@
 
 use std::process::{Command, Output};
 
-const SCENARIOS: [&str; 10] =
-    ["formation", "kill", "partition", "restart", "rolling", "upgrade", "rotation", "alone", "pairs", "mix"];
+const SCENARIOS: [&str; 12] = [
+    "formation",
+    "kill",
+    "partition",
+    "restart",
+    "rolling",
+    "upgrade",
+    "rotation",
+    "alone",
+    "pairs",
+    "mix",
+    "outage",
+    "disks",
+];
 
 fn polity_sim(args: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_polity-sim")).args(args.split_whitespace()).output().expect("the program runs")

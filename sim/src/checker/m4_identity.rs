@@ -2,7 +2,7 @@
 //! name that was restarted comes back at once.
 //!
 //! 1. No boot of a host is used twice, and they grow from process to process. Only one that founds a cluster apart from
-//!    the other may not know what its host was before; or one that met nobody who had seen the newest.
+//!    the other may not know what its host was before; or one that was let in by a member that had not seen the newest.
 //! 2. Nobody lists a boot that no process of that host ever had. While a process starts it may have several, and be
 //!    ready with the last: what is first seen meanwhile may be one of them.
 //! 3. A node never takes a host's older boot for its newest again; nor, of one boot, an older rejoin; and what it has once
@@ -36,7 +36,7 @@ fn boots_grow(facts: &Facts<'_>) -> Vec<Violation> {
         let before = lives.entry(process.host).or_default();
         let is_newest = before.last().is_none_or(|newest| *newest < life);
         let may_not_know =
-            || facts.founders.contains(&index) || !met_one_that_knew(facts, process.host, (at, life), before);
+            || facts.founders.contains(&index) || !was_let_in_by_one_that_knew(facts, process.host, (at, life), before);
         if before.contains(&life) || !(is_newest || may_not_know()) {
             let text = format!("{} started as {life:?} after it had been {before:?}", process.host);
             violations.push(violation("M4", at, text));
@@ -46,15 +46,22 @@ fn boots_grow(facts: &Facts<'_>) -> Vec<Violation> {
     violations
 }
 
-/// Whether any of those that a process lists as up when it is ready has listed a boot of its host that is newer than its own.
-/// Or it cannot be said whom it had met.
-fn met_one_that_knew(facts: &Facts<'_>, host: Host, (ready, life): (Duration, Life), before: &BTreeSet<Life>) -> bool {
+/// Whether all those that a process lists as up when it is ready have listed a boot of its host that is newer than its own: then
+/// whoever let it in had. Or it cannot be said whom it had met.
+fn was_let_in_by_one_that_knew(
+    facts: &Facts<'_>,
+    host: Host,
+    (ready, life): (Duration, Life),
+    before: &BTreeSet<Life>,
+) -> bool {
     let mut knew: BTreeSet<Host> = BTreeSet::new();
     for entry in &facts.history.entries {
         match &entry.event {
             Event::Launched { host: observer } => drop(knew.remove(observer)),
             Event::View { host: observer, members } if *observer == host && entry.at >= ready => {
-                return members.iter().any(|(other, seen)| seen.standing.is_up() && knew.contains(other));
+                let mut others =
+                    members.iter().filter(|(other, seen)| **other != host && seen.standing.is_up()).peekable();
+                return others.peek().is_some() && others.all(|(other, _)| knew.contains(other));
             }
             Event::View { host: observer, members } => {
                 let is_newer = |seen: &Seen| seen.life > life && before.contains(&seen.life);
@@ -199,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_that_shrinks_is_good_if_none_of_those_it_met_knew_the_newer() {
+    fn a_boot_that_shrinks_is_good_if_one_that_may_have_let_it_in_did_not_know_the_newer() {
         // Host 0 has seen boot 3 of host 1, and host 2 has seen boot 1 only.
         let again = |met: &[(u8, u64, Standing)]| {
             let mut entries = [start(0, 0, 1), start(0, 2, 1), start(0, 1, 1)].concat();
@@ -212,11 +219,9 @@ mod tests {
             entries.push(view(400, 1, met));
             judged(boots_grow, entries).len()
         };
-        let (known, unknown) = ((0, 1, Standing::Alive), (2, 1, Standing::Alive));
-        assert_eq!(
-            [again(&[(1, 2, Standing::Alive), unknown]), again(&[(1, 2, Standing::Alive), unknown, known])],
-            [0, 1]
-        );
+        let (own, known, unknown) = ((1, 2, Standing::Alive), (0, 1, Standing::Alive), (2, 1, Standing::Alive));
+        assert_eq!([again(&[own]), again(&[own, unknown]), again(&[own, unknown, known])], [0, 0, 0]);
+        assert_eq!(again(&[own, known]), 1);
     }
 
     #[test]

@@ -210,7 +210,8 @@ mod tests {
         // Host 0 has seen boot 3 of host 1, and host 2 has seen boot 1 only.
         let again = |met: &[(u8, u64, Standing)]| {
             let mut entries = [start(0, 0, 1), start(0, 2, 1), start(0, 1, 1)].concat();
-            entries.push(view(10, 2, &[(1, 1, Standing::Alive), (2, 1, Standing::Alive)]));
+            let all = [(0, 1, Standing::Alive), (1, 1, Standing::Alive), (2, 1, Standing::Alive)];
+            entries.extend([view(10, 0, &all), view(10, 2, &all)]);
             entries.push(at(100, Event::Crashed { host: Host(1), wiped: false }));
             entries.extend(start(200, 1, 3));
             entries.push(view(210, 0, &[(0, 1, Standing::Alive), (1, 3, Standing::Alive)]));

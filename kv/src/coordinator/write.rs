@@ -130,16 +130,16 @@ impl Coordinator {
         }
         let wall = self.wall();
         let named = target.id();
-        // Whoever cannot be asked afterwards is asked first.
-        let is_calm = rosters.len() == 1 && target.nodes().iter().all(|node| self.answers(&map, node));
-        let first = match &write.context {
-            None if is_calm && write.level != Consistency::One => {
-                match self.store.write_blindly(shard, &write.key.0, &write.update, wall, named) {
-                    Ok(first) => first,
-                    Err(error) => return refused(error),
-                }
+        // What a put replaces may have to be asked of all replicas afterwards. If that cannot be, it is asked first.
+        let is_calm = || rosters.len() == 1 && target.nodes().iter().all(|node| self.answers(&map, node));
+        let may_be_amended = || !write.update.puts_a_causal_value() || (write.level != Consistency::One && is_calm());
+        let first = if write.context.is_none() && may_be_amended() {
+            match self.store.write_blindly(shard, &write.key.0, &write.update, wall, named) {
+                Ok(first) => first,
+                Err(error) => return refused(error),
             }
-            _ => None,
+        } else {
+            None
         };
         let spread = Spread { map, shard, rosters, target, level: write.level, deadline };
         match first {
@@ -200,6 +200,7 @@ impl Coordinator {
             match self.store.amend((shard, &key.0), &write.update, (written, blind), (said, everyone), named) {
                 Ok(Amended::Enough(written)) => return done(written),
                 Ok(Amended::Further(written)) => {
+                    spread.level = write.level;
                     return match self.spread(&spread, key, &written, None).await {
                         Ok(_) => done(written),
                         Err(answer) => answer,

@@ -64,7 +64,7 @@ impl Update {
     }
 
     /// Whether it puts one value of a causal key.
-    fn puts_a_causal_value(&self) -> bool {
+    pub(crate) fn puts_a_causal_value(&self) -> bool {
         self.kind == Some(Kind::Causal) && matches!(self.steps[..], [Step::Put(_)])
     }
 

@@ -37,6 +37,9 @@ pub(crate) struct Ask {
 /// How long the first introduction waits for others, which may know rosters that it does not.
 const INTRODUCTIONS: Duration = Duration::from_millis(500);
 
+/// How many shards are handed over at once.
+const HANDED_OVER_AT_ONCE: usize = 64;
+
 /// How long one message of upkeep may take. Longer than an operation: nobody waits for it, and a page is large.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -310,47 +313,88 @@ pub(crate) async fn relieve(here: &Coordinator, shards: &[ShardId]) {
 
 /// Gives the records of shards that are not ours to those whose they are, and drops them once all have them.
 pub(crate) async fn hand_over(here: &Coordinator, shards: Shards) {
-    let map = here.map();
-    for (shard, current) in shards {
-        let given = here.store.digest(shard);
-        let up: Vec<Peer> =
-            current.nodes().iter().filter(|node| map.is_up(node)).filter_map(|node| map.peer(node)).collect();
-        let mut taken = 0;
-        for peer in &up {
-            match give(here, peer, shard, &current, &given).await {
-                Ok(true) => taken += 1,
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, %shard, "records were not handed over"),
-            }
-        }
-        if taken == up.len() && taken >= current.quorum() {
-            if let Err(error) = here.store.release(shard, &given) {
-                tracing::error!(%error, %shard, "records that were handed over were not dropped");
-            }
-        } else {
+    // What is written to a shard meanwhile keeps it, so a few at a time.
+    for some in shards.chunks(HANDED_OVER_AT_ONCE) {
+        if hand_over_some(here, some).await == 0 {
             // The others would not do better now.
             return;
         }
     }
 }
 
-/// Gives one replica what it lacks of a shard. Returns whether it has all of it.
-async fn give(
+/// Returns how many shards were taken by all that are up of those whose they are.
+async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usize {
+    let map = here.map();
+    let mut by_peer: BTreeMap<&NodeId, (Peer, Vec<Gift<'_>>)> = BTreeMap::new();
+    let mut open: BTreeMap<ShardId, (&Roster, Digest, BTreeSet<&NodeId>)> = BTreeMap::new();
+    for (shard, under) in shards {
+        let given = here.store.digest(*shard);
+        let mut up = BTreeSet::new();
+        for node in under.nodes().iter().filter(|node| map.is_up(node)) {
+            let Some(peer) = map.peer(node) else { continue };
+            up.insert(node);
+            by_peer.entry(node).or_insert_with(|| (peer, Vec::new())).1.push(Gift { shard: *shard, under, given });
+        }
+        if up.len() >= under.quorum() {
+            open.insert(*shard, (under, given, up));
+        }
+    }
+    let gives = by_peer.iter().map(|(node, (peer, gifts))| async move { (*node, give(here, peer, gifts).await) });
+    let mut gives: FuturesUnordered<_> = gives.collect();
+    let mut taken = 0;
+    while let Some((node, done)) = gives.next().await {
+        for shard in done {
+            let Some((_, given, missing)) = open.get_mut(&shard) else { continue };
+            missing.remove(node);
+            if !missing.is_empty() {
+                continue;
+            }
+            taken += 1;
+            if let Err(error) = here.store.release(shard, given) {
+                tracing::error!(%error, %shard, "records that were handed over were not dropped");
+            }
+        }
+    }
+    taken
+}
+
+/// A shard to be given away, and what is to be given.
+struct Gift<'a> {
+    shard: ShardId,
+    under: &'a Roster,
+    given: Digest,
+}
+
+/// Gives one replica what it lacks of some shards. Returns those of which it has all.
+async fn give(here: &Coordinator, peer: &Peer, gifts: &[Gift<'_>]) -> Vec<ShardId> {
+    let mut done = Vec::new();
+    if let Err(error) = try_give(here, peer, gifts, &mut done).await {
+        tracing::debug!(%error, node = %peer.node, "records were not handed over");
+    }
+    done
+}
+
+async fn try_give(
     here: &Coordinator,
     peer: &Peer,
-    shard: ShardId,
-    under: &Roster,
-    given: &Digest,
-) -> Result<bool, RpcError> {
-    let (request, ours) = account::ask(&here.store, &[shard], &[vec![under.clone()]]);
+    gifts: &[Gift<'_>],
+    done: &mut Vec<ShardId>,
+) -> Result<(), RpcError> {
+    let ids: Vec<ShardId> = gifts.iter().map(|gift| gift.shard).collect();
+    let rosters: Vec<_> = gifts.iter().map(|gift| vec![gift.under.clone()]).collect();
+    let (request, ours) = account::ask(&here.store, &ids, &rosters);
     let account = Account::new(here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?);
-    if !account.is_known(0) {
-        return Ok(false);
+    let mut differing = Vec::new();
+    for (at, gift) in gifts.iter().enumerate().filter(|(at, _)| account.is_known(*at)) {
+        // What was added since `given` is not dropped, whatever the other has: the digest is another one then.
+        match account.differs(at, &ours[at]).filter(|theirs| *theirs != gift.given) {
+            Some(theirs) => differing.push((gift.shard, theirs)),
+            None => done.push(gift.shard),
+        }
     }
-    // What was added since `given` is not dropped, whatever the other has: the digest is another one then.
-    let Some(theirs) = account.differs(0, &ours[0]).filter(|theirs| theirs != given) else { return Ok(true) };
-    let mut reconciliation = Reconciliation::new(&here.store, Purpose::Give, PAGE_BYTES, [(shard, theirs)]);
-    let mut has_all = false;
-    reconcile(here, peer, &mut reconciliation, |_| has_all = true).await?;
-    Ok(has_all)
+    for group in reconcile::groups(&here.store, differing) {
+        let mut reconciliation = Reconciliation::new(&here.store, Purpose::Give, PAGE_BYTES, group);
+        reconcile(here, peer, &mut reconciliation, |shard| done.push(shard)).await?;
+    }
+    Ok(())
 }

@@ -157,12 +157,12 @@ fn violations(violations: &[Violation], out: &mut impl Write) -> io::Result<()> 
 }
 
 fn many(plan: &Plan, out: &mut (impl Write + Send)) -> io::Result<u8> {
-    let (mut written, mut failed) = (Ok(()), 0);
+    let (mut written, mut failed) = (Ok(()), Vec::new());
     let bar = bar(plan);
     let sum = swarm(plan, |report| {
-        failed += u64::from(!report.is_ok());
+        failed.extend((!report.is_ok()).then(|| report.replay()));
         bar.inc(1);
-        bar.set_message(format!("{failed} failed"));
+        bar.set_message(format!("{} failed", failed.len()));
         let write = || told(report, out);
         if written.is_ok() {
             written = bar.suspend(write);
@@ -170,6 +170,10 @@ fn many(plan: &Plan, out: &mut (impl Write + Send)) -> io::Result<u8> {
     });
     bar.finish_and_clear();
     written?;
+    // Again, where they are found: what was told of each is far above.
+    for replay in failed {
+        writeln!(out, "failed: {replay}")?;
+    }
     let real = sum.real.as_secs_f64();
     writeln!(
         out,

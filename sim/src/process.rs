@@ -262,7 +262,11 @@ async fn standard(mut process: Process) -> anyhow::Result<()> {
     };
     let workloads: Vec<&'static Workload> = process.settings().workloads().collect();
     let mut paces = Paces { work: process.given.work.clone(), rng: StdRng::from_rng(process.rng()) };
+    let mut clients = JoinSet::new();
     for task in workloads.iter().flat_map(|workload| (workload.clients)(&client, &mut paces)) {
+        clients.spawn(process.given.gate.clone().pass(task));
+    }
+    for task in workloads.iter().flat_map(|workload| (workload.observers)(&client)) {
         process.spawn(task);
     }
     if process.settings().rotating && host == Host(0) {
@@ -288,8 +292,8 @@ async fn standard(mut process: Process) -> anyhow::Result<()> {
                 }
                 Command::Leave(within) => {
                     recorder.event(Event::Leaving { host });
-                    // The clients of a process that leaves end first, as an orderly shutdown does.
-                    process.tasks.shutdown().await;
+                    // The clients of a process that leaves end first, as an orderly shutdown does. Who records goes on.
+                    clients.shutdown().await;
                     if let Err(error) = node.leave(within).await {
                         tracing::warn!(%error, "could not leave");
                     }
@@ -303,6 +307,7 @@ async fn standard(mut process: Process) -> anyhow::Result<()> {
                 return Ok(());
             }
             Some(_) = process.tasks.join_next() => {}
+            Some(_) = clients.join_next() => {}
         }
     }
 }

@@ -17,6 +17,7 @@ pub(super) const WORKLOAD: Workload = Workload {
     clients: |client, paces| {
         vec![Box::pin(add(client.clone(), paces.next())), Box::pin(count(client.clone(), paces.next()))]
     },
+    observers: |_| Vec::new(),
     read: |client, key| {
         Box::pin(
             async move { if key.starts_with("bs") { elements(client, key).await } else { total(client, key).await } },

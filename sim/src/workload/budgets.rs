@@ -10,6 +10,7 @@ pub(super) const WORKLOAD: Workload = Workload {
     about: "each host spends an allowance one by one, and is refused when it has spent it",
     keys: |_| shared('b'),
     clients: |client, paces| vec![Box::pin(spend(client.clone(), paces.next()))],
+    observers: |_| Vec::new(),
     read: |client, key| Box::pin(client.look(key, Action::Total, total)),
 };
 

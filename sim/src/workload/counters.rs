@@ -13,6 +13,7 @@ pub(super) const WORKLOAD: Workload = Workload {
     about: "every client adds to shared counters, and reads their totals",
     keys: |_| shared('n'),
     clients: |client, paces| vec![Box::pin(count(client.clone(), paces.next()))],
+    observers: |_| Vec::new(),
     read: |client, key| Box::pin(client.look(key, Action::Total, total)),
 };
 

@@ -22,6 +22,7 @@ pub(super) const WORKLOAD: Workload = Workload {
             Box::pin(edit::<Registers>(client.clone(), paces.next())),
         ]
     },
+    observers: |_| Vec::new(),
     read: |_, _| Box::pin(async { true }),
 };
 

@@ -9,6 +9,7 @@ pub(super) const WORKLOAD: Workload = Workload {
     about: "shared registers are read, then written or deleted with the context of what was seen",
     keys: |_| shared('m'),
     clients: |client, paces| vec![Box::pin(edit(client.clone(), paces.next()))],
+    observers: |_| Vec::new(),
     read: |client, key| Box::pin(async move { client.get(key).await.is_some() }),
 };
 

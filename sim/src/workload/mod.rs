@@ -52,6 +52,8 @@ pub struct Workload {
     pub keys: fn(u8) -> Vec<String>,
     /// The clients of one process: endless tasks.
     pub(crate) clients: fn(&Client, &mut Paces) -> Vec<BoxFuture<'static, ()>>,
+    /// What records without taking part: endless tasks that go on while the process leaves.
+    pub(crate) observers: fn(&Client) -> Vec<BoxFuture<'static, ()>>,
     /// Reads one of its keys. Returns whether it succeeded.
     pub(crate) read: for<'a> fn(&'a Client, &'a str) -> BoxFuture<'a, bool>,
 }

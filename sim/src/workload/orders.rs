@@ -16,6 +16,7 @@ pub(super) const WORKLOAD: Workload = Workload {
     about: "commands are kept under their numbers, and tried again until they are acknowledged",
     keys: |_| shared('o'),
     clients: |client, paces| vec![Box::pin(order(client.clone(), paces.next()))],
+    observers: |_| Vec::new(),
     read: |client, key| Box::pin(client.look(key, Action::Orders, numbers)),
 };
 

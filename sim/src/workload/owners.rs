@@ -16,12 +16,9 @@ pub(crate) const WORKLOAD: Workload = Workload {
     about: "shards have owners, which make effects under their epochs, some of them late or over",
     keys: |_| Vec::new(),
     clients: |client, paces| {
-        vec![
-            Box::pin(follow(client.clone())),
-            Box::pin(act(client.clone(), paces.next())),
-            Box::pin(take(client.clone(), paces.next())),
-        ]
+        vec![Box::pin(act(client.clone(), paces.next())), Box::pin(take(client.clone(), paces.next()))]
     },
+    observers: |client| vec![Box::pin(follow(client.clone()))],
     read: |_, _| Box::pin(async { true }),
 };
 

@@ -18,6 +18,7 @@ pub(super) const WORKLOAD: Workload = Workload {
     clients: |client, paces| {
         vec![Box::pin(come_and_go(client.clone(), paces.next())), Box::pin(follow(client.clone()))]
     },
+    observers: |_| Vec::new(),
     read: |_, _| Box::pin(async { true }),
 };
 

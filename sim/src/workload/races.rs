@@ -9,6 +9,7 @@ pub(super) const WORKLOAD: Workload = Workload {
     about: "shared registers are written and deleted blindly, at the same time as others do",
     keys: |_| shared('c'),
     clients: |client, paces| vec![Box::pin(race(client.clone(), paces.next()))],
+    observers: |_| Vec::new(),
     read: |client, key| Box::pin(async move { client.get(key).await.is_some() }),
 };
 

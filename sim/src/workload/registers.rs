@@ -15,6 +15,7 @@ pub(super) const WORKLOAD: Workload = Workload {
     clients: |client, paces| {
         vec![Box::pin(write(client.clone(), paces.next())), Box::pin(read(client.clone(), paces.next()))]
     },
+    observers: |_| Vec::new(),
     read: |client, key| Box::pin(async move { client.get(key).await.is_some() }),
 };
 

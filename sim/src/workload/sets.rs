@@ -11,6 +11,7 @@ pub(super) const WORKLOAD: Workload = Workload {
     about: "every client adds elements to shared sets, and reads them",
     keys: |_| shared('s'),
     clients: |client, paces| vec![Box::pin(add(client.clone(), paces.next()))],
+    observers: |_| Vec::new(),
     read: |client, key| Box::pin(client.look(key, Action::Elements, numbers)),
 };
 

@@ -24,6 +24,7 @@ pub(super) const WORKLOAD: Workload = Workload {
         clients.push(Box::pin(subscribe(client.clone(), TOPICS[1], client.host.0 % 2 == 0, paces.next())));
         clients
     },
+    observers: |_| Vec::new(),
     read: |_, _| Box::pin(async { true }),
 };
 

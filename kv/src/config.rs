@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bucket::BucketConfig;
 use crate::bucket::config::MAX_BUCKETS;
+use crate::errands::PATIENCE;
 
 /// How many replicas must do their part before an operation is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -51,6 +52,10 @@ pub struct KvConfig {
     /// what a link of 1 Gbit/s carries; no more than half of all that the node moves, but 16 MiB a second whatever else it does:
     /// until a replica has caught up, the next failure may cost a write (K1), and so a GiB takes about a minute.
     pub repair: BudgetConfig,
+    /// How long the trace of a delete is kept after all have it. 10 minutes; at least 10 s, and twice `timeout`, and no
+    /// two clocks need to agree on it. A node that leaves before it has handed everything over, or is away for so long that
+    /// the members forget it, and comes back with its folder after that time may bring back what was deleted meanwhile.
+    pub tombstone_grace: Duration,
     /// What [`KvConfig::bucket`] has declared.
     pub(crate) buckets: Vec<(String, BucketConfig)>,
 }
@@ -68,6 +73,7 @@ impl Default for KvConfig {
             patrol_interval: Duration::from_secs(10),
             upkeep_interval: Duration::from_millis(50),
             repair: BudgetConfig { least: 16 << 20, ..BudgetConfig::default() },
+            tombstone_grace: Duration::from_secs(600),
             buckets: Vec::new(),
         }
     }
@@ -117,6 +123,8 @@ impl KvConfig {
         check((1..=1024).contains(&self.max_siblings), "max_siblings", "is between 1 and 1,024")?;
         check(self.timeout >= ms(10), "timeout", "is at least 10 ms")?;
         check(self.hedge_after >= ms(1), "hedge_after", "is at least 1 ms")?;
+        let grace = self.tombstone_grace >= 2 * self.timeout.max(PATIENCE);
+        check(grace, "tombstone_grace", "is at least 10 s, and twice `timeout`")?;
         check(self.patrol_interval >= ms(100), "patrol_interval", "is at least 100 ms")?;
         check(self.upkeep_interval >= ms(5), "upkeep_interval", "is at least 5 ms")?;
         check((1..=100).contains(&self.repair.share_percent), "repair.share_percent", "is between 1 and 100")?;

@@ -213,7 +213,13 @@ impl Coordinator {
         Ok(pages.finish())
     }
 
+    /// Until when what is read now may be written somewhere else: nothing on its way is older than a tombstone that is dropped.
+    fn fresh_until(&self, deadline: Instant) -> Instant {
+        deadline.min(Instant::now() + self.config.tombstone_grace / 2)
+    }
+
     async fn gather(&self, key: &Blob, level: Consistency, deadline: Instant) -> Result<Gathered, TooFew> {
+        let deadline = self.fresh_until(deadline);
         let shard = self.store.shard_of(&key.0);
         let (mut merged, mut answers) = (Record::default(), Vec::<(NodeId, Option<Blob>)>::new());
         let read = |named| Read { shard: shard.0, named, key: key.clone() };
@@ -234,6 +240,11 @@ impl Coordinator {
             Ok(())
         };
         self.gather_from(shard, level, deadline, read, local, ask, take).await?;
+        if Instant::now() > deadline {
+            // The process stood still in between.
+            let reason = "what was read is too old".to_owned();
+            return Err(TooFew { answered: answers.len(), needed: answers.len(), reason, again: true });
+        }
         Ok(Gathered { merged, answers })
     }
 

@@ -24,12 +24,10 @@ pub(crate) struct Digest {
 
 impl Digest {
     /// The record of `key` has changed from `old` to `new`.
-    pub(crate) fn change(&mut self, key: &[u8], old: Option<&[u8]>, new: &[u8]) {
-        match old {
-            Some(old) => self.sum = self.sum.wrapping_sub(hash(key, old)),
-            None => self.count += 1,
-        }
-        self.sum = self.sum.wrapping_add(hash(key, new));
+    pub(crate) fn change(&mut self, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
+        let sum = |record: Option<&[u8]>| record.map_or(0, |record| hash(key, record));
+        self.sum = self.sum.wrapping_sub(sum(old)).wrapping_add(sum(new));
+        self.count = self.count.saturating_sub(u64::from(old.is_some())) + u64::from(new.is_some());
     }
 
     /// How many records there are.
@@ -82,14 +80,16 @@ mod tests {
     #[test]
     fn sums_follow_the_content_and_not_the_order() {
         let (mut a, mut b) = (Digest::default(), Digest::default());
-        a.change(b"x", None, b"1");
-        a.change(b"y", None, b"2");
-        b.change(b"y", None, b"0");
-        b.change(b"x", None, b"1");
+        a.change(b"x", None, Some(b"1"));
+        a.change(b"y", None, Some(b"2"));
+        b.change(b"y", None, Some(b"0"));
+        b.change(b"x", None, Some(b"1"));
         assert_ne!(a.total(), b.total());
         assert_ne!(block(&[a, a]), block(&[a, b]));
         assert_ne!(block(&[b, a]), block(&[a, b]), "each shard has its place");
-        b.change(b"y", Some(b"0"), b"2");
+        b.change(b"y", Some(b"0"), Some(b"2"));
+        b.change(b"z", None, Some(b"3"));
+        b.change(b"z", Some(b"3"), None);
         assert_eq!((a, a.total(), block(&[a, b])), (b, b.total(), block(&[b, a])));
         assert_eq!(a.count(), 2);
     }

@@ -71,7 +71,7 @@ pub(crate) async fn introduce(here: &Coordinator) {
         }
     }
     let known = map.up_members().any(|member| member.id == here.node);
-    let could_ask_all = asked.is_empty() && !map.anyone_is_down();
+    let could_ask_all = asked.is_empty() && map.down_members().next().is_none();
     let may_found = all_new && could_ask_all && smallest && known;
     let mut founded = 0;
     for (at, shard) in here.store.shard_ids().enumerate() {

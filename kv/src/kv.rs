@@ -27,6 +27,7 @@ use crate::serve;
 use crate::settled;
 use crate::stats::KvStats;
 use crate::store::Store;
+use crate::tombstones;
 use crate::upkeep::Upkeep;
 use crate::watch::{self, Watch, Watches};
 
@@ -322,7 +323,16 @@ impl Kv {
     pub fn stats(&self) -> KvStats {
         let here = &self.inner.coordinator;
         let (repair_bytes, repairs_waiting) = (here.throttle.spent(), here.throttle.waiting());
-        KvStats { repair_bytes, repairs_waiting, ..here.mending.stats() }
+        let (tombstones, tombstones_collected) = here.store.tombstones();
+        let tombstones_blocked_by = tombstones::blocked_by(&here.map()).cloned();
+        KvStats {
+            repair_bytes,
+            repairs_waiting,
+            tombstones,
+            tombstones_collected,
+            tombstones_blocked_by,
+            ..here.mending.stats()
+        }
     }
 
     /// The limits and times of this store.

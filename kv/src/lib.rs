@@ -37,6 +37,7 @@
 
 mod account;
 mod acks;
+mod agenda;
 mod bucket;
 mod call;
 mod census;
@@ -47,7 +48,6 @@ mod digest;
 pub mod engine;
 mod errands;
 mod error;
-mod expiries;
 mod hints;
 mod kept;
 mod kv;
@@ -70,6 +70,7 @@ mod store;
 mod sync;
 mod tally;
 mod throttle;
+mod tombstones;
 mod upkeep;
 mod watch;
 mod wire;

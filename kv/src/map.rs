@@ -61,9 +61,9 @@ impl Map {
         Roster::new(self.preference_list(shard))
     }
 
-    /// Whether any member is down that has not left: it may come back with what it knows.
-    pub(crate) fn anyone_is_down(&self) -> bool {
-        self.members.values().any(|member| member.status == Status::Down)
+    /// The members that are down and have not left: they may come back with what they know.
+    pub(crate) fn down_members(&self) -> impl Iterator<Item = &NodeName> {
+        self.members.iter().filter(|(_, member)| member.status == Status::Down).map(|(name, _)| name)
     }
 
     /// How to reach a boot, if it is the newest of its name.

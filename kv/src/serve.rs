@@ -17,10 +17,11 @@ use crate::roster::Roster;
 use crate::settled;
 use crate::store::{Store, WriteError};
 use crate::throttle::Throttle;
+use crate::tombstones;
 use crate::wire::{
-    ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, LEN, Len, MAX_SHARDS_A_MESSAGE, MERGE, Merge,
-    MergeAnswer, OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN,
-    SKETCH, Scan, ScanAnswer, WRITE,
+    ACCOUNT, AccountAnswer, AccountRequest, COLLECT, FETCH, Fetch, INTRODUCE, LEN, Len, MAX_SHARDS_A_MESSAGE, MERGE,
+    Merge, MergeAnswer, OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters,
+    SCAN, SKETCH, Scan, ScanAnswer, WRITE,
 };
 
 /// Registers everything that peers may ask for.
@@ -56,6 +57,11 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
     rpc.serve(SCAN, move |_, scan, reply| handle_scan(&here, limits, &scan, reply));
     let here = store.clone();
     rpc.serve(LEN, move |_, len, reply| handle_len(&here, &len, reply));
+    let here = store.clone();
+    rpc.serve(COLLECT, move |_, asked, reply| match tombstones::answer(&here, &asked) {
+        Ok(answer) => reply.send(&answer),
+        Err(reason) => reply.fail(Failure::not_applied(reason)),
+    });
     let (here, when) = (store.clone(), acks.clone());
     rpc.serve(INTRODUCE, move |_, (), reply| {
         // A founder that forgot what it has told others would found again.

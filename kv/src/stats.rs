@@ -1,7 +1,9 @@
 //! What a store counts.
 
+use polity_cluster::NodeName;
+
 /// What a node's store has done to keep replicas equal. See [`Kv::stats`](crate::Kv::stats).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KvStats {
     /// Records that a read has sent to replicas that had less.
@@ -19,4 +21,11 @@ pub struct KvStats {
     pub repair_bytes: u64,
     /// Conversations with a replica that wait because the budget is spent ([`KvConfig::repair`](crate::KvConfig::repair)), now.
     pub repairs_waiting: u64,
+    /// Keys of which this node holds only the trace of a delete, now.
+    pub tombstones: usize,
+    /// Traces of deletes that this node has dropped because all members had them.
+    pub tombstones_collected: u64,
+    /// A member that is down and keeps tombstones from being collected: it may come back with what was deleted meanwhile. Have
+    /// it come back, or replace it by a node of the same name.
+    pub tombstones_blocked_by: Option<NodeName>,
 }

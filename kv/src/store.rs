@@ -9,6 +9,7 @@ mod crashes;
 #[cfg(all(test, feature = "shuttle"))]
 mod races;
 mod repair;
+mod tombstones;
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -23,11 +24,11 @@ use polity_shard::{ShardCount, ShardId};
 
 use self::blind::UnderWay;
 pub(crate) use self::blind::{Amended, Blind, Said};
+use crate::agenda::Agenda;
 use crate::census::Census;
 use crate::config::KvConfig;
 use crate::digest::Digest;
 use crate::engine::{Commit, Engine, EngineError};
-use crate::expiries::Expiries;
 use crate::kept::{self, NotKept};
 use crate::lineage::{Heirs, Lineage};
 use crate::record::{self, Blob, Kind, Millis, NotARecord, Record, Refused, Update, Writing};
@@ -57,8 +58,13 @@ struct Shard {
     /// The replica that this node is for the shard's keys. A new one each time the shard's records were dropped, so
     /// that no dot is ever used twice.
     replica: ReplicaId,
+    /// The greatest number that this replica has counted in a record which was dropped since.
+    counted: u64,
     clock: HybridClock,
-    expiries: Expiries,
+    /// The keys of which something expires.
+    expiries: Agenda,
+    /// The keys of which only the trace of a delete is left, with the age of the store at which they are ripe.
+    tombstones: Agenda,
     census: Census,
     under_way: UnderWay,
 }
@@ -123,6 +129,9 @@ pub(crate) struct Store {
     max_siblings: usize,
     max_record_bytes: usize,
     tenancies: AtomicU64,
+    /// See [`Store::grow_older`].
+    age: AtomicU64,
+    collected: AtomicU64,
     watched: Watched,
 }
 
@@ -181,27 +190,32 @@ impl Store {
             max_siblings: config.max_siblings,
             max_record_bytes: config.max_record_bytes(),
             tenancies: AtomicU64::new(0),
+            age: AtomicU64::new(0),
+            collected: AtomicU64::new(0),
             watched: Watched::default(),
         };
         let shards = config.shards.iter().map(|shard| {
-            let (digest, holds_records, expiries, census) = store.inspect(shard)?;
             let standing = match continued {
                 Some(_) => read_meta(&*store.engine, &kept::standing_of(shard), kept::decode_standing)?,
                 None => None,
             };
-            Ok(Shard {
+            let mut fresh = Shard {
                 placed: Roster::new([]),
                 kept: standing.as_ref().map_or(0, Standing::changes),
                 standing,
-                digest,
-                holds_records,
+                digest: Digest::default(),
+                holds_records: false,
                 commit: Commit::NONE,
                 replica: store.next_replica(),
+                counted: 0,
                 clock: HybridClock::new(),
-                expiries,
-                census,
+                expiries: Agenda::default(),
+                tombstones: Agenda::default(),
+                census: Census::default(),
                 under_way: UnderWay::default(),
-            })
+            };
+            store.inspect(shard, &mut fresh)?;
+            Ok(fresh)
         });
         let mut shards = shards.collect::<Result<Vec<_>, EngineError>>()?;
         let commit = store.begin()?;
@@ -218,21 +232,16 @@ impl Store {
         self.engine.put_meta(kept::LINEAGE, &left)
     }
 
-    /// The digest of what the engine holds of a shard, whether that is anything, what of it expires, and how many keys
-    /// hold something.
-    fn inspect(&self, shard: ShardId) -> Result<(Digest, bool, Expiries, Census), EngineError> {
-        let (mut digest, mut holds_records) = (Digest::default(), false);
-        let (mut expiries, mut census) = (Expiries::default(), Census::default());
-        self.engine.scan(shard, None, &mut |key, record| {
-            digest.change(key, None, record);
-            holds_records = true;
-            if let Ok(record) = record::decode(record) {
-                expiries.set(key, record.next_expiry());
-                census.change(key, false, record.is_live());
+    /// Fills in what follows from what the engine holds of a shard.
+    fn inspect(&self, id: ShardId, shard: &mut Shard) -> Result<(), EngineError> {
+        self.engine.scan(id, None, &mut |key, bytes| {
+            shard.digest.change(key, None, Some(bytes));
+            shard.holds_records = true;
+            if let Ok(record) = record::decode(bytes) {
+                shard.note(key, false, Some(&record), 0);
             }
             ControlFlow::Continue(())
-        })?;
-        Ok((digest, holds_records, expiries, census))
+        })
     }
 
     /// Nothing that this boot or another has been: the boot is random, and the count grows.
@@ -525,7 +534,7 @@ impl Store {
         named: RosterId,
     ) -> Result<Written, WriteError> {
         record.latch(millis(wall));
-        let writing = Writing { replica: guard.replica, context, at: guard.clock.now(wall) };
+        let writing = Writing { replica: guard.replica, above: guard.counted, context, at: guard.clock.now(wall) };
         let applied = record.apply(update, &writing)?;
         if record.siblings() > self.max_siblings && !update.clears {
             return Err(WriteError::TooManySiblings(record.siblings()));
@@ -600,10 +609,9 @@ impl Store {
         (new, record): (&[u8], &Record),
     ) -> Result<(), EngineError> {
         guard.commit = self.engine.store(shard, key, new)?;
-        guard.digest.change(key, old.bytes, new);
+        guard.digest.change(key, old.bytes, Some(new));
         guard.holds_records = true;
-        guard.expiries.set(key, record.next_expiry());
-        guard.census.change(key, old.is_live, record.is_live());
+        guard.note(key, old.is_live, Some(record), self.age());
         self.watched.note(key);
         Ok(())
     }
@@ -657,8 +665,9 @@ impl Store {
         guard.digest = Digest::default();
         guard.holds_records = false;
         guard.expiries.clear();
+        guard.tombstones.clear();
         guard.census.clear();
-        guard.replica = self.next_replica();
+        (guard.replica, guard.counted) = (self.next_replica(), 0);
         Ok(true)
     }
 
@@ -760,6 +769,13 @@ pub(crate) fn millis(wall: Duration) -> Millis {
 }
 
 impl Shard {
+    /// What is under a key has changed; the store is so old.
+    fn note(&mut self, key: &[u8], was_live: bool, record: Option<&Record>, age: u64) {
+        self.expiries.set(key, record.and_then(Record::next_expiry));
+        self.tombstones.set(key, record.filter(|record| record.is_tombstone()).map(|_| age + tombstones::RIPE));
+        self.census.change(key, was_live, record.is_some_and(Record::is_live));
+    }
+
     fn vouch(&self, named: RosterId) -> Vouch {
         match &self.standing {
             None => Vouch::Nothing,

@@ -10,6 +10,7 @@
 //! | is no replica and holds records | gives them to the replicas, then drops them |
 //! | knows who has missed a write, and that answers again | gives it what it has missed |
 //! | holds what has expired | removes it |
+//! | holds tombstones that have lain for long enough | has all drop them, if nobody has anything else ([`mod@crate::tombstones`]) |
 //! | has nothing to do | compares its shards with one other replica now and then |
 //!
 //! Errands run beside each other, one of each kind per peer at most, and are simply done again when they fail.
@@ -29,6 +30,7 @@ use crate::coordinator::Coordinator;
 use crate::errands::{self, Ask, Shards};
 use crate::map::Map;
 use crate::reconcile::Purpose;
+use crate::tombstones;
 
 /// What is under way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +40,7 @@ enum Errand {
     Mend(NodeId),
     Relieve,
     HandOver,
+    Collect,
 }
 
 pub(crate) struct Upkeep {
@@ -50,6 +53,8 @@ pub(crate) struct Upkeep {
     introduced: bool,
     next_patrol: Instant,
     patrols: usize,
+    /// When the store is half of the time older that tombstones lie.
+    next_age: Instant,
 }
 
 impl Upkeep {
@@ -66,6 +71,7 @@ impl Upkeep {
             introduced: false,
             next_patrol: Instant::now(),
             patrols: 0,
+            next_age: Instant::now(),
         }
     }
 
@@ -74,6 +80,7 @@ impl Upkeep {
         let mut changes = self.members.subscribe();
         let joined = (&mut self.ready).await;
         self.next_patrol = Instant::now() + self.here.config.patrol_interval;
+        self.next_age = Instant::now() + self.here.config.tombstone_grace / 2;
         // Work is looked for when something has happened, and from time to time while some is left; but never more often
         // than this, because an errand may fail at once, and again, and again.
         let least = self.here.config.upkeep_interval / 4;
@@ -84,7 +91,7 @@ impl Upkeep {
                 let busy = self.work(joined);
                 let pause = if busy { self.here.config.upkeep_interval } else { self.here.config.patrol_interval };
                 earliest = Instant::now() + least;
-                next_look = (Instant::now() + pause).min(self.next_patrol).max(earliest);
+                next_look = (Instant::now() + pause).min(self.next_patrol).min(self.next_age).max(earliest);
             }
             tokio::select! {
                 biased;
@@ -166,7 +173,29 @@ impl Upkeep {
             self.next_patrol = Instant::now() + self.here.config.patrol_interval;
             self.patrol();
         }
+        if Instant::now() >= self.next_age {
+            self.next_age = Instant::now() + self.here.config.tombstone_grace / 2;
+            self.collect();
+        }
         busy
+    }
+
+    /// Collects the tombstones of the shards of which this node is the first replica.
+    fn collect(&mut self) {
+        let here = self.here.clone();
+        here.store.grow_older();
+        let map = here.map();
+        if tombstones::blocked_by(&map).is_some() {
+            return;
+        }
+        let is_first = |shard: &ShardId| map.preference_list(*shard).first() == Some(&here.node);
+        let is_settled = |shard: &ShardId| {
+            here.store.with_standing(*shard, |standing| standing.is_ready() && standing.rosters().count() == 1)
+        };
+        let shards: Vec<ShardId> =
+            here.store.shard_ids().filter(|shard| is_first(shard) && is_settled(shard) == Some(true)).collect();
+        let here = self.here.clone();
+        self.start(Errand::Collect, async move { tombstones::collect(&here, shards).await });
     }
 
     fn start(&mut self, errand: Errand, task: impl Future<Output = ()> + Send + 'static) {

@@ -50,6 +50,12 @@ pub(crate) const SKETCH: Method<Sketch, Vec<Sketched>> = Method::new(45, "kv.ske
 /// Asks for records by the tags of their keys.
 pub(crate) const PULL: Method<Pull, Pulled> = Method::new(46, "kv.pull", Lane::Bulk);
 
+/// Asks whether there is nothing under some keys but these tombstones, or drops them. Answers for each.
+pub(crate) const COLLECT: Method<Collect, Vec<bool>> = Method::new(47, "kv.collect", Lane::Bulk);
+
+/// The most tombstones of one message.
+pub(crate) const MAX_TOMBSTONES: usize = 4096;
+
 /// The most shards that one message speaks of: with all their digests and rosters, well within a frame.
 pub(crate) const MAX_SHARDS_A_MESSAGE: usize = 4096;
 
@@ -84,6 +90,22 @@ impl Rosters {
         let list = self.lists.get(at).into_iter().flatten();
         list.filter_map(|index| self.table.get(*index as usize).cloned()).collect()
     }
+}
+
+/// The trace of a delete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tombstone {
+    pub(crate) key: Blob,
+    /// Of the record.
+    pub(crate) hash: u64,
+}
+
+/// What is to be done about tombstones.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Collect {
+    pub(crate) tombstones: Vec<Tombstone>,
+    /// Whether all have been asked, and they are to be dropped.
+    pub(crate) drop: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

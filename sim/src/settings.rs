@@ -236,6 +236,8 @@ impl Settings {
         config.hedge_after = self.store.hedge_after;
         config.patrol_interval = self.store.patrol_interval;
         config.upkeep_interval = self.store.upkeep_interval;
+        // The shortest that there is, so that a run sees many collected.
+        config.tombstone_grace = Duration::from_secs(10);
         config
     }
 

@@ -145,7 +145,7 @@ impl Coordinator {
         match first {
             Some((written, blind)) => {
                 let _flight = self.store.flight(shard, &write.key.0, &written);
-                self.spread_and_amend(spread, &write, wall, written, &blind).await
+                self.spread_and_amend(spread, &write, written, &blind).await
             }
             None => {
                 // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
@@ -183,7 +183,6 @@ impl Coordinator {
         &self,
         mut spread: Spread,
         write: &Write,
-        wall: Duration,
         written: Written,
         blind: &Blind,
     ) -> WriteAnswer {
@@ -192,7 +191,7 @@ impl Coordinator {
         }
         let (key, shard, named) = (&write.key, spread.shard, spread.target.id());
         let (mut written, mut everyone) = (written, false);
-        let known = loop {
+        loop {
             let said = match self.spread(&spread, key, &written, Some(blind.before())).await {
                 Ok(said) => said,
                 Err(answer) => return answer,
@@ -211,24 +210,8 @@ impl Coordinator {
                     (written, everyone) = (again, true);
                     spread.level = Consistency::All;
                 }
-                Ok(Amended::Lost(known)) => break known,
                 Err(error) => return lost(error),
             }
-        };
-        let asked = store::Write { update: &write.update, context: None, known: Some(known), wall };
-        let written = match self.store.write(shard, &key.0, asked, named) {
-            Ok(written) => written,
-            Err(error) => return lost(error),
-        };
-        let _flight = self.store.flight(shard, &key.0, &written);
-        spread.level = write.level;
-        // The members may have changed meanwhile.
-        if let Some(rosters) = self.store.rosters(shard) {
-            spread.rosters = rosters;
-        }
-        match self.spread(&spread, key, &written, None).await {
-            Ok(_) => done(written),
-            Err(answer) => answer,
         }
     }
 
@@ -242,6 +225,7 @@ impl Coordinator {
         before: Option<u64>,
     ) -> Result<Vec<Said>, WriteAnswer> {
         let Spread { map, shard, rosters, target, level, deadline } = spread;
+        let deadline = &self.fresh_until(*deadline);
         let mut tally = Tally::new(target.clone(), *level);
         tally.asked(&self.node);
         tally.answered(self.node.clone(), written.vouch.clone());

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How what is written to a key at the same time in different places becomes one.
 ///
 /// A bucket declares it once. The order is the precedence: where a key got two kinds on two sides of a split, the greater
-/// one stays and what the other wrote is lost.
+/// one shows, and the other once that is gone. A delete removes both.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Kind {
@@ -22,6 +22,11 @@ pub enum Kind {
     /// A map from fields to values: of a field the latest value stays; one that is written at the same time as it is
     /// removed stays.
     Map,
+}
+
+impl Kind {
+    /// All, by rising precedence.
+    pub(crate) const ALL: [Self; 5] = [Self::Causal, Self::LastWriterWins, Self::Counter, Self::Set, Self::Map];
 }
 
 impl fmt::Display for Kind {

@@ -1,28 +1,28 @@
-//! What is kept under a key: a value of one [`Kind`] with its causal history, and when it expires.
+//! What is kept under a key: values with their causal history, and when they expire.
 //!
-//! Two copies of a record become one by [`Record::merge`], whatever the order in which they meet. A key has one kind at a
-//! time: while something is there, writes of another kind are refused; once nothing is, the next write may begin another,
-//! in a new *epoch*. Of copies from different epochs the later stays, and of one epoch that of the greater kind.
+//! A record is a product of what it holds of each [`Kind`], and two copies become one by [`Record::merge`], kind by kind,
+//! whatever the order in which they meet. A key shows one kind at a time: while something is there, writes of another kind are
+//! refused. Should two kinds be written on two sides of a split, the greater shows, and the other once that is gone.
 //!
 //! **Expiry** is fixed when it is written. Whoever sees the time pass removes what it knows of, causally: what is written
-//! later stays, and what has expired never comes back (K5).
+//! later stays, and what has expired never comes back (K5). When a value expires is decided with it or under dots of its own,
+//! and is gone with it: the trace of a delete holds nothing but the names of writes.
 
 mod kind;
+mod part;
 mod stored;
 mod update;
 
 pub use kind::Kind;
 pub(crate) use polity_cluster::rpc::Blob;
-use std::cmp::Ordering;
-
-use polity_crdt::{AwSet, DvvSet, LwwRegister, OrMap, PnCounter, Timestamp, VersionVector};
+use polity_crdt::{DvvSet, ReplicaId, VersionVector};
 use serde::{Deserialize, Serialize};
 
-use self::stored::Stored;
+use self::part::{Part, Value};
 pub(crate) use self::update::{MAX_STEPS, Refused, Step, Update, Writing};
 
 /// The version that each stored or sent record begins with.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// What a number or two, or the name of a write, take up in bytes: for the first guess of how long a record will be.
 const MOST_OF_A_HEAD: usize = 24;
@@ -37,171 +37,73 @@ pub(crate) struct Timed {
     pub(crate) value: Blob,
 }
 
-/// When all that is there expires, and when that was decided: the latest decision holds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
-struct Expiry {
-    decided: Timestamp,
-    at: Option<Millis>,
-}
-
-type Fields = OrMap<Blob, LwwRegister<Blob>>;
-
-#[derive(Clone, PartialEq, Debug)]
-enum State {
-    Causal(DvvSet<Timed>),
-    LastWriterWins(Stored<LwwRegister<Blob>>),
-    Counter(Stored<PnCounter>),
-    Set(Stored<AwSet<Blob>>),
-    Map(Stored<Fields>),
-}
-
-impl State {
-    fn new(kind: Kind) -> Self {
-        match kind {
-            Kind::Causal => Self::Causal(DvvSet::default()),
-            Kind::LastWriterWins => Self::LastWriterWins(Stored::default()),
-            Kind::Counter => Self::Counter(Stored::default()),
-            Kind::Set => Self::Set(Stored::default()),
-            Kind::Map => Self::Map(Stored::default()),
-        }
-    }
-
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Causal(_) => Kind::Causal,
-            Self::LastWriterWins(_) => Kind::LastWriterWins,
-            Self::Counter(_) => Kind::Counter,
-            Self::Set(_) => Kind::Set,
-            Self::Map(_) => Kind::Map,
-        }
-    }
-
-    fn is_live(&self) -> bool {
-        match self {
-            Self::Causal(values) => !values.is_empty(),
-            Self::LastWriterWins(register) => register.value().value().is_some(),
-            Self::Counter(counter) => !counter.is_bottom(),
-            Self::Set(set) => !set.value().is_empty(),
-            Self::Map(map) => !map.value().is_empty(),
-        }
-    }
-
-    fn context(&self) -> &VersionVector {
-        match self {
-            Self::Causal(values) => values.context(),
-            Self::LastWriterWins(register) => register.context(),
-            Self::Counter(counter) => counter.context(),
-            Self::Set(set) => set.context(),
-            Self::Map(map) => map.context(),
-        }
-    }
-
-    /// Joins a copy of the same kind. Returns whether anything was new.
-    fn merge(&mut self, other: Self) -> bool {
-        match (self, other) {
-            (Self::Causal(ours), Self::Causal(theirs)) => ours.merge_owned(theirs),
-            (Self::LastWriterWins(ours), Self::LastWriterWins(theirs)) => ours.merge(theirs),
-            (Self::Counter(ours), Self::Counter(theirs)) => ours.merge(theirs),
-            (Self::Set(ours), Self::Set(theirs)) => ours.merge(theirs),
-            (Self::Map(ours), Self::Map(theirs)) => ours.merge(theirs),
-            _ => false,
-        }
-    }
-
-    /// Removes all that is there. Returns whether anything was.
-    fn clear(&mut self) -> bool {
-        match self {
-            Self::Causal(values) => {
-                let seen = values.context().clone();
-                values.delete(&seen)
-            }
-            Self::LastWriterWins(register) => register.clear(),
-            Self::Counter(counter) => counter.clear(),
-            Self::Set(set) => set.clear(),
-            Self::Map(map) => map.clear(),
-        }
-    }
-
-    /// Appends its bytes.
-    fn encode(&self, mut bytes: Vec<u8>) -> Vec<u8> {
-        let encoded = match self {
-            Self::Causal(values) => {
-                let room = values.values().map(|timed| timed.value.0.len() + MOST_OF_A_HEAD).sum::<usize>();
-                bytes.reserve(room + values.context().interval_count() * MOST_OF_A_HEAD);
-                return postcard::to_extend(values, bytes).expect("it encodes into a growing buffer");
-            }
-            Self::LastWriterWins(register) => register.encode(),
-            Self::Counter(counter) => counter.encode(),
-            Self::Set(set) => set.encode(),
-            Self::Map(map) => map.encode(),
-        };
-        bytes.extend(encoded);
-        bytes
-    }
-
-    fn decode(kind: Kind, bytes: &[u8]) -> Result<Self, NotARecord> {
-        let damaged = |error: polity_crdt::DecodeError| NotARecord(error.to_string());
-        Ok(match kind {
-            Kind::Causal => Self::Causal(whole(postcard::take_from_bytes(bytes))?),
-            Kind::LastWriterWins => Self::LastWriterWins(Stored::decode(bytes).map_err(damaged)?),
-            Kind::Counter => Self::Counter(Stored::decode(bytes).map_err(damaged)?),
-            Kind::Set => Self::Set(Stored::decode(bytes).map_err(damaged)?),
-            Kind::Map => Self::Map(Stored::decode(bytes).map_err(damaged)?),
-        })
-    }
-}
-
-/// The value of one key with its causal history; without a value, it is the trace of a delete.
-#[derive(Clone, PartialEq, Debug)]
+/// The values of one key with their causal history; without a value, it is the trace of a delete.
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Record {
-    epoch: u32,
-    expiry: Expiry,
-    state: State,
-}
-
-impl Default for Record {
-    /// Of a key that was never written.
-    fn default() -> Self {
-        Self::new(Kind::Causal)
-    }
+    causal: DvvSet<Timed>,
+    /// What it holds of other kinds, by rising kind. Something was written to each.
+    parts: Vec<Part>,
 }
 
 impl Record {
-    fn new(kind: Kind) -> Self {
-        Self { epoch: 0, expiry: Expiry::default(), state: State::new(kind) }
+    /// The greatest kind of which something is there.
+    fn shown(&self) -> Option<&Part> {
+        self.parts.iter().rev().find(|part| part.is_live())
     }
 
+    /// The kind that it shows, or did last.
     pub(crate) fn kind(&self) -> Kind {
-        self.state.kind()
+        let last = || self.parts.last().filter(|_| self.causal.is_empty());
+        self.shown().or_else(last).map_or(Kind::Causal, Part::kind)
+    }
+
+    fn value(&self) -> Option<&Value> {
+        self.shown().map(|part| &part.value)
     }
 
     /// Whether it is more than that of a key that was never written.
     pub(crate) fn is_written(&self) -> bool {
-        !self.context().is_empty() || self.expiry != Expiry::default()
+        !self.context().is_empty() || !self.parts.is_empty()
     }
 
     /// Whether there is a value: it was written, and neither deleted nor seen to expire.
     pub(crate) fn is_live(&self) -> bool {
-        self.state.is_live()
+        !self.causal.is_empty() || self.shown().is_some()
     }
 
-    /// All writes that it knows of.
+    /// Whether it is the trace of a delete, and nothing else.
+    pub(crate) fn is_tombstone(&self) -> bool {
+        self.is_written() && !self.is_live()
+    }
+
+    /// All writes of causal values that it knows of.
     pub(crate) fn context(&self) -> &VersionVector {
-        self.state.context()
+        self.causal.context()
     }
 
-    /// Of two copies of one key, that of the one that knows more is greater, or they are equal: the epoch, then how many writes
-    /// it knows of, then whether they are gone.
+    fn contexts(&self) -> impl Iterator<Item = &VersionVector> {
+        std::iter::once(self.context()).chain(self.parts.iter().flat_map(Part::contexts))
+    }
+
+    /// Up to which number a replica has counted its writes, of any kind.
+    pub(crate) fn counted(&self, replica: ReplicaId) -> u64 {
+        self.contexts().map(|context| context.max(replica)).max().unwrap_or_default()
+    }
+
+    /// Of two copies of one key, that of the one that knows more is greater, or they are equal: how many writes it knows of,
+    /// then whether they are gone.
     pub(crate) fn rank(&self) -> u64 {
-        let writes = self.context().dot_count().min(u64::from(u32::MAX >> 1));
-        u64::from(self.epoch) << 32 | writes << 1 | u64::from(!self.is_live())
+        let writes = self.contexts().map(VersionVector::dot_count).fold(0, u64::saturating_add);
+        writes.min(u64::MAX >> 1) << 1 | u64::from(!self.is_live())
     }
 
     /// The values that no write has replaced; one at most, but for causal ones. None of a counter, set or map.
     pub(crate) fn values(&self) -> Vec<&Blob> {
-        match &self.state {
-            State::Causal(values) => values.values().map(|timed| &timed.value).collect(),
-            State::LastWriterWins(register) => register.value().value().into_iter().collect(),
+        match self.value() {
+            None => self.causal.values().map(|timed| &timed.value).collect(),
+            Some(Value::LastWriterWins(register)) => {
+                register.value().value().into_iter().map(|timed| &timed.value).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -209,32 +111,26 @@ impl Record {
     /// The write that a causal value is from.
     #[cfg(test)]
     pub(crate) fn dot_of(&self, value: &Blob) -> Option<polity_crdt::Dot> {
-        match &self.state {
-            State::Causal(values) => values.siblings().find(|(_, timed)| timed.value == *value).map(|(dot, _)| dot),
-            _ => None,
-        }
+        self.causal.siblings().find(|(_, timed)| timed.value == *value).map(|(dot, _)| dot)
     }
 
     /// How many values there are side by side.
     pub(crate) fn siblings(&self) -> usize {
-        match &self.state {
-            State::Causal(values) => values.len(),
-            _ => 1,
-        }
+        self.causal.len().max(1)
     }
 
     /// The sum of a counter; 0 of anything else.
     pub(crate) fn total(&self) -> i128 {
-        match &self.state {
-            State::Counter(counter) => counter.value().value(),
+        match self.value() {
+            Some(Value::Counter(counter)) => counter.value().value(),
             _ => 0,
         }
     }
 
     /// The elements of a set, in order.
     pub(crate) fn elements(&self) -> impl Iterator<Item = &Blob> {
-        match &self.state {
-            State::Set(set) => Some(set.value().iter()),
+        match self.value() {
+            Some(Value::Set(set)) => Some(set.value().iter()),
             _ => None,
         }
         .into_iter()
@@ -243,8 +139,8 @@ impl Record {
 
     /// The fields of a map and their values, in order.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&Blob, &Blob)> {
-        match &self.state {
-            State::Map(map) => Some(map.value().iter()),
+        match self.value() {
+            Some(Value::Map(map)) => Some(map.value().iter()),
             _ => None,
         }
         .into_iter()
@@ -254,78 +150,63 @@ impl Record {
 
     /// When the next of what is there expires.
     pub(crate) fn next_expiry(&self) -> Option<Millis> {
-        match &self.state {
-            State::Causal(values) => values.values().filter_map(|timed| timed.expires).min(),
-            _ => self.expiry.at.filter(|_| self.is_live()),
+        let values = self.causal.values().filter_map(|timed| timed.expires);
+        values.chain(self.parts.iter().filter_map(Part::expires)).min()
+    }
+
+    /// When all that it shows will have expired; `None`: never, or nothing is there.
+    pub(crate) fn expires(&self) -> Option<Millis> {
+        match self.shown() {
+            Some(part) => part.expires(),
+            None => self.causal.values().map(|timed| timed.expires).max_by_key(|at| at.unwrap_or(u64::MAX))?,
         }
     }
 
     /// Removes all that is known to be there. Returns whether anything was.
     pub(crate) fn clear(&mut self) -> bool {
-        self.state.clear()
-    }
-
-    /// When all that is there will have expired; `None`: never, or nothing is there.
-    pub(crate) fn expires(&self) -> Option<Millis> {
-        match &self.state {
-            State::Causal(values) => {
-                values.values().map(|timed| timed.expires).max_by_key(|at| at.unwrap_or(u64::MAX))?
-            }
-            _ => self.expiry.at.filter(|_| self.is_live()),
+        let seen = self.causal.context().clone();
+        let mut had = self.causal.delete(&seen);
+        for part in &mut self.parts {
+            had |= part.clear();
         }
-    }
-
-    /// What decides which of two copies stays, if they cannot be merged.
-    fn precedence(&self) -> (u32, bool, Kind) {
-        // What was never written is of no kind.
-        (self.epoch, self.is_written(), self.kind())
+        had
     }
 
     /// Whether merging another copy would leave just that one. May say no where it would.
     pub(crate) fn gives_way_to(&self, other: &Self) -> bool {
-        match (&self.state, &other.state) {
-            (State::Causal(ours), State::Causal(theirs)) => {
-                let is_there = |dot| ours.siblings().any(|(held, _)| held == dot);
-                let mut news = theirs.siblings().map(|(dot, _)| dot);
-                (self.epoch, self.expiry) == (other.epoch, other.expiry)
-                    && theirs.context().covers(ours.context())
-                    && news.all(|dot| !ours.context().contains(dot) || is_there(dot))
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether nothing is left of this copy once it has met the other.
-    pub(crate) fn is_succeeded_by(&self, other: &Self) -> bool {
-        self.precedence() < other.precedence()
+        let (ours, theirs) = (&self.causal, &other.causal);
+        let is_there = |dot| ours.siblings().any(|(held, _)| held == dot);
+        let mut news = theirs.siblings().map(|(dot, _)| dot);
+        self.parts.is_empty()
+            && theirs.context().covers(ours.context())
+            && news.all(|dot| !ours.context().contains(dot) || is_there(dot))
     }
 
     /// Takes in another copy. Returns whether anything was new.
     pub(crate) fn merge(&mut self, other: Self) -> bool {
-        match self.precedence().cmp(&other.precedence()) {
-            Ordering::Less => {
-                *self = other;
-                return true;
+        let mut is_new = self.causal.merge_owned(other.causal);
+        for part in other.parts {
+            match self.parts.binary_search_by_key(&part.kind(), Part::kind) {
+                Ok(at) => is_new |= self.parts[at].merge(part),
+                Err(at) => {
+                    self.parts.insert(at, part);
+                    is_new = true;
+                }
             }
-            Ordering::Equal => {}
-            Ordering::Greater => return false,
         }
-        let before = self.expiry;
-        self.expiry = before.max(other.expiry);
-        self.state.merge(other.state) || self.expiry != before
+        is_new
     }
 
     /// Removes what has expired by now. Returns whether anything had.
     pub(crate) fn latch(&mut self, now: Millis) -> bool {
-        match &mut self.state {
-            State::Causal(values) => {
-                let is_over = |timed: &Timed| timed.expires.is_some_and(|at| at <= now);
-                let over: VersionVector =
-                    values.siblings().filter(|(_, timed)| is_over(timed)).map(|(dot, _)| dot).collect();
-                !over.is_empty() && values.delete(&over)
-            }
-            state => self.expiry.at.is_some_and(|at| at <= now) && state.is_live() && state.clear(),
+        let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= now);
+        let over = self.causal.siblings().filter(|(_, timed)| is_over(timed.expires)).map(|(dot, _)| dot);
+        let over: VersionVector = over.collect();
+        let mut had = !over.is_empty() && self.causal.delete(&over);
+        for part in self.parts.iter_mut().filter(|part| is_over(part.expires())) {
+            had |= part.clear();
         }
+        had
     }
 }
 
@@ -336,11 +217,23 @@ pub(crate) struct NotARecord(String);
 
 /// A record's bytes. Equal records have equal bytes.
 pub(crate) fn encode(record: &Record) -> Vec<u8> {
-    let Record { epoch, expiry, state } = record;
-    let head = (state.kind(), epoch, expiry);
+    let Record { causal, parts } = record;
     let mut bytes = Vec::with_capacity(MOST_OF_A_HEAD);
     bytes.push(VERSION);
-    state.encode(postcard::to_extend(&head, bytes).expect("a record encodes into a growing buffer"))
+    let is_causal = !causal.context().is_empty();
+    let causal_kind = is_causal.then_some(Kind::Causal);
+    bytes.push(causal_kind.into_iter().chain(parts.iter().map(Part::kind)).map(bit).sum());
+    if is_causal {
+        let room = causal.values().map(|timed| timed.value.0.len() + MOST_OF_A_HEAD).sum::<usize>();
+        bytes.reserve(room + causal.context().interval_count() * MOST_OF_A_HEAD);
+        bytes = postcard::to_extend(causal, bytes).expect("it encodes into a growing buffer");
+    }
+    parts.iter().fold(bytes, |bytes, part| part.encode(bytes))
+}
+
+/// Stands for a kind that a record holds something of.
+fn bit(kind: Kind) -> u8 {
+    1 << kind as u8
 }
 
 /// Tells two records of a key apart by their bytes.
@@ -350,23 +243,30 @@ pub(crate) fn hash(bytes: &[u8]) -> u64 {
 
 /// The record of these bytes, all of them.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
-    match bytes.split_first() {
-        Some((&VERSION, rest)) => {
-            let head = postcard::take_from_bytes::<(Kind, u32, Expiry)>(rest);
-            let ((kind, epoch, expiry), rest) = head.map_err(|error| NotARecord(error.to_string()))?;
-            Ok(Record { epoch, expiry, state: State::decode(kind, rest)? })
+    let (kinds, mut rest) = match bytes {
+        [VERSION, kinds, rest @ ..] => (*kinds, rest),
+        [VERSION] | [] => return Err(NotARecord("too few bytes".to_owned())),
+        [version, ..] => return Err(NotARecord(format!("version {version}, and this build reads version {VERSION}"))),
+    };
+    let mut record = Record::default();
+    for kind in Kind::ALL.into_iter().filter(|kind| kinds & bit(*kind) != 0) {
+        if kind == Kind::Causal {
+            let taken = postcard::take_from_bytes(rest).map_err(|error| NotARecord(error.to_string()))?;
+            (record.causal, rest) = taken;
+            if record.causal.context().is_empty() {
+                return Err(NotARecord("nothing was written to its causal values".to_owned()));
+            }
+        } else {
+            let (part, after) = Part::decode(kind, rest)?;
+            record.parts.push(part);
+            rest = after;
         }
-        Some((version, _)) => Err(NotARecord(format!("version {version}, and this build reads version {VERSION}"))),
-        None => Err(NotARecord("no bytes".to_owned())),
     }
-}
-
-fn whole<T>(taken: postcard::Result<(T, &[u8])>) -> Result<T, NotARecord> {
-    match taken {
-        Ok((value, [])) => Ok(value),
-        Ok(_) => Err(NotARecord("trailing bytes".to_owned())),
-        Err(error) => Err(NotARecord(error.to_string())),
+    let all = Kind::ALL.map(bit).iter().sum::<u8>();
+    if kinds & !all != 0 || !rest.is_empty() {
+        return Err(NotARecord("trailing bytes, or of an unknown kind".to_owned()));
     }
+    Ok(record)
 }
 
 #[cfg(test)]

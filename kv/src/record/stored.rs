@@ -59,6 +59,25 @@ impl<T: Crdt> Stored<T> {
         self.0.update_as(replica, mutate)
     }
 
+    /// All that a replica has counted up to here is known, and gone where it is not here. Returns what that is, if not all of
+    /// it was known.
+    pub(crate) fn claim(&mut self, replica: ReplicaId, above: u64) -> VersionVector {
+        let mut gone = VersionVector::new();
+        if self.context().max(replica) < above {
+            gone.insert_up_to(replica, above);
+            gone = gone.difference(&self.0.live());
+            self.kill(&gone);
+        }
+        gone
+    }
+
+    /// These writes are gone.
+    pub(crate) fn kill(&mut self, dots: &VersionVector) {
+        let mut gone = T::Delta::default();
+        gone.kill(dots);
+        self.0.merge(gone);
+    }
+
     /// Removes all that is there, and nothing that is not known here. Returns whether anything was.
     pub(crate) fn clear(&mut self) -> bool {
         let live = self.0.live();

@@ -112,8 +112,6 @@ pub(crate) enum Amended {
     Further(Written),
     /// It cannot be told whether some values are still being written: every replica has to be asked.
     Undecided(Written),
-    /// The key was begun anew before, which was not known here: nothing is left of the write where that is known.
-    Lost(Record),
 }
 
 impl Store {
@@ -164,9 +162,6 @@ impl Store {
             known.merge(said.record.clone());
             known
         });
-        if before.is_succeeded_by(&known) {
-            return Ok(Amended::Lost(known));
-        }
         let mut after = before.clone();
         if !after.merge(known.clone()) {
             return Ok(Amended::Enough(written));

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::expiries::Expiries;
+use crate::agenda::Agenda;
 use crate::record::{Blob, Millis, Record};
 
 /// How many keys are looked at at once that may have expired.
@@ -33,7 +33,7 @@ enum Current {
 pub(crate) struct View {
     held: BTreeMap<Blob, Held>,
     changed: BTreeSet<Blob>,
-    expiries: Expiries,
+    expiries: Agenda,
     current: Current,
 }
 
@@ -117,7 +117,8 @@ mod tests {
 
     fn write(record: &Record, value: Option<&str>, expires: Option<Millis>, at: u64) -> Record {
         let mut next = record.clone();
-        let writing = Writing { replica: ReplicaId(at), context: None, at: Timestamp { millis: at, logical: 0 } };
+        let writing =
+            Writing { replica: ReplicaId(at), above: 0, context: None, at: Timestamp { millis: at, logical: 0 } };
         let update = Update { expires: Some(expires), ..Update::put(Kind::LastWriterWins, value.map(blob)) };
         next.apply(&update, &writing).expect("writes");
         next

@@ -104,19 +104,6 @@ fn one_that_lags_learns_what_its_write_has_come_to() {
 }
 
 #[test]
-fn a_key_that_was_begun_anew_is_written_again() {
-    let (a, b) = one_that_lags();
-    b.write(&Update { clears: true, ..Update::of(Kind::Set, Vec::new()) });
-    b.write(&Update::of(Kind::Counter, vec![Step::Add(1)]));
-    let (written, blind) = a.write_blindly(&insert("new"));
-    let said = b.hear(&written, &blind).expect("it had something else");
-    let Ok(Amended::Lost(known)) = a.amend(&insert("new"), (written, &blind), [said]) else { panic!("a counter") };
-    let write = Write { update: &insert("new"), context: None, known: Some(known), wall: Duration::ZERO };
-    let again = a.store.write(a.shard, KEY, write, a.named);
-    assert!(matches!(again, Err(WriteError::WrongKind(Kind::Counter))));
-}
-
-#[test]
 fn what_may_replace_something_and_the_first_write_of_a_key_ask_first() {
     let (a, _) = one_that_lags();
     let remove = Update::of(Kind::Set, vec![Step::Remove(Blob::from(b"old".to_vec()))]);

@@ -1,0 +1,218 @@
+//! What a key holds of one kind other than causal: a replicated value, and when it expires.
+
+use polity_crdt::{AwSet, Crdt, LwwRegister, OrMap, PnCounter, VersionVector};
+
+use super::stored::Stored;
+use super::update::{Refused, Step, Writing};
+use super::{Blob, Kind, Millis, NotARecord, Timed};
+
+pub(super) type Fields = OrMap<Blob, LwwRegister<Blob>>;
+
+/// When all of a value expires, as was decided apart from the value itself: the latest decision holds. Nothing, once the value
+/// is gone.
+type Until = LwwRegister<Option<Millis>>;
+
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Value {
+    /// What expires with the value itself was decided when it was put.
+    LastWriterWins(Stored<LwwRegister<Timed>>),
+    Counter(Stored<PnCounter>),
+    Set(Stored<AwSet<Blob>>),
+    Map(Stored<Fields>),
+}
+
+/// Does the same with a value of any kind.
+macro_rules! with_stored {
+    ($value:expr, $stored:ident => $do:expr) => {
+        match $value {
+            Value::LastWriterWins($stored) => $do,
+            Value::Counter($stored) => $do,
+            Value::Set($stored) => $do,
+            Value::Map($stored) => $do,
+        }
+    };
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Part {
+    pub(super) value: Value,
+    until: Stored<Until>,
+}
+
+impl Part {
+    /// Of a kind other than causal; causal values are no part.
+    pub(super) fn new(kind: Kind) -> Option<Self> {
+        let value = match kind {
+            Kind::Causal => return None,
+            Kind::LastWriterWins => Value::LastWriterWins(Stored::default()),
+            Kind::Counter => Value::Counter(Stored::default()),
+            Kind::Set => Value::Set(Stored::default()),
+            Kind::Map => Value::Map(Stored::default()),
+        };
+        Some(Self { value, until: Stored::default() })
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        match self.value {
+            Value::LastWriterWins(_) => Kind::LastWriterWins,
+            Value::Counter(_) => Kind::Counter,
+            Value::Set(_) => Kind::Set,
+            Value::Map(_) => Kind::Map,
+        }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        match &self.value {
+            Value::LastWriterWins(register) => register.value().value().is_some(),
+            Value::Counter(counter) => !counter.is_bottom(),
+            Value::Set(set) => !set.value().is_empty(),
+            Value::Map(map) => !map.value().is_empty(),
+        }
+    }
+
+    /// All writes that it knows of: of the value, and of when it expires.
+    pub(super) fn contexts(&self) -> [&VersionVector; 2] {
+        [with_stored!(&self.value, stored => stored.context()), self.until.context()]
+    }
+
+    pub(super) fn is_written(&self) -> bool {
+        self.contexts().into_iter().any(|context| !context.is_empty())
+    }
+
+    /// When it was decided, apart from the value, that all expires.
+    pub(super) fn is_timed(&self) -> bool {
+        self.until.value().value().is_some_and(Option::is_some)
+    }
+
+    /// When it expires, if it is there.
+    pub(super) fn expires(&self) -> Option<Millis> {
+        let decided = self.until.value().entry();
+        match &self.value {
+            Value::LastWriterWins(register) => {
+                let (put, timed) = register.value().entry()?;
+                decided.filter(|(decided, _)| *decided > put).map_or(timed.expires, |(_, at)| *at)
+            }
+            _ => decided.and_then(|(_, at)| *at).filter(|_| self.is_live()),
+        }
+    }
+
+    /// Joins a copy of the same kind. Returns whether anything was new.
+    pub(super) fn merge(&mut self, other: Self) -> bool {
+        let is_later = self.until.merge(other.until);
+        let is_new = match (&mut self.value, other.value) {
+            (Value::LastWriterWins(ours), Value::LastWriterWins(theirs)) => ours.merge(theirs),
+            (Value::Counter(ours), Value::Counter(theirs)) => ours.merge(theirs),
+            (Value::Set(ours), Value::Set(theirs)) => ours.merge(theirs),
+            (Value::Map(ours), Value::Map(theirs)) => ours.merge(theirs),
+            _ => false,
+        };
+        is_later || is_new
+    }
+
+    /// Removes all that is there. Returns whether anything was.
+    pub(super) fn clear(&mut self) -> bool {
+        self.until.clear();
+        with_stored!(&mut self.value, stored => stored.clear())
+    }
+
+    /// All that a replica has counted up to here is known, and gone where it is not here. Others are told.
+    pub(super) fn claim(&mut self, writing: &Writing<'_>, delta: &mut Self) {
+        let gone = with_stored!(&mut self.value, stored => stored.claim(writing.replica, writing.above));
+        with_stored!(&mut delta.value, told => told.kill(&gone));
+        delta.until.kill(&self.until.claim(writing.replica, writing.above));
+    }
+
+    /// Makes one step, and adds what it has done to what others are told. Returns whether that changed anything.
+    pub(super) fn step(
+        &mut self,
+        step: &Step,
+        expires: Option<Millis>,
+        writing: &Writing<'_>,
+        delta: &mut Self,
+    ) -> Result<bool, Refused> {
+        let Writing { replica, at, .. } = *writing;
+        match (&mut self.value, &mut delta.value, step) {
+            (Value::LastWriterWins(register), _, Step::Put(value)) => {
+                let timed = Timed { expires, value: value.clone() };
+                let put = register.update(replica, |state, w| state.set(w, at, timed))?;
+                self.until.clear();
+                Ok(put.is_some())
+            }
+            (Value::Counter(counter), Value::Counter(told), Step::Add(by)) => {
+                let added = counter.update(replica, |state, w| state.add(w, *by))?;
+                Ok(gather(told, added))
+            }
+            // Adding what is there makes it survive a concurrent remove, and is no change to who asks.
+            (Value::Set(set), Value::Set(told), Step::Insert(element)) => {
+                let is_new = !set.value().contains(element);
+                let added = set.update(replica, |state, w| state.add(w, element.clone()))?;
+                Ok(gather(told, added) && is_new)
+            }
+            (Value::Set(set), Value::Set(told), Step::Remove(element)) => {
+                let removed = set.update(replica, |state, _| Ok(state.remove(element)))?;
+                Ok(gather(told, removed))
+            }
+            (Value::Map(map), Value::Map(told), Step::Set(field, value)) => {
+                let is_new = !map.value().contains_key(field);
+                let set = map.update(replica, |state, w| {
+                    state.update(w, field.clone(), |register, w| register.set(w, at, value.clone()))
+                })?;
+                Ok(gather(told, set) && is_new)
+            }
+            (Value::Map(map), Value::Map(told), Step::Remove(field)) => {
+                let removed = map.update(replica, |state, _| Ok(state.remove(field)))?;
+                Ok(gather(told, removed))
+            }
+            _ => Err(Refused::Nonsense),
+        }
+    }
+
+    /// Decides when all that is there expires.
+    pub(super) fn retime(
+        &mut self,
+        expires: Option<Millis>,
+        writing: &Writing<'_>,
+        delta: &mut Self,
+    ) -> Result<(), Refused> {
+        let put = match &self.value {
+            Value::LastWriterWins(register) => register.value().entry().map(|(put, _)| put.next()),
+            _ => None,
+        };
+        let at = writing.at.max(put.unwrap_or_default());
+        let decided = self.until.update(writing.replica, |state, w| state.set(w, at, expires))?;
+        gather(&mut delta.until, decided);
+        Ok(())
+    }
+
+    /// Appends its bytes.
+    pub(super) fn encode(&self, bytes: Vec<u8>) -> Vec<u8> {
+        // Most decide nothing apart from the value.
+        let until = if self.until.context().is_empty() { Vec::new() } else { self.until.encode() };
+        let value = with_stored!(&self.value, stored => stored.encode());
+        postcard::to_extend(&(&until[..], &value[..]), bytes).expect("it encodes into a growing buffer")
+    }
+
+    /// Reads one of this kind. Returns the rest of the bytes, too.
+    pub(super) fn decode(kind: Kind, bytes: &[u8]) -> Result<(Self, &[u8]), NotARecord> {
+        let taken = postcard::take_from_bytes::<(&[u8], &[u8])>(bytes);
+        let ((until, value), rest) = taken.map_err(|error| NotARecord(error.to_string()))?;
+        let damaged = |error: polity_crdt::DecodeError| NotARecord(error.to_string());
+        let value = match kind {
+            Kind::Causal => return Err(NotARecord("causal values are no part".to_owned())),
+            Kind::LastWriterWins => Value::LastWriterWins(Stored::decode(value).map_err(damaged)?),
+            Kind::Counter => Value::Counter(Stored::decode(value).map_err(damaged)?),
+            Kind::Set => Value::Set(Stored::decode(value).map_err(damaged)?),
+            Kind::Map => Value::Map(Stored::decode(value).map_err(damaged)?),
+        };
+        let until = if until.is_empty() { Stored::default() } else { Stored::decode(until).map_err(damaged)? };
+        let part = Self { value, until };
+        if part.is_written() { Ok((part, rest)) } else { Err(NotARecord(format!("nothing was written to its {kind}"))) }
+    }
+}
+
+/// Adds what a step has changed to what others are told. Returns whether that was anything.
+fn gather<T: Crdt>(told: &mut Stored<T>, delta: Option<T::Delta>) -> bool {
+    let Some(delta) = delta else { return false };
+    told.merge(Stored::of(delta));
+    true
+}

@@ -299,7 +299,7 @@ impl Kv {
         here.map().preference_list(here.store.shard_of(&place.0))
     }
 
-    /// What this node itself holds of a key, without asking anybody; `None` if it has no record of it. It may be stale
+    /// What this node itself holds of a key, without asking anybody; `None` if it holds nothing. It may be stale
     /// or on its way to another node: for looking at a node, not for serving.
     ///
     /// # Errors
@@ -307,7 +307,7 @@ impl Kv {
     pub fn local(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry>, KvError> {
         let store = &self.inner.coordinator.store;
         let record = store.local(&place_of(key).0)?;
-        Ok(record.map(|record| Entry::new(&record)))
+        Ok(record.filter(Record::is_live).map(|record| Entry::new(&record)))
     }
 
     /// How many records this node holds, traces of deletes included. Counts them one by one.

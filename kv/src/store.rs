@@ -433,11 +433,10 @@ impl Store {
         bytes.map(|bytes| record::decode(&bytes).map_err(damaged)).transpose()
     }
 
-    /// A hash of this node's own record of a key.
+    /// A hash of this node's own record of a key, if something is there.
     pub(crate) fn fingerprint(&self, key: &[u8]) -> Result<Option<u64>, EngineError> {
-        let shard = self.shard_of(key);
-        let _guard = self.shard(shard);
-        Ok(self.engine.load(shard, key)?.map(|bytes| xxhash_rust::xxh3::xxh3_64(&bytes)))
+        let record = self.local(key)?.filter(Record::is_live);
+        Ok(record.map(|record| record::hash(&record::encode(&record))))
     }
 
     /// Merges a record into this node's. Whoever sent it, and whatever this node's standing: what a replica has

@@ -256,8 +256,18 @@ impl Settings {
 
     /// The same with owners.
     #[must_use]
-    pub fn with_owners(mut self) -> Self {
-        self.workloads.push(workload::owners::WORKLOAD.name.to_owned());
+    pub fn with_owners(self) -> Self {
+        self.with(&workload::owners::WORKLOAD)
+    }
+
+    /// The same with keys that lie deleted.
+    #[must_use]
+    pub fn with_deletes(self) -> Self {
+        self.with(&workload::deletes::WORKLOAD)
+    }
+
+    fn with(mut self, workload: &Workload) -> Self {
+        self.workloads.push(workload.name.to_owned());
         self.bounded()
     }
 

@@ -188,7 +188,7 @@ impl<K: BucketKind> Bucket<K> {
     }
 
     /// A hash of what this node itself holds of a key, without asking anybody: replicas that agree have the same. `None` if
-    /// it has no record of it. For looking at a node, not for serving.
+    /// it holds nothing. For looking at a node, not for serving.
     ///
     /// # Errors
     /// [`KvError::Engine`].

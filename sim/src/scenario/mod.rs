@@ -49,6 +49,8 @@ impl Scenario {
         let mut own = StdRng::seed_from_u64(seed_of(seed, self.name, 1));
         let has_owners = own.random_bool(OWNERS) && !settings.upgrade;
         let settings = if has_owners { settings.with_owners() } else { settings };
+        let mut own = StdRng::seed_from_u64(seed_of(seed, self.name, 2));
+        let settings = if own.random_bool(DELETES) { settings.with_deletes() } else { settings };
         Case::new(self.name, seed, settings, acts)
     }
 }
@@ -71,6 +73,9 @@ pub const ALL: [Scenario; 12] = [
 
 /// In how many worlds shards have owners.
 const OWNERS: f64 = 0.4;
+
+/// In how many worlds keys lie deleted for long.
+const DELETES: f64 = 0.3;
 
 /// The scenario of a name.
 #[must_use]

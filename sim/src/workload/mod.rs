@@ -10,6 +10,7 @@
 mod buckets;
 mod budgets;
 mod counters;
+pub(crate) mod deletes;
 mod documents;
 mod edits;
 mod map;
@@ -59,7 +60,7 @@ pub struct Workload {
 }
 
 /// All workloads.
-pub const ALL: [Workload; 12] = [
+pub const ALL: [Workload; 13] = [
     registers::WORKLOAD,
     edits::WORKLOAD,
     races::WORKLOAD,
@@ -72,6 +73,7 @@ pub const ALL: [Workload; 12] = [
     topics::WORKLOAD,
     buckets::WORKLOAD,
     owners::WORKLOAD,
+    deletes::WORKLOAD,
 ];
 
 /// How many of them, from the first on, worlds are drawn from. Those that came later are drawn each by itself, so that a seed

@@ -91,7 +91,7 @@ mutations! {
     QuietGaps = "quiet-gaps",
     /// A message of a topic that is sent again is delivered again.
     DeliversTwice = "delivers-twice",
-    /// Traces of deletes are dropped by whoever finds that they have lain for long enough, and nobody else is asked.
+    /// Traces of deletes are dropped when they have lain for long enough, whoever is down, and nobody is asked.
     CollectsUnasked = "collects-unasked",
     /// What is acknowledged is not on disk yet.
     AcksBeforeDurable = "acks-before-durable",

@@ -40,7 +40,7 @@ pub(crate) fn answer(store: &Store, asked: &Collect) -> Result<Vec<bool>, String
 
 /// Who keeps tombstones from being collected: a member that is down and may come back.
 pub(crate) fn blocked_by(map: &Map) -> Option<&NodeName> {
-    map.down_members().next()
+    map.down_members().next().filter(|_| !mutated(Mutation::CollectsUnasked))
 }
 
 /// Collects the ripe tombstones of some shards.

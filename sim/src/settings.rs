@@ -267,7 +267,9 @@ impl Settings {
     }
 
     fn with(mut self, workload: &Workload) -> Self {
-        self.workloads.push(workload.name.to_owned());
+        if !self.workloads.iter().any(|name| name == workload.name) {
+            self.workloads.push(workload.name.to_owned());
+        }
         self.bounded()
     }
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-const SCENARIOS: [&str; 12] = [
+const SCENARIOS: [&str; 13] = [
     "formation",
     "kill",
     "partition",
@@ -15,6 +15,7 @@ const SCENARIOS: [&str; 12] = [
     "mix",
     "outage",
     "disks",
+    "away",
 ];
 
 fn polity_sim(args: &str) -> Output {

@@ -3,6 +3,7 @@
 //! To add one, write its file and name it in [`ALL`].
 
 pub mod alone;
+pub mod away;
 pub mod disks;
 pub mod formation;
 pub mod kill;
@@ -56,7 +57,7 @@ impl Scenario {
 }
 
 /// All scenarios, in the order in which they are listed.
-pub const ALL: [Scenario; 12] = [
+pub const ALL: [Scenario; 13] = [
     formation::SCENARIO,
     kill::SCENARIO,
     partition::SCENARIO,
@@ -69,6 +70,7 @@ pub const ALL: [Scenario; 12] = [
     mix::SCENARIO,
     outage::SCENARIO,
     disks::SCENARIO,
+    away::SCENARIO,
 ];
 
 /// In how many worlds shards have owners.

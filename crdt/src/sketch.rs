@@ -122,9 +122,11 @@ impl Places {
         self.state = mix(self.state);
         // Uniform in (0, 1].
         let uniform = ((self.state >> 11) + 1) as f64 / (1_u64 << 53) as f64;
-        let step = ((self.at as f64 + 1.5) * (1.0 / uniform.sqrt() - 1.0)).ceil();
-        // A cast of a float saturates.
-        self.at = self.at.saturating_add((step as u64).max(1));
+        let step = (self.at as f64 + 1.5) * (1.0 / uniform.sqrt() - 1.0);
+        // A cast of a float saturates. Rounded up by hand: not all processors that this is built for have it built in.
+        let whole = step as u64;
+        let up = whole.saturating_add(u64::from(step > whole as f64));
+        self.at = self.at.saturating_add(up.max(1));
     }
 }
 

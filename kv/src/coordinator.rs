@@ -25,6 +25,7 @@ use crate::engine::EngineError;
 use crate::error::{KvError, Outcome};
 use crate::map::{Map, Sight};
 use crate::mend::{self, Mending};
+use crate::pace::Pace;
 use crate::record::{self, Blob, Record, Update};
 use crate::roster::{Roster, RosterId};
 use crate::scan::Pages;
@@ -44,6 +45,7 @@ pub(crate) struct Coordinator {
     pub(crate) config: KvConfig,
     pub(crate) mending: Arc<Mending>,
     pub(crate) throttle: Arc<Throttle>,
+    pub(crate) pace: Pace,
     env: Env,
 }
 
@@ -85,7 +87,7 @@ impl Coordinator {
     pub(crate) fn new(node: &Node, store: Arc<Store>, config: KvConfig, mending: Arc<Mending>) -> Self {
         let (id, rpc, env) = (node.id().clone(), node.rpc().clone(), node.env().clone());
         let throttle = Arc::new(Throttle::new(config.repair));
-        Self { node: id, rpc, store, map: RwLock::default(), config, mending, throttle, env }
+        Self { node: id, rpc, store, map: RwLock::default(), config, mending, throttle, pace: Pace::new(), env }
     }
 
     pub(crate) fn map(&self) -> Arc<Map> {

@@ -14,11 +14,13 @@ use crate::account::{self, Account};
 use crate::coordinator::Coordinator;
 use crate::digest::Digest;
 use crate::hints::{Marks, Missed};
+use crate::pace::RECORDS_A_PIECE;
 use crate::reconcile::{self, Offer, Purpose, Reconciliation, Sketched, bytes_of};
 use crate::record::Blob;
 use crate::roster::Roster;
 use crate::wire::{
-    ACCOUNT, FETCH, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, PAGE_BYTES, PULL, READY, ReadyRequest, Rosters, SKETCH,
+    ACCOUNT, FETCH, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, PAGE_BYTES, PULL, Page, READY, ReadyRequest, Rosters,
+    SKETCH,
 };
 
 /// Shards, and the current roster of each when the errand began.
@@ -223,7 +225,10 @@ async fn reconcile(
     let shards: Vec<ShardId> = reconciliation.shards().collect();
     loop {
         here.until_affordable().await;
-        let ask = match reconciliation.next(store) {
+        let turn = here.pace.turn().await;
+        let next = reconciliation.next(store);
+        drop(turn);
+        let ask = match next {
             Ok(ask) => ask,
             Err(error) => {
                 tracing::error!(%error, "records could not be read");
@@ -243,23 +248,36 @@ async fn reconcile(
                 here.throttle.spend(ask.bytes());
                 let answer = rpc.call(peer, &SKETCH, &ask, PATIENCE).await?;
                 here.throttle.spend(answer.iter().map(Sketched::bytes).sum());
-                reconciliation.handle_sketched(answer);
+                let _turn = here.pace.turn().await;
+                reconciliation.handle_sketched(store, answer);
             }
             Some(reconcile::Ask::Pull(ask)) => {
                 here.throttle.spend(ask.bytes());
                 let answer = rpc.call(peer, &PULL, &ask, PATIENCE).await?;
                 here.throttle.spend(answer.bytes());
+                let _turn = here.pace.turn().await;
                 reconciliation.handle_pulled(store, answer);
             }
             Some(reconcile::Ask::Fetch(ask)) => {
                 let page = rpc.call(peer, &FETCH, &ask, PATIENCE).await?;
                 here.throttle.spend(bytes_of(&page.records));
-                reconciliation.handle_page(store, &page);
+                // What it takes in pieces are pages, too.
+                let mut pieces = page.records.chunks(RECORDS_A_PIECE).peekable();
+                loop {
+                    let records = pieces.next().unwrap_or_default().to_vec();
+                    let more = page.more || pieces.peek().is_some();
+                    let _turn = here.pace.turn().await;
+                    reconciliation.handle_page(store, &Page { records, more });
+                    if pieces.peek().is_none() {
+                        break;
+                    }
+                }
             }
             Some(reconcile::Ask::Offer(ask)) => {
                 here.throttle.spend(bytes_of(&ask.records));
                 let answer = rpc.call(peer, &OFFER, &ask, PATIENCE).await?;
                 here.throttle.spend(bytes_of(&answer.back));
+                let _turn = here.pace.turn().await;
                 reconciliation.handle_offered(store, &answer);
             }
         }

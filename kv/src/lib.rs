@@ -56,6 +56,7 @@ mod map;
 mod mend;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod model;
+mod pace;
 mod place;
 mod reconcile;
 mod record;

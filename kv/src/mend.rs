@@ -8,9 +8,12 @@
 mod tests;
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use polity_cluster::NodeId;
 use polity_cluster::mutation::{Mutation, mutated};
@@ -34,6 +37,10 @@ const MAX_REPAIR_BYTES: usize = 8 << 20;
 /// How many calls of writes are waited for beyond the end of their writes. A replica that answers does so within
 /// milliseconds; beyond this it is taken for one that does not.
 const MAX_STRAGGLERS: u64 = 4_096;
+
+/// How long they are left alone. Nearly all have been answered by then, and none of those has woken anybody: a task that
+/// awaits each of them costs a write more than sending it does.
+const STRAGGLING: Duration = Duration::from_millis(5);
 
 /// Whether a deliberate fault is to be judged that this would make up for.
 pub(crate) fn is_off() -> bool {
@@ -69,8 +76,12 @@ pub(crate) struct Mending {
     /// For how many targets there are hints: every answer looks at this.
     targets: AtomicU64,
     repairs: Mutex<Repairs>,
-    /// Bounded by [`MAX_REPAIRS`] and [`MAX_STRAGGLERS`].
+    /// Bounded by [`MAX_REPAIRS`].
     queue: mpsc::UnboundedSender<Awaited>,
+    /// Calls of writes that are left alone for a moment.
+    late: Mutex<Vec<Awaited>>,
+    is_late: Notify,
+    /// All calls of writes that are under way.
     stragglers: AtomicU64,
     wake: Arc<Notify>,
     repaired: AtomicU64,
@@ -87,6 +98,8 @@ impl Mending {
             targets: AtomicU64::new(0),
             repairs: Mutex::new(Repairs::default()),
             queue,
+            late: Mutex::new(Vec::new()),
+            is_late: Notify::new(),
             stragglers: AtomicU64::new(0),
             wake,
             repaired: AtomicU64::new(0),
@@ -153,7 +166,11 @@ impl Mending {
                 continue;
             }
             self.stragglers.fetch_add(1, Ordering::Relaxed);
-            self.queue(Awaited { node, call, key: key.clone(), what: What::Write { shard } });
+            let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+            if late.is_empty() {
+                self.is_late.notify_one();
+            }
+            late.push(Awaited { node, call, key: key.clone(), what: What::Write { shard } });
         }
     }
 
@@ -212,6 +229,13 @@ impl Mending {
         self.delivered.fetch_add(keys as u64, Ordering::Relaxed);
     }
 
+    /// Waits until some calls of writes have been left alone for long enough.
+    async fn late(&self) -> Vec<Awaited> {
+        self.is_late.notified().await;
+        tokio::time::sleep(STRAGGLING).await;
+        std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn hints(&self) -> Guard<'_> {
         Guard { hints: self.hints.lock().unwrap_or_else(PoisonError::into_inner), targets: &self.targets }
     }
@@ -268,16 +292,24 @@ impl Drop for Guard<'_> {
 
 async fn see_through(mending: Arc<Mending>, mut calls: mpsc::UnboundedReceiver<Awaited>) {
     let mut under_way = FuturesUnordered::new();
+    let end = |Awaited { node, call, key, what }| async move { (node, key, what, call.await) };
+    let mut late = pin!(mending.late());
     loop {
         tokio::select! {
             biased;
-            Some(Awaited { node, call, key, what }) = calls.recv() => {
-                under_way.push(async move { (node, key, what, call.await) });
-            }
+            Some(awaited) = calls.recv() => under_way.push(end(awaited)),
             Some((node, key, what, answer)) = under_way.next(), if !under_way.is_empty() => {
                 mending.ended(&node, key, what, &answer);
             }
-            else => return,
+            calls = &mut late => {
+                for mut awaited in calls {
+                    match (&mut awaited.call).now_or_never() {
+                        Some(answer) => mending.ended(&awaited.node, awaited.key, awaited.what, &answer),
+                        None => under_way.push(end(awaited)),
+                    }
+                }
+                late.set(mending.late());
+            }
         }
     }
 }

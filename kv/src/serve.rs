@@ -10,13 +10,13 @@ use crate::account;
 use crate::acks::Acks;
 use crate::config::KvConfig;
 use crate::coordinator::Coordinator;
+use crate::pace::RECORDS_A_PIECE;
 use crate::place::MAX_BUCKET_BYTES;
 use crate::reconcile::{Offer, Offered, Pull, Pulled, Sketch, Sketched, bytes_of};
 use crate::record::{Blob, MAX_STEPS, Update};
 use crate::roster::Roster;
 use crate::settled;
-use crate::store::{Store, WriteError};
-use crate::throttle::Throttle;
+use crate::store::{Looked, Store, WriteError};
 use crate::tombstones;
 use crate::wire::{
     ACCOUNT, AccountAnswer, AccountRequest, COLLECT, FETCH, Fetch, INTRODUCE, LEN, Len, MAX_SHARDS_A_MESSAGE, MERGE,
@@ -43,14 +43,15 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
     });
     let (here, awake, when) = (store.clone(), wake.clone(), acks.clone());
     rpc.serve(ACCOUNT, move |_, request, reply| handle_account(&here, &when, &awake, &request, reply));
-    let (here, throttle) = (store.clone(), coordinator.throttle.clone());
-    rpc.serve(FETCH, move |_, fetch, reply| handle_fetch(&here, &throttle, &fetch, reply));
-    let (here, when, throttle) = (store.clone(), acks.clone(), coordinator.throttle.clone());
-    rpc.serve(OFFER, move |_, offer, reply| handle_offer(&here, &when, (limits, &throttle), &offer, reply));
-    let (here, when, throttle) = (store.clone(), acks.clone(), coordinator.throttle.clone());
-    rpc.serve(SKETCH, move |_, asked, reply| handle_sketch(&here, &when, &throttle, &asked, reply));
-    let (here, throttle) = (store.clone(), coordinator.throttle.clone());
-    rpc.serve(PULL, move |_, asked, reply| handle_pull(&here, &throttle, &asked, reply));
+    // What takes long waits for its turn.
+    let here = coordinator.clone();
+    rpc.serve_async(FETCH, move |_, fetch| handle_fetch(here.clone(), fetch));
+    let here = coordinator.clone();
+    rpc.serve_async(OFFER, move |_, offer| handle_offer(here.clone(), limits, offer));
+    let here = coordinator.clone();
+    rpc.serve_async(SKETCH, move |_, asked| handle_sketch(here.clone(), asked));
+    let here = coordinator.clone();
+    rpc.serve_async(PULL, move |_, asked| handle_pull(here.clone(), asked));
     let (here, awake, when) = (store.clone(), wake.clone(), acks.clone());
     rpc.serve(READY, move |_, request, reply| handle_ready(&here, &when, &awake, &request, reply));
     let here = store.clone();
@@ -169,19 +170,17 @@ fn handle_account(store: &Store, acks: &Acks, wake: &Notify, request: &AccountRe
     wake.notify_one();
 }
 
-fn handle_fetch(store: &Store, throttle: &Throttle, fetch: &Fetch, reply: Reply<Page>) {
+async fn handle_fetch(here: Arc<Coordinator>, fetch: Fetch) -> Result<Page, Failure> {
     let shard = ShardId(fetch.shard);
-    if !store.has_shard(shard) {
-        return reply.fail(Failure::not_applied(format!("there is no shard {shard}")));
+    if !here.store.has_shard(shard) {
+        return Err(Failure::not_applied(format!("there is no shard {shard}")));
     }
+    let _turn = here.pace.turn().await;
     let after = fetch.after.as_ref().map(|key| &key.0[..]);
-    match store.page(shard, after, PAGE_BYTES) {
-        Ok((records, more)) => {
-            throttle.pass(bytes_of(&records));
-            reply.send(&Page { records, more });
-        }
-        Err(error) => reply.fail(Failure::not_applied(error.to_string())),
-    }
+    let page = here.store.page(shard, after, PAGE_BYTES);
+    let (records, more) = page.map_err(|error| Failure::not_applied(error.to_string()))?;
+    here.throttle.pass(bytes_of(&records));
+    Ok(Page { records, more })
 }
 
 fn handle_scan(store: &Store, limits: Limits, scan: &Scan, reply: Reply<ScanAnswer>) {
@@ -207,53 +206,56 @@ fn handle_len(store: &Store, len: &Len, reply: Reply<Vec<Option<u64>>>) {
     reply.send(&counts.collect());
 }
 
-fn handle_sketch(store: &Store, acks: &Acks, throttle: &Throttle, asked: &Sketch, reply: Reply<Vec<Sketched>>) {
+/// Answers for as many of the shards as can be looked at without taking long, and for one at least.
+async fn handle_sketch(here: Arc<Coordinator>, asked: Sketch) -> Result<Vec<Sketched>, Failure> {
     if asked.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+        return Err(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
     }
-    match store.sketch(asked) {
-        // Whoever hands a shard over takes what is here for kept, and drops its own.
-        Ok(answer) => {
-            throttle.pass(asked.bytes() + answer.iter().map(Sketched::bytes).sum::<u64>());
-            let told = asked.shards.iter().map(|of| ShardId(of.shard)).filter(|shard| store.has_shard(*shard));
-            acks.when_durable(store.commit(told), reply, answer);
+    let (store, mut looked, mut answer) = (&here.store, Looked::default(), Vec::new());
+    for of in &asked.shards {
+        let _turn = here.pace.turn().await;
+        match store.sketch_next(asked.salt, of, &mut looked).map_err(Failure::not_applied)? {
+            Some(sketched) => answer.push(sketched),
+            None => break,
         }
-        Err(reason) => reply.fail(Failure::not_applied(reason)),
     }
+    here.throttle.pass(asked.bytes() + answer.iter().map(Sketched::bytes).sum::<u64>());
+    // Whoever hands a shard over takes what is here for kept, and drops its own.
+    let told = asked.shards.iter().map(|of| ShardId(of.shard)).filter(|shard| store.has_shard(*shard));
+    durable(store, told).await?;
+    Ok(answer)
 }
 
-fn handle_pull(store: &Store, throttle: &Throttle, asked: &Pull, reply: Reply<Pulled>) {
+async fn handle_pull(here: Arc<Coordinator>, asked: Pull) -> Result<Pulled, Failure> {
     if asked.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+        return Err(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
     }
-    match store.pull(asked, PAGE_BYTES) {
-        Ok(answer) => {
-            throttle.pass(asked.bytes() + answer.bytes());
-            reply.send(&answer);
-        }
-        Err(reason) => reply.fail(Failure::not_applied(reason)),
-    }
+    let _turn = here.pace.turn().await;
+    let answer = here.store.pull(&asked, PAGE_BYTES).map_err(Failure::not_applied)?;
+    here.throttle.pass(asked.bytes() + answer.bytes());
+    Ok(answer)
 }
 
-fn handle_offer(
-    store: &Store,
-    acks: &Acks,
-    (limits, throttle): (Limits, &Throttle),
-    offer: &Offer,
-    reply: Reply<Offered>,
-) {
+async fn handle_offer(here: Arc<Coordinator>, limits: Limits, offer: Offer) -> Result<Offered, Failure> {
     let checked = offer.records.iter().try_for_each(|(key, record)| limits.check_record(key, record));
-    if let Err(reason) = checked {
-        return reply.fail(Failure::not_applied(reason));
+    checked.map_err(Failure::not_applied)?;
+    let mut answer = Offered { back: Vec::new(), all: true };
+    for records in offer.records.chunks(RECORDS_A_PIECE) {
+        let _turn = here.pace.turn().await;
+        let room = PAGE_BYTES.saturating_sub(bytes_of(&answer.back) as usize);
+        let taken = here.store.take_offer(records, offer.back, room);
+        let Offered { back, all } = taken.map_err(|error| Failure::unknown(format!("{error:?}")))?;
+        answer.back.extend(back);
+        answer.all &= all;
     }
-    match store.take_offer(offer, PAGE_BYTES) {
-        Ok(offered) => {
-            throttle.pass(bytes_of(&offer.records) + bytes_of(&offered.back));
-            let shards = offer.records.iter().map(|(key, _)| store.shard_of(&key.0));
-            acks.when_durable(store.commit(shards), reply, offered);
-        }
-        Err(error) => reply.fail(Failure::unknown(format!("{error:?}"))),
-    }
+    here.throttle.pass(bytes_of(&offer.records) + bytes_of(&answer.back));
+    durable(&here.store, offer.records.iter().map(|(key, _)| here.store.shard_of(&key.0))).await?;
+    Ok(answer)
+}
+
+/// Waits until all that these shards hold survives a power cut.
+async fn durable(store: &Store, shards: impl IntoIterator<Item = ShardId>) -> Result<(), Failure> {
+    store.all_durable(shards).await.map_err(|error| Failure::unknown(error.to_string()))
 }
 
 fn handle_ready(store: &Store, acks: &Acks, wake: &Notify, request: &ReadyRequest, reply: Reply<Vec<bool>>) {

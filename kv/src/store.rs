@@ -39,7 +39,7 @@ use crate::tally::Vouch;
 use crate::watch::Watched;
 use crate::wire::{Had, Page};
 
-pub(crate) use repair::{Taken, decode_elements, rank, tags_of};
+pub(crate) use repair::{Looked, Taken, decode_elements, rank, tags_of};
 
 /// One shard as one node has it.
 #[derive(Debug)]

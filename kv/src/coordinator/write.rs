@@ -194,6 +194,12 @@ impl Coordinator {
         loop {
             let said = match self.spread(&spread, key, &written, Some(blind.before())).await {
                 Ok(said) => said,
+                // One that others have placed a shard on and that is no member here yet, will be in a moment.
+                Err(_) if everyone && self.pause(spread.deadline).await => {
+                    spread.map = self.map();
+                    spread.rosters = self.store.rosters(shard).unwrap_or(spread.rosters);
+                    continue;
+                }
                 Err(answer) => return answer,
             };
             match self.store.amend((shard, &key.0), &write.update, (written, blind), (said, everyone), named) {

@@ -99,6 +99,15 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// [`EngineError`]; some records may have been visited.
     fn scan(&self, shard: ShardId, after: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), EngineError>;
 
+    /// Visits all records of a shard in any order, as they were at one moment during the call. The visitor must not write to
+    /// this engine.
+    ///
+    /// # Errors
+    /// [`EngineError`]; some records may have been visited.
+    fn visit(&self, shard: ShardId, visit: &mut Visit<'_>) -> Result<(), EngineError> {
+        self.scan(shard, None, visit)
+    }
+
     /// Removes all records of a shard. Does not wait for a disk. After a crash before it is durable, some of them may be
     /// gone and others not.
     ///

@@ -108,7 +108,7 @@ impl World {
                 Answer::Page(Page { records, more })
             }
             Request::Repair(reconcile::Ask::Offer(offer)) => {
-                Answer::Offered(store.take_offer(offer, 1).map_err(|_| ())?)
+                Answer::Offered(store.take_offer(&offer.records, offer.back, 1).map_err(|_| ())?)
             }
             Request::Ready { rosters } => {
                 let own = store.own().clone();

@@ -371,7 +371,7 @@ impl World {
 fn take(reconciliation: &mut Option<Reconciliation>, store: &Store, answer: Answer) {
     let Some(reconciliation) = reconciliation else { return };
     match answer {
-        Answer::Sketched(answer) => reconciliation.handle_sketched(answer),
+        Answer::Sketched(answer) => reconciliation.handle_sketched(store, answer),
         Answer::Pulled(answer) => reconciliation.handle_pulled(store, answer),
         Answer::Page(answer) => reconciliation.handle_page(store, &answer),
         Answer::Offered(answer) => reconciliation.handle_offered(store, &answer),

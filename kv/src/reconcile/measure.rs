@@ -173,7 +173,8 @@ impl Pair {
             Ask::Sketch(ask) => {
                 let ask = self.carry(&ask);
                 let answer = self.there.sketch(&ask).expect("a request of ours");
-                reconciliation.handle_sketched(self.carry_back(&answer));
+                let answer = self.carry_back(&answer);
+                reconciliation.handle_sketched(&self.here, answer);
             }
             Ask::Pull(ask) => {
                 let ask = self.carry(&ask);
@@ -190,7 +191,7 @@ impl Pair {
             }
             Ask::Offer(offer) => {
                 let offer = self.carry(&offer);
-                let answer = self.there.take_offer(&offer, PAGE_BYTES).expect("memory works");
+                let answer = self.there.take_offer(&offer.records, offer.back, PAGE_BYTES).expect("memory works");
                 let answer = self.carry_back(&answer);
                 reconciliation.handle_offered(&self.here, &answer);
             }

@@ -216,14 +216,14 @@ impl Reconciliation {
     // ---- answers ----------------------------------------------------------------------------------------------------
 
     /// The answer to a sketch.
-    pub(crate) fn handle_sketched(&mut self, answers: Vec<Sketched>) {
+    pub(crate) fn handle_sketched(&mut self, store: &Store, answers: Vec<Sketched>) {
         let asked = std::mem::take(&mut self.asked);
         if answers.is_empty() {
             asked.iter().for_each(|shard| self.give_up(*shard, "it sketches nothing"));
         }
         for (shard, answer) in asked.into_iter().zip(answers) {
             let Some(part) = self.parts.get_mut(&shard) else { continue };
-            if let Err(problem) = part.sketched(answer) {
+            if let Err(problem) = part.sketched(store, shard, self.salt, answer) {
                 self.give_up(shard, problem);
             }
         }

@@ -73,8 +73,10 @@ pub(super) struct Sketching {
 pub(super) struct Part {
     pub(super) stage: Stage,
     first: usize,
-    /// The elements of this side when the round began.
-    elements: Vec<u64>,
+    /// How many records this side had when the round began.
+    count: usize,
+    /// Their elements. Read when it turns out that the sides differ, which costs a look at every record.
+    elements: Option<Vec<u64>>,
     /// Elements on this side only, and on the other's, once they are known and until they are sorted.
     difference: Option<(Vec<u64>, Vec<u64>)>,
     /// Tags of keys that this side lacks.
@@ -110,7 +112,8 @@ impl Part {
         Self {
             stage,
             first: FIRST_SYMBOLS + surplus.min(MAX_SYMBOLS) * 7 / 5,
-            elements: Vec::new(),
+            count: 0,
+            elements: None,
             difference: None,
             lacking: BTreeSet::new(),
             disputed: BTreeSet::new(),
@@ -141,18 +144,13 @@ impl Part {
         round: u32,
     ) -> Result<bool, EngineError> {
         if matches!(self.stage, Stage::New) {
-            self.elements = store.elements(shard, salt, None, usize::MAX)?.0;
+            self.elements = None;
+            self.count = usize::try_from(store.digest(shard).count()).unwrap_or(usize::MAX);
             let wanted = self.first.min(MAX_SYMBOLS);
             self.stage = self.sketch_or_list(Sketching { wanted, ..Sketching::default() }, 0);
         }
         if let Some((here, there)) = self.difference.take() {
             self.sort(store, shard, purpose, salt, &here, &there)?;
-        }
-        if let Stage::Sketching(state) = &mut self.stage {
-            let from = state.ours.len();
-            let mut symbols = Symbols::new(from as u64, state.wanted.saturating_sub(from));
-            self.elements.iter().for_each(|element| symbols.change(*element, 1));
-            state.ours.extend(symbols.symbols());
         }
         if matches!(self.stage, Stage::Pulling) && self.lacking.is_empty() && self.disputed.is_empty() {
             self.stage = Stage::Offering;
@@ -189,7 +187,7 @@ impl Part {
 
     /// Goes on with symbols, or with elements if there are so few of them that they cost less than the symbols to come.
     fn sketch_or_list(&self, state: Sketching, theirs: usize) -> Stage {
-        let all = theirs.max(self.elements.len());
+        let all = theirs.max(self.count).min(MAX_ELEMENTS);
         let elements = all * ELEMENT_BYTES + FIRST_SYMBOLS * SYMBOL_BYTES;
         let costs_more = (state.wanted - state.theirs.len()) * SYMBOL_BYTES > elements;
         if costs_more || state.wanted > MAX_SYMBOLS || state.restarts > RESTARTS {
@@ -199,7 +197,16 @@ impl Part {
         }
     }
 
-    pub(super) fn sketched(&mut self, answer: Sketched) -> Result<(), &'static str> {
+    pub(super) fn sketched(
+        &mut self,
+        store: &Store,
+        shard: ShardId,
+        salt: u64,
+        answer: Sketched,
+    ) -> Result<(), &'static str> {
+        if self.elements.is_none() && !matches!(answer, Sketched::Equal) {
+            self.elements = Some(store.all_elements(shard, salt).map_err(|_| "records could not be read")?);
+        }
         match (std::mem::replace(&mut self.stage, Stage::Over), answer) {
             (Stage::Sketching(_) | Stage::Listing { .. }, Sketched::Equal) => {
                 self.stage = Stage::Done;
@@ -221,7 +228,7 @@ impl Part {
                     Some(next) if after.is_some_and(|after| next.0 <= after.0) => return Err("it does not go on"),
                     Some(next) => self.stage = Stage::Listing { after: Some(next), theirs },
                     None => {
-                        let ours: BTreeSet<u64> = self.elements.drain(..).collect();
+                        let ours: BTreeSet<u64> = self.elements.take().into_iter().flatten().collect();
                         let here = ours.difference(&theirs).copied().collect();
                         self.found(here, theirs.difference(&ours).copied().collect());
                     }
@@ -251,8 +258,12 @@ impl Part {
             return Ok(());
         }
         state.theirs.extend(symbols);
+        let from = state.ours.len();
+        let mut ours = Symbols::new(from as u64, state.theirs.len().saturating_sub(from));
+        self.elements.iter().flatten().for_each(|element| ours.change(*element, 1));
+        state.ours.extend(ours.symbols());
         if let Some(difference) = sketch::peel(&state.ours, &state.theirs) {
-            self.elements.clear();
+            self.elements = None;
             self.found(difference.here, difference.there);
             return Ok(());
         }

@@ -112,7 +112,7 @@ fn pair(dice: &mut Dice) -> (Store, Store) {
 
 fn answer(reconciliation: &mut Reconciliation, here: &Store, there: &Store, ask: Ask, page_bytes: usize) {
     match ask {
-        Ask::Sketch(ask) => reconciliation.handle_sketched(there.sketch(&ask).expect("it may ask")),
+        Ask::Sketch(ask) => reconciliation.handle_sketched(here, there.sketch(&ask).expect("it may ask")),
         Ask::Pull(ask) => reconciliation.handle_pulled(here, there.pull(&ask, page_bytes).expect("it may ask")),
         Ask::Fetch(ask) => {
             let after = ask.after.as_ref().map(|key| &key.0[..]);
@@ -120,7 +120,7 @@ fn answer(reconciliation: &mut Reconciliation, here: &Store, there: &Store, ask:
             reconciliation.handle_page(here, &Page { records, more });
         }
         Ask::Offer(offer) => {
-            let offered = there.take_offer(&offer, page_bytes).expect("memory works");
+            let offered = there.take_offer(&offer.records, offer.back, page_bytes).expect("memory works");
             reconciliation.handle_offered(here, &offered);
         }
     }
@@ -197,7 +197,7 @@ fn nonsense_ends() {
                         3 => vec![Sketched::Elements { elements: blob(dice, 99), next: None }],
                         _ => vec![Sketched::Symbols { as_of, symbols }],
                     };
-                    reconciliation.handle_sketched(nonsense);
+                    reconciliation.handle_sketched(&here, nonsense);
                 }
                 Ask::Pull(_) => {
                     let lesser = (0..dice.below(3)).map(|id| id * seed).collect();

@@ -10,7 +10,7 @@ use super::{Filling, Store, WriteError};
 use crate::digest::{element, key_id, tag, tag_of};
 use crate::engine::EngineError;
 use crate::reconcile::{
-    MAX_SYMBOLS, MAX_TAGS, MAX_VISITS, Offer, Offered, Pull, PullOf, Pulled, Sketch, Sketched, Wanted,
+    MAX_SYMBOLS, MAX_TAGS, MAX_VISITS, Offered, Pull, PullOf, Pulled, Sketch, SketchOf, Sketched, Wanted,
 };
 use crate::record::{self, Blob};
 
@@ -23,10 +23,28 @@ pub(crate) enum Taken {
     More(Vec<u8>),
 }
 
+/// What has been looked at to answer one message.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    any: bool,
+    visits: u64,
+    symbols: usize,
+}
+
 /// Some elements, and the key after which there are more.
 type Elements = (Vec<u64>, Option<Blob>);
 
 impl Store {
+    /// The elements of all keys, in any order.
+    pub(crate) fn all_elements(&self, shard: ShardId, salt: u64) -> Result<Vec<u64>, EngineError> {
+        let mut elements = Vec::new();
+        self.engine.visit(shard, &mut |key, record| {
+            elements.push(element(key, record, salt));
+            ControlFlow::Continue(())
+        })?;
+        Ok(elements)
+    }
+
     /// The elements of all keys greater than `after`, about `at_most` of them; and where to go on.
     pub(crate) fn elements(
         &self,
@@ -56,7 +74,7 @@ impl Store {
         tags: &BTreeSet<u32>,
     ) -> Result<BTreeMap<u32, Vec<Blob>>, EngineError> {
         let mut keys: BTreeMap<u32, Vec<Blob>> = BTreeMap::new();
-        self.engine.scan(shard, None, &mut |key, _| {
+        self.engine.visit(shard, &mut |key, _| {
             let tag = tag(key, salt);
             if tags.contains(&tag) {
                 keys.entry(tag).or_default().push(key.to_vec().into());
@@ -73,29 +91,35 @@ impl Store {
 
     /// Answers for as many of the shards as can be looked at without taking long, and for one at least.
     pub(crate) fn sketch(&self, asked: &Sketch) -> Result<Vec<Sketched>, String> {
-        let (mut answers, mut visits, mut symbols) = (Vec::new(), 0, 0);
-        for of in &asked.shards {
-            let shard = self.shard_named(of.shard)?;
-            let digest = self.digest(shard);
-            if digest.total() == of.total {
-                answers.push(Sketched::Equal);
-                continue;
-            }
-            let count = match &of.wanted {
-                Wanted::Symbols { count, .. } if *count as usize > MAX_SYMBOLS => {
-                    return Err(format!("at most {MAX_SYMBOLS} symbols a message"));
-                }
-                Wanted::Symbols { count, .. } => *count as usize,
-                Wanted::Elements { .. } => 0,
-            };
-            visits += digest.count();
-            symbols += count;
-            if !answers.is_empty() && (visits > MAX_VISITS || symbols > MAX_SYMBOLS) {
-                break;
-            }
-            answers.push(self.sketch_of(shard, asked.salt, &of.wanted).map_err(|error| error.to_string())?);
+        let mut looked = Looked::default();
+        asked.shards.iter().map_while(|of| self.sketch_next(asked.salt, of, &mut looked).transpose()).collect()
+    }
+
+    /// Answers for the next shard of a message; nothing if enough has been looked at.
+    pub(crate) fn sketch_next(
+        &self,
+        salt: u64,
+        of: &SketchOf,
+        looked: &mut Looked,
+    ) -> Result<Option<Sketched>, String> {
+        let shard = self.shard_named(of.shard)?;
+        let digest = self.digest(shard);
+        let is_first = std::mem::replace(&mut looked.any, true);
+        if digest.total() == of.total {
+            return Ok(Some(Sketched::Equal));
         }
-        Ok(answers)
+        looked.symbols += match &of.wanted {
+            Wanted::Symbols { count, .. } if *count as usize > MAX_SYMBOLS => {
+                return Err(format!("at most {MAX_SYMBOLS} symbols a message"));
+            }
+            Wanted::Symbols { count, .. } => *count as usize,
+            Wanted::Elements { .. } => 0,
+        };
+        looked.visits += digest.count();
+        if !is_first && (looked.visits > MAX_VISITS || looked.symbols > MAX_SYMBOLS) {
+            return Ok(None);
+        }
+        self.sketch_of(shard, salt, &of.wanted).map(Some).map_err(|error| error.to_string())
     }
 
     fn sketch_of(&self, shard: ShardId, salt: u64, wanted: &Wanted) -> Result<Sketched, EngineError> {
@@ -103,7 +127,7 @@ impl Store {
             Wanted::Symbols { from, count } => {
                 let before = self.digest(shard);
                 let mut symbols = Symbols::new((*from).into(), *count as usize);
-                self.engine.scan(shard, None, &mut |key, record| {
+                self.engine.visit(shard, &mut |key, record| {
                     symbols.change(element(key, record, salt), 1);
                     ControlFlow::Continue(())
                 })?;
@@ -155,28 +179,40 @@ impl Store {
         let lacking = tags.len().saturating_sub(of.ranks.len());
         let ranks: BTreeMap<u32, u64> = tags[lacking..].iter().copied().zip(of.ranks.iter().copied()).collect();
         let tags: BTreeSet<u32> = tags.into_iter().collect();
-        self.engine.scan(shard, of.after.as_ref().map(|key| &key.0[..]), &mut |key, record| {
+        let mut keys: Vec<(Blob, u32)> = Vec::new();
+        self.engine.visit(shard, &mut |key, _| {
             let tag = tag(key, salt);
-            if !tags.contains(&tag) {
-                return ControlFlow::Continue(());
+            if tags.contains(&tag) && of.after.as_ref().is_none_or(|after| key > &after.0[..]) {
+                keys.push((key.to_vec().into(), tag));
             }
+            ControlFlow::Continue(())
+        })?;
+        keys.sort_unstable();
+        for (key, tag) in keys {
+            let Some(record) = self.engine.load(shard, &key.0)? else { continue };
             match ranks.get(&tag) {
-                Some(asked) if rank(record) <= *asked => {
-                    lesser.push(key_id(key));
-                    filling.last = Some(key.to_vec().into());
-                    ControlFlow::Continue(())
+                Some(asked) if rank(&record) <= *asked => {
+                    lesser.push(key_id(&key.0));
+                    filling.last = Some(key);
                 }
-                _ => filling.take(key, record),
+                _ if filling.take(&key.0, &record).is_break() => break,
+                _ => {}
             }
-        })
+        }
+        Ok(())
     }
 
-    /// Takes in what a peer brings.
-    pub(crate) fn take_offer(&self, offer: &Offer, bytes: usize) -> Result<Offered, WriteError> {
+    /// Takes in what a peer brings, and gives back what is more here, until that fills `bytes`.
+    pub(crate) fn take_offer(
+        &self,
+        records: &[(Blob, Blob)],
+        give_back: bool,
+        bytes: usize,
+    ) -> Result<Offered, WriteError> {
         let (mut filling, mut all) = (Filling::new(bytes), true);
-        for (key, record) in &offer.records {
+        for (key, record) in records {
             if let Taken::More(more) = self.take(&key.0, &record.0)?
-                && offer.back
+                && give_back
             {
                 all &= filling.take(&key.0, &more).is_continue();
             }

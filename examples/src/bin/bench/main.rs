@@ -1,12 +1,15 @@
 //! Benchmarks against floors and peers that are measured in the same run.
 //!
-//! `cargo run --release --bin bench -- rpc|kv|membership|documents [--json] [--seconds N] [--rounds N]`
+//! `cargo run --release --bin bench -- rpc|kv|move|membership|documents [--json] [--seconds N] [--rounds N] [--keys N]`
 
 mod documents;
+mod figures;
 mod floor;
 mod kv;
 mod load;
 mod membership;
+mod moving;
+mod process;
 mod rpc;
 #[cfg(feature = "peers")]
 mod tonic_peer;
@@ -19,6 +22,7 @@ pub(crate) struct Options {
     json: bool,
     seconds: f64,
     rounds: usize,
+    keys: u64,
 }
 
 fn main() -> Result<()> {
@@ -30,12 +34,17 @@ fn main() -> Result<()> {
     if command == "kv-node" {
         return kv::node::run(args);
     }
-    let mut options = Options { json: false, seconds: 1.0, rounds: 7 };
+    if command == "move-node" {
+        return moving::node::run(args);
+    }
+    let (seconds, rounds) = if command == "move" { (10.0, 1) } else { (1.0, 7) };
+    let mut options = Options { json: false, seconds, rounds, keys: 1_000_000 };
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--json" => options.json = true,
             "--seconds" => options.seconds = args.next().unwrap_or_default().parse()?,
             "--rounds" => options.rounds = args.next().unwrap_or_default().parse()?,
+            "--keys" => options.keys = args.next().unwrap_or_default().parse()?,
             other => bail!("unknown option {other}"),
         }
     }
@@ -43,8 +52,9 @@ fn main() -> Result<()> {
         "rpc" => rpc::client(options),
         "documents" => documents::run(options),
         "kv" => kv::run(options),
+        "move" => moving::run(options),
         "membership" => membership::run(options),
         "rpc-server" => rpc::server(),
-        _ => bail!("usage: bench rpc|kv|membership|documents [--json] [--seconds N] [--rounds N]"),
+        _ => bail!("usage: bench rpc|kv|move|membership|documents [--json] [--seconds N] [--rounds N] [--keys N]"),
     }
 }

@@ -65,6 +65,11 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn visit(&self, shard: ShardId, visit: &mut Visit<'_>) -> Result<(), EngineError> {
+        self.shard(shard).read().unwrap_or_else(PoisonError::into_inner).visit_all(visit);
+        Ok(())
+    }
+
     fn clear(&self, shard: ShardId) -> Result<Commit, EngineError> {
         self.shard(shard).write().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(Commit::NONE)

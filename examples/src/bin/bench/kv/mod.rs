@@ -9,57 +9,18 @@ pub(crate) mod node;
 mod redis;
 mod workload;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
-use self::workload::{CALLERS, Figures, Work};
+use self::workload::{CALLERS, Work};
 use crate::Options;
+use crate::figures::Figures;
 use crate::load::{self, Sample};
+use crate::process::Process;
 
 /// How many nodes there are.
 const NODES: usize = 3;
-
-/// A node in a process of its own, which runs what it is told to.
-struct Process {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Process {
-    fn start(at: usize, seed: &str) -> Result<(Self, String)> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["kv-node", &format!("n{at}"), seed])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdin = child.stdin.take().context("a pipe was asked for")?;
-        let stdout = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
-        let mut process = Self { child, stdin, stdout };
-        let addr = process.line()?;
-        Ok((process, addr))
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        ensure!(self.stdout.read_line(&mut line)? > 0, "a node has ended");
-        Ok(line.trim_end().to_owned())
-    }
-
-    fn tell(&mut self, order: &str) -> Result<()> {
-        writeln!(self.stdin, "{order}").context("a node has ended")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Runs one kind of work on all nodes at once.
 fn measure(nodes: &mut [Process], work: Work, seconds: f64) -> Result<Sample> {
@@ -72,10 +33,10 @@ fn measure(nodes: &mut [Process], work: Work, seconds: f64) -> Result<Sample> {
 }
 
 pub(crate) fn run(options: Options) -> Result<()> {
-    let (first, seed) = Process::start(0, "-")?;
+    let (first, seed) = Process::start("kv-node", 0, "-")?;
     let mut nodes = vec![first];
     for at in 1..NODES {
-        nodes.push(Process::start(at, &seed)?.0);
+        nodes.push(Process::start("kv-node", at, &seed)?.0);
     }
     for node in &mut nodes {
         ensure!(node.line()? == "settled", "a node is not ready");

@@ -8,7 +8,8 @@ use polity::{Consistency, Kv, Node, Preset};
 
 use super::NODES;
 use super::bare::{Bare, BareGet, BarePut};
-use super::workload::{Figures, Keys, VALUE_BYTES, Work};
+use super::workload::{Keys, VALUE_BYTES, Work};
+use crate::figures::Figures;
 use crate::load::{self, Caller};
 
 /// Prints where it listens, then `settled`, then [`Figures`] for every line `WORK CALLERS SECONDS`; until its standard

@@ -1,0 +1,52 @@
+//! A node in a process of its own, which is told what to do in lines and answers in lines.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+pub(crate) struct Process {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// Starts this program as node `at`, with a command of its own and the address of another node, or `-`. Returns what it
+    /// says first: where it listens.
+    pub(crate) fn start(command: &str, at: usize, seed: &str) -> Result<(Self, String)> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([command, &format!("n{at}"), seed])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdin = child.stdin.take().context("a pipe was asked for")?;
+        let stdout = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
+        let mut process = Self { child, stdin, stdout };
+        let addr = process.line()?;
+        Ok((process, addr))
+    }
+
+    pub(crate) fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        ensure!(self.stdout.read_line(&mut line)? > 0, "a node has ended");
+        Ok(line.trim_end().to_owned())
+    }
+
+    pub(crate) fn tell(&mut self, order: &str) -> Result<()> {
+        writeln!(self.stdin, "{order}").context("a node has ended")
+    }
+
+    /// Tells it something, and returns what it answers.
+    pub(crate) fn ask(&mut self, order: &str) -> Result<String> {
+        self.tell(order)?;
+        self.line()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,89 @@
+//! How much of a node's time repair may take.
+//!
+//! A node has one thread for its transport and its store ([`polity_cluster::rpc::Rpc::serve`]), so what repair does on it is
+//! time that calls wait. Work is done in pieces, one after the other, each of which takes about a millisecond; after each of
+//! them nothing is done for repair until it has taken its share of the time at most.
+//!
+//! Times are those of the node's clock, so what else the machine does counts as well: where processors are scarce, repair
+//! steps back further. In the simulator work takes no time, and nobody waits.
+
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+/// The share of the time: one part of so many. A record costs some microseconds on either side, so a node repairs about a
+/// hundred thousand of them a second.
+const ONE_OF: u32 = 4;
+
+/// So much is saved up at most while nothing is done: the runtime's clock ticks in milliseconds, and a piece may be shorter.
+const SAVED: Duration = Duration::from_millis(4);
+
+/// How many records are merged in one piece.
+pub(crate) const RECORDS_A_PIECE: usize = 256;
+
+/// Lets one piece of work after the other.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// When all work until now has taken its share.
+    free: Mutex<Instant>,
+}
+
+impl Pace {
+    pub(crate) fn new() -> Self {
+        Self { free: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until a piece of work may be done; it is over when what this returns is dropped, which must not be held while
+    /// anything is waited for. First come, first served. Cancel safe.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        let free = self.free.lock().await;
+        tokio::time::sleep_until(*free).await;
+        Turn { free, began: Instant::now() }
+    }
+}
+
+/// A piece of work that is being done.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    free: MutexGuard<'a, Instant>,
+    began: Instant,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let from = self.began.checked_sub(SAVED).map_or(self.began, |earliest| earliest.max(*self.free));
+        *self.free = from + self.began.elapsed() * ONE_OF;
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_takes_its_share_of_the_time() {
+        let pace = Pace::new();
+        let began = Instant::now();
+        let mut worked = Duration::ZERO;
+        while began.elapsed() < Duration::from_secs(10) {
+            let turn = pace.turn().await;
+            // Nothing else runs meanwhile, as if this were work.
+            tokio::time::advance(Duration::from_millis(1)).await;
+            worked += Duration::from_millis(1);
+            drop(turn);
+        }
+        let share = began.elapsed().as_secs_f64() / worked.as_secs_f64();
+        assert!((share - f64::from(ONE_OF)).abs() < 0.1, "one of {share}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_takes_no_time_does_not_wait() {
+        let pace = Pace::new();
+        let began = Instant::now();
+        for _ in 0..1000 {
+            drop(pace.turn().await);
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}

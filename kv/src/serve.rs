@@ -18,9 +18,9 @@ use crate::settled;
 use crate::store::{Store, WriteError};
 use crate::throttle::Throttle;
 use crate::wire::{
-    ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, LEN, Len, MAX_SHARDS_A_MESSAGE, MERGE, Merge,
-    MergeAnswer, OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN,
-    SKETCH, Scan, ScanAnswer, WRITE,
+    ACCOUNT, AccountAnswer, AccountRequest, FETCH, Fetch, INTRODUCE, LEN, Len, MERGE, Merge, MergeAnswer, OFFER,
+    PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN, SKETCH, Scan,
+    ScanAnswer, WRITE, check_shards,
 };
 
 /// Registers everything that peers may ask for.
@@ -71,14 +71,14 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
 
 /// What a peer may send.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+pub(crate) struct Limits {
     key: usize,
     value: usize,
     record: usize,
 }
 
 impl Limits {
-    fn new(config: &KvConfig) -> Self {
+    pub(crate) fn new(config: &KvConfig) -> Self {
         // A record that another node made under the same limits, with its history, is never refused.
         Self {
             key: config.max_key_bytes + MAX_BUCKET_BYTES + 1,
@@ -87,7 +87,7 @@ impl Limits {
         }
     }
 
-    fn check(&self, key: &Blob) -> Result<(), String> {
+    pub(crate) fn check(&self, key: &Blob) -> Result<(), String> {
         if key.0.is_empty() || key.0.len() > self.key {
             return Err(format!("a key has 1 to {} bytes", self.key));
         }
@@ -102,7 +102,7 @@ impl Limits {
         Ok(())
     }
 
-    fn check_record(&self, key: &Blob, record: &Blob) -> Result<(), String> {
+    pub(crate) fn check_record(&self, key: &Blob, record: &Blob) -> Result<(), String> {
         self.check(key)?;
         if record.0.len() > self.record {
             return Err(format!("a record has at most {} bytes", self.record));
@@ -193,8 +193,8 @@ fn handle_scan(store: &Store, limits: Limits, scan: &Scan, reply: Reply<ScanAnsw
 }
 
 fn handle_len(store: &Store, len: &Len, reply: Reply<Vec<Option<u64>>>) {
-    if len.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+    if let Err(reason) = check_shards(&len.shards) {
+        return reply.fail(Failure::not_applied(reason));
     }
     let shards = len.shards.iter().map(|shard| ShardId(*shard));
     let counts = shards.map(|shard| if store.has_shard(shard) { store.live_keys(shard, &len.bucket.0) } else { None });
@@ -202,8 +202,8 @@ fn handle_len(store: &Store, len: &Len, reply: Reply<Vec<Option<u64>>>) {
 }
 
 fn handle_sketch(store: &Store, acks: &Acks, throttle: &Throttle, asked: &Sketch, reply: Reply<Vec<Sketched>>) {
-    if asked.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+    if let Err(reason) = check_shards(&asked.shards) {
+        return reply.fail(Failure::not_applied(reason));
     }
     match store.sketch(asked) {
         // Whoever hands a shard over takes what is here for kept, and drops its own.
@@ -217,8 +217,8 @@ fn handle_sketch(store: &Store, acks: &Acks, throttle: &Throttle, asked: &Sketch
 }
 
 fn handle_pull(store: &Store, throttle: &Throttle, asked: &Pull, reply: Reply<Pulled>) {
-    if asked.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+    if let Err(reason) = check_shards(&asked.shards) {
+        return reply.fail(Failure::not_applied(reason));
     }
     match store.pull(asked, PAGE_BYTES) {
         Ok(answer) => {
@@ -251,8 +251,8 @@ fn handle_offer(
 }
 
 fn handle_ready(store: &Store, acks: &Acks, wake: &Notify, request: &ReadyRequest, reply: Reply<Vec<bool>>) {
-    if request.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+    if let Err(reason) = check_shards(&request.shards) {
+        return reply.fail(Failure::not_applied(reason));
     }
     let own = store.own().clone();
     let ready = request.shards.iter().enumerate().map(|(at, shard)| {

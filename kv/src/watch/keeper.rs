@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
+use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::Peer;
 use polity_cluster::{BoxFuture, NodeId};
 use polity_shard::ShardId;
@@ -230,7 +231,10 @@ impl Keeper {
             }
             kept.is_reading = true;
             self.scans += 1;
-            let shards = std::mem::take(&mut kept.to_read);
+            let mut shards = std::mem::take(&mut kept.to_read);
+            if mutated(Mutation::NeverLooksAgain) {
+                shards.retain(|shard| kept.unread.contains(shard));
+            }
             kept.unread.retain(|shard| !shards.contains(shard));
             let (here, watcher, id) = (self.here.clone(), kept.watcher.clone(), *id);
             self.under_way

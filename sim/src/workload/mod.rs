@@ -12,6 +12,7 @@ mod budgets;
 mod counters;
 mod documents;
 mod edits;
+pub(crate) mod leases;
 mod map;
 mod orders;
 pub(crate) mod owners;
@@ -20,6 +21,7 @@ mod races;
 mod registers;
 mod sets;
 mod topics;
+pub(crate) mod watches;
 
 use std::time::Duration;
 
@@ -59,7 +61,7 @@ pub struct Workload {
 }
 
 /// All workloads.
-pub const ALL: [Workload; 12] = [
+pub const ALL: [Workload; 14] = [
     registers::WORKLOAD,
     edits::WORKLOAD,
     races::WORKLOAD,
@@ -72,6 +74,8 @@ pub const ALL: [Workload; 12] = [
     topics::WORKLOAD,
     buckets::WORKLOAD,
     owners::WORKLOAD,
+    watches::WORKLOAD,
+    leases::WORKLOAD,
 ];
 
 /// How many of them, from the first on, worlds are drawn from. Those that came later are drawn each by itself, so that a seed
@@ -80,7 +84,7 @@ pub(crate) const DRAWN: usize = 11;
 
 /// Declares the buckets of all workloads.
 pub(crate) fn declare(config: KvConfig) -> KvConfig {
-    buckets::declare(config)
+    leases::declare(buckets::declare(config))
 }
 
 /// Keys that the clients of all hosts share: `s0`, `s1` and so on.

@@ -70,6 +70,8 @@ struct Kept {
     /// The shards that were never read.
     unread: BTreeSet<ShardId>,
     is_reading: bool,
+    /// Not before: after a read that has failed, perhaps at once.
+    next_read: Instant,
     next_comparison: Instant,
 }
 
@@ -156,6 +158,7 @@ impl Keeper {
                 places: BTreeMap::new(),
                 to_read: BTreeSet::new(),
                 is_reading: false,
+                next_read: Instant::now(),
                 next_comparison: Instant::now() + self.here.config.patrol_interval * PATROLS_A_COMPARISON,
             });
             for node in kept.watcher.take_missed() {
@@ -207,6 +210,9 @@ impl Keeper {
                 self.scans -= 1;
                 if let Some(kept) = self.kept.get_mut(&id) {
                     kept.is_reading = false;
+                    if !unread.is_empty() {
+                        kept.next_read = now + TICK;
+                    }
                     kept.to_read.extend(unread);
                     if kept.unread.is_empty() && kept.to_read.is_empty() {
                         kept.watcher.is_current();
@@ -223,7 +229,8 @@ impl Keeper {
                 kept.next_comparison = now + self.here.config.patrol_interval * PATROLS_A_COMPARISON;
                 kept.to_read.extend(shards(&self.here, &kept.watcher));
             }
-            if kept.is_reading || kept.to_read.is_empty() || self.scans >= SCANS_AT_ONCE {
+            let is_due = !kept.is_reading && !kept.to_read.is_empty() && kept.next_read <= now;
+            if !is_due || self.scans >= SCANS_AT_ONCE {
                 continue;
             }
             if concerned(&self.here, map, &kept.watcher).iter().any(|node| !kept.places.contains_key(node)) {

@@ -7,7 +7,7 @@
 //! - When it is said to be current, it accounts for every write that was acknowledged before it began, as a read would
 //!   (see [`crate::causality`]), but for clusters that were founded apart.
 //! - In the end, when the replicas have become equal, each watch of a process that runs is current, and what it was told last of each
-//!   key is what the same node reads.
+//!   key is what the same node reads; but for what was never acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,9 +147,11 @@ impl<'f> Watch<'f> {
         let reads = facts.ops.values().filter(|op| facts.is_final(op) && op.host == self.host);
         for read in reads.filter(|op| op.action == Action::Get && self.concerns(&op.key)) {
             let shown = self.shown.get(read.key.as_str()).copied().unwrap_or_default();
-            if let Some(found) = read.found()
-                && found != shown
-            {
+            let Some(found) = read.found() else { continue };
+            // What was never acknowledged may have been lost with the only replica that had it, after that had told of it.
+            let may_be_lost = |value: &OpId| facts.ops.get(value).is_some_and(|op| !op.is_done());
+            let is_behind = found.iter().any(|value| !shown.contains(value));
+            if is_behind || shown.iter().any(|value| !found.contains(value) && !may_be_lost(value)) {
                 let text = format!(
                     "watch {id:x} on {} was told last of {shown:?} in {}, and {} finds {found:?}",
                     self.host, read.key, read.id

@@ -97,6 +97,12 @@ mutations! {
     AcksBeforeDurable = "acks-before-durable",
     /// A fence is not kept on disk.
     ForgetsFences = "forgets-fences",
+    /// A watch does not look again for what it may have missed.
+    NeverLooksAgain = "never-looks-again",
+    /// A read gives what has expired until a replica has removed it.
+    ShowsExpired = "shows-expired",
+    /// What is to expire later than was said is acknowledged, and not done.
+    ForgetsRenewals = "forgets-renewals",
     /// A write that too few replicas have confirmed is reported as not applied.
     DeniesWrites = "denies-writes",
 }

@@ -10,7 +10,7 @@ use polity_shard::ShardId;
 use crate::digest::{BLOCK, Digest, block};
 use crate::roster::Roster;
 use crate::store::Store;
-use crate::wire::{AccountAnswer, AccountRequest, MAX_SHARDS_A_MESSAGE, Rosters};
+use crate::wire::{AccountAnswer, AccountRequest, Rosters, check_shards};
 
 /// What a boot says of shards, by their places among those that were asked for.
 #[derive(Debug)]
@@ -31,9 +31,7 @@ pub(crate) fn ask(store: &Store, shards: &[ShardId], under: &[Vec<Roster>]) -> (
 
 /// The answer. Every shard is fenced before any block is summed up: what is called equal was, after its fence.
 pub(crate) fn answer(store: &Store, request: &AccountRequest) -> Result<AccountAnswer, String> {
-    if request.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return Err(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message"));
-    }
+    check_shards(&request.shards)?;
     if request.blocks.len() != request.shards.len().div_ceil(BLOCK) {
         return Err("there is one sum for each block".to_owned());
     }

@@ -125,7 +125,9 @@ impl Coordinator {
                 Ok(gathered) => {
                     self.mend(key, &gathered);
                     let mut record = gathered.merged;
-                    record.latch(millis(self.wall()));
+                    if !mutated(Mutation::ShowsExpired) {
+                        record.latch(millis(self.wall()));
+                    }
                     return Ok(record);
                 }
                 Err(few) if few.again && self.pause(deadline).await => {}

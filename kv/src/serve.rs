@@ -19,9 +19,9 @@ use crate::settled;
 use crate::store::{Looked, Store, WriteError};
 use crate::tombstones;
 use crate::wire::{
-    ACCOUNT, AccountAnswer, AccountRequest, COLLECT, FETCH, Fetch, INTRODUCE, LEN, Len, MAX_SHARDS_A_MESSAGE, MERGE,
-    Merge, MergeAnswer, OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters,
-    SCAN, SKETCH, Scan, ScanAnswer, WRITE,
+    ACCOUNT, AccountAnswer, AccountRequest, COLLECT, FETCH, Fetch, INTRODUCE, LEN, Len, MERGE, Merge, MergeAnswer,
+    OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN, SKETCH, Scan,
+    ScanAnswer, WRITE, check_shards,
 };
 
 /// Registers everything that peers may ask for.
@@ -78,14 +78,14 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
 
 /// What a peer may send.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+pub(crate) struct Limits {
     key: usize,
     value: usize,
     record: usize,
 }
 
 impl Limits {
-    fn new(config: &KvConfig) -> Self {
+    pub(crate) fn new(config: &KvConfig) -> Self {
         // A record that another node made under the same limits, with its history, is never refused.
         Self {
             key: config.max_key_bytes + MAX_BUCKET_BYTES + 1,
@@ -94,7 +94,7 @@ impl Limits {
         }
     }
 
-    fn check(&self, key: &Blob) -> Result<(), String> {
+    pub(crate) fn check(&self, key: &Blob) -> Result<(), String> {
         if key.0.is_empty() || key.0.len() > self.key {
             return Err(format!("a key has 1 to {} bytes", self.key));
         }
@@ -109,7 +109,7 @@ impl Limits {
         Ok(())
     }
 
-    fn check_record(&self, key: &Blob, record: &Blob) -> Result<(), String> {
+    pub(crate) fn check_record(&self, key: &Blob, record: &Blob) -> Result<(), String> {
         self.check(key)?;
         if record.0.len() > self.record {
             return Err(format!("a record has at most {} bytes", self.record));
@@ -198,8 +198,8 @@ fn handle_scan(store: &Store, limits: Limits, scan: &Scan, reply: Reply<ScanAnsw
 }
 
 fn handle_len(store: &Store, len: &Len, reply: Reply<Vec<Option<u64>>>) {
-    if len.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+    if let Err(reason) = check_shards(&len.shards) {
+        return reply.fail(Failure::not_applied(reason));
     }
     let shards = len.shards.iter().map(|shard| ShardId(*shard));
     let counts = shards.map(|shard| if store.has_shard(shard) { store.live_keys(shard, &len.bucket.0) } else { None });
@@ -208,9 +208,7 @@ fn handle_len(store: &Store, len: &Len, reply: Reply<Vec<Option<u64>>>) {
 
 /// Answers for as many of the shards as can be looked at without taking long, and for one at least.
 async fn handle_sketch(here: Arc<Coordinator>, asked: Sketch) -> Result<Vec<Sketched>, Failure> {
-    if asked.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return Err(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
-    }
+    check_shards(&asked.shards).map_err(Failure::not_applied)?;
     let (store, mut looked, mut answer) = (&here.store, Looked::default(), Vec::new());
     for of in &asked.shards {
         let _turn = here.pace.turn().await;
@@ -227,9 +225,7 @@ async fn handle_sketch(here: Arc<Coordinator>, asked: Sketch) -> Result<Vec<Sket
 }
 
 async fn handle_pull(here: Arc<Coordinator>, asked: Pull) -> Result<Pulled, Failure> {
-    if asked.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return Err(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
-    }
+    check_shards(&asked.shards).map_err(Failure::not_applied)?;
     let _turn = here.pace.turn().await;
     let answer = here.store.pull(&asked, PAGE_BYTES).map_err(Failure::not_applied)?;
     here.throttle.pass(asked.bytes() + answer.bytes());
@@ -259,8 +255,8 @@ async fn durable(store: &Store, shards: impl IntoIterator<Item = ShardId>) -> Re
 }
 
 fn handle_ready(store: &Store, acks: &Acks, wake: &Notify, request: &ReadyRequest, reply: Reply<Vec<bool>>) {
-    if request.shards.len() > MAX_SHARDS_A_MESSAGE {
-        return reply.fail(Failure::not_applied(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message")));
+    if let Err(reason) = check_shards(&request.shards) {
+        return reply.fail(Failure::not_applied(reason));
     }
     let own = store.own().clone();
     let ready = request.shards.iter().enumerate().map(|(at, shard)| {

@@ -42,7 +42,7 @@ pub(crate) const WATCH: Method<Watch, Vec<Option<bool>>> = Method::new(43, "kv.w
 /// Tells a watch what has changed.
 pub(crate) const NEWS: Method<News, bool> = Method::new(44, "kv.news", Lane::Bulk);
 
-/// The most watches that one message registers: with the longest keys, a quarter of a frame by default.
+/// The most watches that one message registers, if their keys take no more than a page.
 pub(crate) const MAX_WATCHES_A_MESSAGE: usize = 256;
 
 /// Tells which records of shards there are, as far as that is asked for.
@@ -58,6 +58,14 @@ pub(crate) const MAX_TOMBSTONES: usize = 4096;
 
 /// The most shards that one message speaks of: with all their digests and rosters, well within a frame.
 pub(crate) const MAX_SHARDS_A_MESSAGE: usize = 4096;
+
+/// Checks how many shards a message speaks of.
+pub(crate) fn check_shards<T>(shards: &[T]) -> Result<(), String> {
+    if shards.len() > MAX_SHARDS_A_MESSAGE {
+        return Err(format!("at most {MAX_SHARDS_A_MESSAGE} shards a message"));
+    }
+    Ok(())
+}
 
 /// How many bytes of records one page brings: enough that round trips do not matter, small enough that a page does not
 /// hold up the executor.

@@ -162,6 +162,14 @@ pub enum Action {
     Orders,
     /// Takes one from the allowance that this host has in a budget.
     Spend,
+    /// Writes the operation's number, to expire after so many milliseconds.
+    Lease(u32),
+    /// Lets what is there expire after so many milliseconds, or never.
+    Expire(Option<u32>),
+    /// Deletes what was leased.
+    End,
+    /// Reads what is leased.
+    Look,
 }
 
 impl Action {
@@ -175,7 +183,7 @@ impl Action {
     }
 }
 
-/// What a subscriber to a topic is about.
+/// What a subscriber to a topic, or a watch, is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
@@ -337,6 +345,13 @@ pub enum Event {
     Got { host: Host, subscriber: u64, publisher: Host, life: Life, sequence: u64 },
     /// A subscriber was told that messages will not come. `slow`: because it was slow itself.
     Lacks { host: Host, subscriber: u64, publisher: Host, life: Life, missed: u64, slow: bool },
+    /// What a watch is about: of a key, or of all that begin so (`prefix`). Its number tells it from all others of the run. It
+    /// is established when it was told that all that was there has been given.
+    Watching { host: Host, watch: u64, key: String, prefix: bool, stage: Stage },
+    /// A watch was told what is under a key: the puts of its siblings, in order.
+    Told { host: Host, watch: u64, key: String, found: Vec<OpId> },
+    /// From now on a wall clock is so far off, and gains so many parts per million.
+    Clock { host: Host, skew_ms: i64, drift_ppm: i64 },
     /// Something about the owners of a shard.
     Ownership { host: Host, shard: u32, epoch: Reign, deed: Deed },
     /// Before the final reads: who owns what, as this node knows it, of all shards.
@@ -453,7 +468,7 @@ impl Op {
     #[must_use]
     pub fn found(&self) -> Option<&[OpId]> {
         match (&self.action, &self.outcome) {
-            (Action::Get | Action::Elements | Action::Orders, Outcome::Done(values)) => Some(values),
+            (Action::Get | Action::Elements | Action::Orders | Action::Look, Outcome::Done(values)) => Some(values),
             _ => None,
         }
     }

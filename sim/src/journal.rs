@@ -112,6 +112,8 @@ mod tests {
         entries.extend(op(50, 60, 5, Action::Total, Outcome::Total(7)));
         entries.extend(op(60, 70, 6, Action::Order(OpId(6)), done(&[])));
         entries.extend(op(60, 70, 7, Action::Spend, Outcome::Exhausted));
+        entries.extend(op(60, 70, 8, Action::Lease(500), done(&[])));
+        entries.extend(op(60, 70, 9, Action::Expire(None), Outcome::Total(1)));
         let (class, what, text) = ("pause".to_owned(), "n1 stands still".to_owned(), "why\nnot".to_owned());
         let others = [
             Event::StartFailed { host, reason: "no".into() },
@@ -135,6 +137,9 @@ mod tests {
             Event::Published { host, topic: "t".into(), sequence: 1 },
             Event::Got { host, subscriber: 1, publisher: host, life: life(1), sequence: 1 },
             Event::Lacks { host, subscriber: 1, publisher: host, life: life(1), missed: 1, slow: true },
+            Event::Watching { host, watch: u64::MAX, key: "k".into(), prefix: true, stage: Stage::Begun },
+            Event::Told { host, watch: u64::MAX, key: "k".into(), found: vec![OpId(1)] },
+            Event::Clock { host, skew_ms: -5, drift_ppm: 0 },
             Event::Missed { promise: "M3".into(), demand: "all agree".into() },
             Event::Panicked { message: "oh".into() },
             Event::Note { host, text },

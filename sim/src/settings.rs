@@ -173,9 +173,9 @@ impl Settings {
     #[must_use]
     pub fn bounded(self) -> Self {
         let (timings, slow) = (self.timings(), f64::from(self.pace.max(100)) / 100.0);
-        // C1: some rounds, each with a peer that is drawn.
+        // C1: some rounds, each with a peer that is drawn. W1: a message that did not arrive, and leases that are renewed.
         let has_documents =
-            self.workloads().any(|workload| ["documents", "presence", "owners"].contains(&workload.name));
+            self.workloads().any(|workload| ["documents", "presence", "owners", "watches"].contains(&workload.name));
         let documents = if has_documents { Duration::from_secs(20) } else { Duration::ZERO };
         let bounds = Bounds {
             // Three periods until somebody probes, one to find silence, the suspicion, and the news must spread: with
@@ -254,19 +254,9 @@ impl Settings {
         })
     }
 
-    /// The same with owners.
+    /// The same with this workload too.
     #[must_use]
-    pub fn with_owners(self) -> Self {
-        self.with(&workload::owners::WORKLOAD)
-    }
-
-    /// The same with keys that lie deleted.
-    #[must_use]
-    pub fn with_deletes(self) -> Self {
-        self.with(&workload::deletes::WORKLOAD)
-    }
-
-    fn with(mut self, workload: &Workload) -> Self {
+    pub fn and(mut self, workload: &Workload) -> Self {
         if !self.workloads.iter().any(|name| name == workload.name) {
             self.workloads.push(workload.name.to_owned());
         }

@@ -258,7 +258,11 @@ impl World {
             Step::Leave(host, within) => self.ask_to_leave(*host, *within),
             Step::Pause(host) => self.with_gate(*host, Gate::close),
             Step::Resume(host) => self.with_gate(*host, Gate::open),
-            Step::Clock(host, skew, drift) => self.memories[host].set_clock(self.sim.elapsed(), *skew, *drift),
+            Step::Clock(host, skew_ms, drift_ppm) => {
+                let (host, skew_ms, drift_ppm) = (*host, *skew_ms, *drift_ppm);
+                self.memories[&host].set_clock(self.sim.elapsed(), skew_ms, drift_ppm);
+                self.recorder.event(Event::Clock { host, skew_ms, drift_ppm });
+            }
             Step::Disk(host, fault) => self.memories[host].set_disk(*fault),
         }
     }

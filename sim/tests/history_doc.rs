@@ -94,6 +94,9 @@ fn events() -> Vec<Event> {
             host,
             shards: vec![Named { shard: 1, epoch: Some(epoch), is_here: true, preferred: Some(host) }],
         },
+        Event::Watching { host, watch: 1, key: text.clone(), prefix: true, stage: Subscribed::Begun },
+        Event::Told { host, watch: 1, key: text.clone(), found: vec![OpId(0)] },
+        Event::Clock { host, skew_ms: 1, drift_ppm: 1 },
         Event::Missed { promise: text.clone(), demand: text.clone() },
         Event::Panicked { message: text.clone() },
         Event::Note { host, text },
@@ -131,9 +134,12 @@ fn place(event: &Event) -> usize {
         Event::Lacks { .. } => 25,
         Event::Ownership { .. } => 26,
         Event::Owners { .. } => 27,
-        Event::Missed { .. } => 28,
-        Event::Panicked { .. } => 29,
-        Event::Note { .. } => 30,
+        Event::Watching { .. } => 28,
+        Event::Told { .. } => 29,
+        Event::Clock { .. } => 30,
+        Event::Missed { .. } => 31,
+        Event::Panicked { .. } => 32,
+        Event::Note { .. } => 33,
     }
 }
 
@@ -158,6 +164,10 @@ fn every_action_and_outcome_is_described() {
         Action::Order(op),
         Action::Orders,
         Action::Spend,
+        Action::Lease(1),
+        Action::Expire(Some(1)),
+        Action::End,
+        Action::Look,
     ]);
     let outcomes =
         [Outcome::Done(vec![op]), Outcome::Total(1), Outcome::Exhausted, Outcome::NotApplied, Outcome::Unknown];

@@ -19,6 +19,7 @@ use futures_util::future::join;
 use polity_cluster::NodeId;
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::{Outcome as RpcOutcome, Peer};
+use polity_crdt::VersionVector;
 use polity_shard::ShardId;
 use tokio::time::Instant;
 
@@ -40,6 +41,10 @@ const COORDINATORS_SHARE: f64 = 0.8;
 impl Coordinator {
     /// Writes to a key.
     pub(crate) async fn write(&self, key: Blob, asked: Asked, within: Duration) -> Result<Done, KvError> {
+        let renews = asked.update.expires.is_some() && asked.update.steps.is_empty();
+        if renews && mutated(Mutation::ForgetsRenewals) {
+            return Ok(Done { context: VersionVector::default(), changed: 1, total: 0 });
+        }
         let deadline = Instant::now() + within;
         loop {
             match self.try_write(&key, &asked, deadline).await {

@@ -39,7 +39,7 @@ fn content(store: &Store) -> Content {
     let all = |shard| {
         let (mut records, mut digest) = (Vec::new(), Digest::default());
         let visited = store.engine.scan(shard, None, &mut |key, record| {
-            digest.change(key, None, record);
+            digest.change(key, None, Some(record));
             records.push((key.to_vec().into(), record.to_vec().into()));
             ControlFlow::Continue(())
         });
@@ -84,7 +84,7 @@ fn step(store: &Store, rng: &mut StdRng, number: u64) {
         _ => {
             let mut record = Record::default();
             let (replica, at) = (ReplicaId(1_000_000 + number), polity_crdt::Timestamp::default());
-            let writing = Writing { replica, context: Some(&seen), at };
+            let writing = Writing { replica, above: 0, context: Some(&seen), at };
             record.apply(&Update::put(Kind::Causal, Some(value)), &writing).expect("room");
             store.merge(shard, &key, &record::encode(&record), named).expect("merges");
         }

@@ -19,11 +19,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
+use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::Peer;
 use polity_cluster::{BoxFuture, NodeId};
 use polity_shard::ShardId;
 use tokio::time::Instant;
 
+use super::interest::Interest;
+use super::registry::MAX_WATCHES_A_NODE;
 use super::{Watcher, Watches};
 use crate::config::Consistency;
 use crate::coordinator::Coordinator;
@@ -32,7 +35,7 @@ use crate::error::KvError;
 use crate::map::Map;
 use crate::record::Blob;
 use crate::store::millis;
-use crate::wire::{MAX_WATCHES_A_MESSAGE, WATCH, Watch};
+use crate::wire::{MAX_WATCHES_A_MESSAGE, PAGE_BYTES, WATCH, Watch};
 
 /// How often it is looked whether there is something to do, while there are watches.
 const TICK: Duration = Duration::from_millis(250);
@@ -67,6 +70,8 @@ struct Kept {
     /// The shards that were never read.
     unread: BTreeSet<ShardId>,
     is_reading: bool,
+    /// Not before: after a read that has failed, perhaps at once.
+    next_read: Instant,
     next_comparison: Instant,
 }
 
@@ -153,6 +158,7 @@ impl Keeper {
                 places: BTreeMap::new(),
                 to_read: BTreeSet::new(),
                 is_reading: false,
+                next_read: Instant::now(),
                 next_comparison: Instant::now() + self.here.config.patrol_interval * PATROLS_A_COMPARISON,
             });
             for node in kept.watcher.take_missed() {
@@ -163,17 +169,15 @@ impl Keeper {
 
     fn register(&mut self, peer: &Peer, ids: Vec<u64>) {
         let config = &self.here.config;
-        let ids: Vec<u64> = ids.into_iter().take(MAX_WATCHES_A_MESSAGE).collect();
-        let watches = ids.iter().map(|id| {
-            let interest = &self.kept[id].watcher.interest;
-            (*id, interest.place.clone(), interest.exact)
-        });
+        let interests: Vec<(u64, &Interest)> = ids.iter().map(|id| (*id, &self.kept[id].watcher.interest)).collect();
+        let watches = message_of(&interests);
+        let ids: Vec<u64> = watches.iter().map(|(id, ..)| *id).collect();
         let lease = config.patrol_interval * RENEWALS_A_LEASE + PATIENCE;
-        let asked = Watch {
-            watches: watches.collect(),
-            over: self.over.remove(&peer.node).unwrap_or_default().into_iter().collect(),
-            lease_ms: u32::try_from(lease.as_millis()).unwrap_or(u32::MAX),
-        };
+        let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
+        let mut over = self.over.remove(&peer.node).unwrap_or_default();
+        let later = over.iter().nth(MAX_WATCHES_A_NODE).copied().map(|id| over.split_off(&id));
+        self.over.extend(later.map(|later| (peer.node.clone(), later)));
+        let asked = Watch { watches, over: over.into_iter().collect(), lease_ms };
         let answer = self.here.rpc.call(peer, &WATCH, &asked, config.timeout);
         let peer = peer.node.clone();
         self.calling.insert(peer.clone());
@@ -206,6 +210,9 @@ impl Keeper {
                 self.scans -= 1;
                 if let Some(kept) = self.kept.get_mut(&id) {
                     kept.is_reading = false;
+                    if !unread.is_empty() {
+                        kept.next_read = now + TICK;
+                    }
                     kept.to_read.extend(unread);
                     if kept.unread.is_empty() && kept.to_read.is_empty() {
                         kept.watcher.is_current();
@@ -222,7 +229,8 @@ impl Keeper {
                 kept.next_comparison = now + self.here.config.patrol_interval * PATROLS_A_COMPARISON;
                 kept.to_read.extend(shards(&self.here, &kept.watcher));
             }
-            if kept.is_reading || kept.to_read.is_empty() || self.scans >= SCANS_AT_ONCE {
+            let is_due = !kept.is_reading && !kept.to_read.is_empty() && kept.next_read <= now;
+            if !is_due || self.scans >= SCANS_AT_ONCE {
                 continue;
             }
             if concerned(&self.here, map, &kept.watcher).iter().any(|node| !kept.places.contains_key(node)) {
@@ -230,13 +238,29 @@ impl Keeper {
             }
             kept.is_reading = true;
             self.scans += 1;
-            let shards = std::mem::take(&mut kept.to_read);
+            let mut shards = std::mem::take(&mut kept.to_read);
+            if mutated(Mutation::NeverLooksAgain) {
+                shards.retain(|shard| kept.unread.contains(shard));
+            }
             kept.unread.retain(|shard| !shards.contains(shard));
             let (here, watcher, id) = (self.here.clone(), kept.watcher.clone(), *id);
             self.under_way
                 .push(async move { Done::Scanned { id, unread: scan(&here, &watcher, shards).await } }.boxed());
         }
     }
+}
+
+/// The first of these watches, as many as one message registers.
+fn message_of(interests: &[(u64, &Interest)]) -> Vec<(u64, Blob, bool)> {
+    let (mut watches, mut bytes) = (Vec::new(), 0);
+    for (id, interest) in interests.iter().take(MAX_WATCHES_A_MESSAGE) {
+        bytes += interest.place.0.len();
+        if bytes > PAGE_BYTES && !watches.is_empty() {
+            break;
+        }
+        watches.push((*id, interest.place.clone(), interest.exact));
+    }
+    watches
 }
 
 /// Reads shards from a quorum each. Returns those that could not be read.
@@ -291,4 +315,19 @@ fn shards_of(here: &Coordinator, watcher: &Watcher, node: &NodeId) -> BTreeSet<S
     let mut shards = shards(here, watcher);
     shards.retain(|shard| here.store.placed(*shard).contains(node));
     shards
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_registers_so_many_watches_or_a_page_of_keys() {
+        let of = |bytes: usize| Interest { place: vec![b'a'; bytes].into(), exact: true };
+        let registered = |interest: &Interest| message_of(&vec![(0, interest); 1000]).len();
+        assert_eq!(registered(&of(9)), MAX_WATCHES_A_MESSAGE);
+        assert_eq!(registered(&of(64 << 10)), PAGE_BYTES / (64 << 10));
+        assert_eq!(registered(&of(2 * PAGE_BYTES)), 1, "the first one always goes");
+        assert_eq!(message_of(&[]), []);
+    }
 }

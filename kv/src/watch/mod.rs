@@ -12,6 +12,8 @@
 //! tell, it remembers as missed. The watcher merges all that it hears, and reads from quorums whenever it may have missed
 //! something: at the beginning, when a replica did not know it, when one says so, and from time to time.
 
+#[cfg(all(test, not(feature = "shuttle")))]
+mod hostile;
 mod interest;
 mod keeper;
 mod pump;
@@ -46,6 +48,7 @@ use crate::error::KvError;
 use crate::kv::Kv;
 use crate::place;
 use crate::record::{self, Blob, Millis, Record};
+use crate::serve::Limits;
 use crate::store::millis;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
 use crate::wire::{NEWS, News, WATCH};
@@ -270,10 +273,11 @@ impl Watches {
     }
 
     /// A replica has news for a watch. Answers whether anybody watches.
-    fn handle(&self, max_place_bytes: usize, caller: &Caller, news: News, reply: Reply<bool>) {
+    fn handle(&self, limits: Limits, caller: &Caller, news: News, reply: Reply<bool>) {
         let Some(watcher) = self.table().watchers.get(&news.watch).cloned() else { return reply.send(&false) };
         let decoded = news.records.into_iter().map(|(place, bytes)| {
-            if place.0.len() > max_place_bytes || !watcher.interest.concerns(&place.0) {
+            limits.check_record(&place, &bytes)?;
+            if !watcher.interest.concerns(&place.0) {
                 return Err("a record is of no concern to the watch".to_owned());
             }
             let record = record::decode(&bytes.0).map_err(|error| error.to_string())?;
@@ -345,12 +349,9 @@ impl Watched {
 
 /// Serves what replicas and watchers ask of each other, and returns the task that does the rest.
 pub(crate) fn start(here: &Arc<Coordinator>, watches: &Arc<Watches>) -> impl Future<Output = ()> + Send + 'static {
-    let max_key_bytes = here.config.max_key_bytes;
-    let store = here.store.clone();
-    here.rpc
-        .serve(WATCH, move |caller, asked, reply| pump::handle(store.watched(), max_key_bytes, caller, asked, reply));
-    let (table, max_place_bytes) = (watches.clone(), max_key_bytes + place::MAX_BUCKET_BYTES + 1);
-    here.rpc.serve(NEWS, move |caller, news, reply| table.handle(max_place_bytes, caller, news, reply));
+    let (limits, store, table) = (Limits::new(&here.config), here.store.clone(), watches.clone());
+    here.rpc.serve(WATCH, move |caller, asked, reply| pump::handle(store.watched(), limits, caller, asked, reply));
+    here.rpc.serve(NEWS, move |caller, news, reply| table.handle(limits, caller, news, reply));
     let keeper = Keeper::new(here.clone(), watches.clone());
     let here = here.clone();
     async move {

@@ -12,8 +12,8 @@ use super::registry::{Batch, MAX_WATCHES_A_NODE, Told};
 use super::{MAX_LEASE, Watched};
 use crate::coordinator::Coordinator;
 use crate::errands::PATIENCE;
-use crate::place::MAX_BUCKET_BYTES;
 use crate::record::Blob;
+use crate::serve::Limits;
 use crate::wire::{MAX_WATCHES_A_MESSAGE, NEWS, News, PAGE_BYTES, Watch};
 
 /// How many batches are under way at a time: with a page each, 8 MiB.
@@ -76,20 +76,19 @@ async fn tell(here: &Coordinator, batch: Batch) -> (super::registry::Watch, Told
 /// A node registers watches, renews them, and says which are over.
 pub(super) fn handle(
     watched: &Watched,
-    max_key_bytes: usize,
+    limits: Limits,
     caller: &Caller,
     asked: Watch,
     reply: Reply<Vec<Option<bool>>>,
 ) {
     let Watch { watches, over, lease_ms } = asked;
-    let limit = max_key_bytes + MAX_BUCKET_BYTES + 1;
     if watches.len() > MAX_WATCHES_A_MESSAGE || over.len() > MAX_WATCHES_A_NODE {
         let reason =
             format!("at most {MAX_WATCHES_A_MESSAGE} watches a message, and {MAX_WATCHES_A_NODE} that are over");
         return reply.fail(Failure::not_applied(reason));
     }
-    if watches.iter().any(|(_, place, _)| place.0.is_empty() || place.0.len() > limit) {
-        return reply.fail(Failure::not_applied(format!("a place has 1 to {limit} bytes")));
+    if let Err(reason) = watches.iter().try_for_each(|(_, place, _)| limits.check(place)) {
+        return reply.fail(Failure::not_applied(reason));
     }
     let lease = Duration::from_millis(lease_ms.into()).min(MAX_LEASE);
     let until = watched.now() + lease;

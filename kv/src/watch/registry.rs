@@ -13,11 +13,16 @@ use polity_cluster::NodeId;
 
 use super::interest::Interest;
 use crate::record::Blob;
+use crate::wire::PAGE_BYTES;
 
 /// The most watches that this node keeps for one other: all that a node may have.
 pub(crate) const MAX_WATCHES_A_NODE: usize = 1024;
 /// The most watches that this node keeps for all: 8 nodes may have all of theirs here. A watch takes a key and some 200 bytes.
 pub(crate) const MAX_WATCHES_HELD: usize = 8 * MAX_WATCHES_A_NODE;
+/// The most bytes of the keys and prefixes that these are about: what 8,192 of the longest keys by default take.
+pub(crate) const MAX_HELD_BYTES: usize = MAX_WATCHES_HELD * (4 << 10);
+/// The most bytes of keys in one batch: a page. With all that are under way at a time, 8 MiB.
+pub(crate) const MAX_BATCH_BYTES: usize = PAGE_BYTES;
 /// The most bytes of keys that wait to be told. What finds no room is missed.
 pub(crate) const MAX_WAITING_BYTES: usize = 16 << 20;
 /// What a key that waits takes beside its bytes.
@@ -74,6 +79,7 @@ pub(crate) struct Registry {
     /// How many of those prefixes have each length.
     lengths: BTreeMap<usize, usize>,
     queue: VecDeque<Watch>,
+    held_bytes: usize,
     waiting_bytes: usize,
 }
 
@@ -88,9 +94,11 @@ impl Registry {
         }
         self.end(&watch);
         let held = self.held.get(&watch.0).copied().unwrap_or_default();
-        if held >= MAX_WATCHES_A_NODE || self.leases.len() >= MAX_WATCHES_HELD {
+        let held_bytes = self.held_bytes + interest.place.0.len();
+        if held >= MAX_WATCHES_A_NODE || self.leases.len() >= MAX_WATCHES_HELD || held_bytes > MAX_HELD_BYTES {
             return None;
         }
+        self.held_bytes = held_bytes;
         self.held.insert(watch.0.clone(), held + 1);
         let index = if interest.exact { &mut self.of_keys } else { &mut self.of_prefixes };
         let watches = index.entry(interest.place.0.clone()).or_default();
@@ -106,6 +114,7 @@ impl Registry {
     /// A watch is over.
     pub(crate) fn end(&mut self, watch: &Watch) {
         let Some(lease) = self.leases.remove(watch) else { return };
+        self.held_bytes -= lease.interest.place.0.len();
         self.waiting_bytes -= lease.waiting.iter().map(weight).sum::<usize>();
         if let Some(held) = self.held.get_mut(&watch.0) {
             *held -= 1;
@@ -182,12 +191,18 @@ impl Registry {
         }
     }
 
-    /// What is to be told next; its end is told with [`Registry::told`].
+    /// What is to be told next, as far as a batch goes; its end is told with [`Registry::told`].
     pub(crate) fn take(&mut self) -> Option<Batch> {
         let watch = self.queue.pop_front()?;
         let lease = self.leases.get_mut(&watch).expect("what is queued is held");
-        let places: Vec<Blob> = std::mem::take(&mut lease.waiting).into_iter().collect();
-        self.waiting_bytes -= places.iter().map(weight).sum::<usize>();
+        let (mut places, mut bytes) = (Vec::new(), 0);
+        while bytes < MAX_BATCH_BYTES
+            && let Some(place) = lease.waiting.pop_first()
+        {
+            bytes += weight(&place);
+            places.push(place);
+        }
+        self.waiting_bytes -= bytes;
         Some(Batch { watch, places, missed: std::mem::take(&mut lease.missed) })
     }
 
@@ -311,11 +326,40 @@ mod tests {
         }
         assert!(registry.waiting_bytes <= MAX_WAITING_BYTES);
         let batch = registry.take().expect("a batch");
-        assert!(batch.missed && batch.places.len() < MAX_WAITING_BYTES / 4096 && registry.waiting_bytes == 0);
+        assert!(batch.missed && !batch.places.is_empty());
         // What was not sent of it waits again, as far as there is room.
         registry.told(&batch.watch, Told::Arrived, batch.places.clone(), SOON);
         let again = registry.take().expect("a batch");
         assert_eq!((again.places, again.missed), (batch.places, false));
+    }
+
+    #[test]
+    fn what_waits_is_told_a_page_at_a_time() {
+        let mut registry = registry(&["a*"]);
+        let large = vec![b'a'; 4096];
+        let places: Vec<Blob> = (0..1000_u32).map(|at| [&large[..], &at.to_be_bytes()].concat().into()).collect();
+        assert!(places.iter().all(|place| registry.note(&place.0)));
+        let mut taken = Vec::new();
+        while let Some(batch) = registry.take() {
+            let bytes: usize = batch.places.iter().map(weight).sum();
+            assert!(!batch.missed && bytes < MAX_BATCH_BYTES + 2 * large.len(), "{bytes}");
+            registry.told(&batch.watch, Told::Arrived, Vec::new(), SOON);
+            taken.extend(batch.places);
+        }
+        assert_eq!((taken, registry.waiting_bytes), (places, 0));
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_bytes_of_keys() {
+        let mut registry = Registry::default();
+        let long = Interest { place: vec![b'a'; 1 << 20].into(), exact: true };
+        for id in 0..MAX_HELD_BYTES >> 20 {
+            assert_eq!(registry.register((boot("a1"), id as u64), long.clone(), SOON), Some(false));
+        }
+        assert_eq!(registry.register((boot("b1"), 0), interest("a"), SOON), None);
+        // Another interest takes the place of the one before.
+        assert_eq!(registry.register((boot("a1"), 0), interest("a"), SOON), Some(false));
+        assert_eq!(registry.register((boot("b1"), 0), interest("a"), SOON), Some(false));
     }
 
     #[test]
@@ -331,9 +375,9 @@ mod tests {
         assert_eq!(registry.register((boot("a1"), 1), interest("a*"), SOON), Some(false));
         registry.note(b"ab");
         registry.end(&(boot("a1"), 1));
-        let Registry { leases, held, of_keys, of_prefixes, lengths, queue, waiting_bytes } = &registry;
+        let Registry { leases, held, of_keys, of_prefixes, lengths, queue, held_bytes, waiting_bytes } = &registry;
         assert!(leases.is_empty() && held.is_empty() && of_keys.is_empty() && of_prefixes.is_empty());
-        assert!(lengths.is_empty() && queue.is_empty() && *waiting_bytes == 0);
+        assert!(lengths.is_empty() && queue.is_empty() && (*held_bytes, *waiting_bytes) == (0, 0));
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod k2_no_silent_loss;
 pub mod k3_read_your_writes;
 pub mod k4_repair;
 pub mod k5_deletes_stay;
+pub mod k5_expiry;
 pub mod k6_honest_outcomes;
 pub mod m1_complete;
 pub mod m3_convergent;
@@ -33,6 +34,7 @@ pub mod p1_topics;
 pub mod p2_presence;
 pub mod set_full;
 mod tenures;
+pub mod w1_watches;
 
 use std::fmt;
 use std::time::Duration;
@@ -68,7 +70,7 @@ pub struct Checker {
 }
 
 /// All of them.
-pub const ALL: [Checker; 24] = [
+pub const ALL: [Checker; 26] = [
     Checker { name: "bounds", check: bounds::check },
     Checker { name: "m1_complete", check: m1_complete::check },
     Checker { name: "m3_convergent", check: m3_convergent::check },
@@ -86,7 +88,9 @@ pub const ALL: [Checker; 24] = [
     Checker { name: "k3_read_your_writes", check: k3_read_your_writes::check },
     Checker { name: "k4_repair", check: k4_repair::check },
     Checker { name: "k5_deletes_stay", check: k5_deletes_stay::check },
+    Checker { name: "k5_expiry", check: k5_expiry::check },
     Checker { name: "k6_honest_outcomes", check: k6_honest_outcomes::check },
+    Checker { name: "w1_watches", check: w1_watches::check },
     Checker { name: "p1_topics", check: p1_topics::check },
     Checker { name: "p2_presence", check: p2_presence::check },
     Checker { name: "set_full", check: set_full::check },

@@ -34,7 +34,9 @@ pub(super) fn log(story: &Story<'_>, scale: Scale) -> String {
             | Event::Subscriber { .. }
             | Event::Published { .. }
             | Event::Got { .. }
-            | Event::Lacks { .. } => continue,
+            | Event::Lacks { .. }
+            | Event::Watching { .. }
+            | Event::Told { .. } => continue,
             Event::View { host, members } => ("view", difference(seen.insert(*host, members), members)),
             event => words::event(event),
         };

@@ -262,6 +262,9 @@ fn events(story: &Story<'_>, host: Host) -> Vec<Labelled> {
             | Event::Published { .. }
             | Event::Got { .. }
             | Event::Lacks { .. }
+            | Event::Watching { .. }
+            | Event::Told { .. }
+            | Event::Clock { .. }
             | Event::Ownership { .. }
             | Event::Owners { .. } => continue,
             Event::Holds { .. } => {

@@ -188,6 +188,9 @@ pub(super) fn host_of(event: &Event) -> Option<Host> {
         | Event::Published { host, .. }
         | Event::Got { host, .. }
         | Event::Lacks { host, .. }
+        | Event::Watching { host, .. }
+        | Event::Told { host, .. }
+        | Event::Clock { host, .. }
         | Event::Ownership { host, .. }
         | Event::Owners { host, .. }
         | Event::Note { host, .. } => Some(*host),

@@ -35,12 +35,16 @@ pub(super) fn kind(action: &Action) -> &'static str {
         Action::Order(_) => "order",
         Action::Orders => "orders",
         Action::Spend => "spend",
+        Action::Lease(_) => "lease",
+        Action::Expire(_) => "expire",
+        Action::End => "end",
+        Action::Look => "look",
     }
 }
 
 /// Whether an action only reads.
 pub(super) fn is_read(action: &Action) -> bool {
-    matches!(action, Action::Get | Action::Elements | Action::Total | Action::Orders)
+    matches!(action, Action::Get | Action::Elements | Action::Total | Action::Orders | Action::Look)
 }
 
 /// What an operation does.
@@ -49,6 +53,9 @@ pub(super) fn doing(op: &Op) -> String {
         Action::Put(Basis::Of(seen)) => format!("put over what {seen} saw"),
         Action::Delete(Basis::Of(seen)) => format!("delete what {seen} saw"),
         Action::Count(by) => format!("count +{by}"),
+        Action::Lease(ms) => format!("lease for {ms} ms"),
+        Action::Expire(Some(ms)) => format!("expire in {ms} ms"),
+        Action::Expire(None) => "expire never".to_owned(),
         Action::Order(first) if first != op.id => format!("order of {first} again"),
         action => kind(&action).to_owned(),
     }
@@ -168,6 +175,13 @@ pub(super) fn event(event: &Event) -> (&'static str, String) {
         }
         Event::Lacks { subscriber, publisher, missed, .. } => {
             ("lacks", format!("subscriber {subscriber:x} is told that it has missed {missed} of {publisher}"))
+        }
+        Event::Watching { watch, key, prefix, stage, .. } => {
+            ("watching", format!("watch {watch:x} of {key}{}: {stage:?}", if *prefix { "*" } else { "" }))
+        }
+        Event::Told { watch, key, found, .. } => ("told", format!("watch {watch:x} is told of {key}: {found:?}")),
+        Event::Clock { skew_ms, drift_ppm, .. } => {
+            ("clock", format!("the wall clock is {skew_ms} ms off and gains {drift_ppm} ppm"))
         }
         Event::Ownership { shard, epoch, deed, .. } => {
             ("ownership", format!("shard {shard} under {epoch}: {}", said(*deed)))

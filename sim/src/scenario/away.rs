@@ -10,6 +10,7 @@ use crate::case::Act;
 use crate::fault::{Outage, Pause, Stage, classes};
 use crate::history::Host;
 use crate::settings::Settings;
+use crate::workload::deletes;
 
 /// See the [module](self).
 pub const SCENARIO: Scenario = Scenario {
@@ -19,7 +20,7 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 fn draw(rng: &mut StdRng, _seed: u64) -> (Settings, Vec<Act>) {
-    let settings = Settings { disk: true, durable: rng.random(), ..Settings::drawn(rng) }.with_deletes();
+    let settings = Settings { disk: true, durable: rng.random(), ..Settings::drawn(rng) }.and(&deletes::WORKLOAD);
     let hosts: Vec<Host> = settings.early().collect();
     let (before, lasts) = (ms(rng, 5000..20_000), ms(rng, 16_000..40_000));
     let fault = match rng.random_range(0..3) {

@@ -26,7 +26,7 @@ use crate::case::{Act, Case, Timed};
 use crate::fault::{Class, Stage};
 use crate::history::Host;
 use crate::settings::Settings;
-use crate::workload::seed_of;
+use crate::workload::{self, Workload, seed_of};
 
 /// What a world goes through.
 #[derive(Clone, Copy, Debug)]
@@ -45,13 +45,13 @@ impl Scenario {
     pub fn case(&self, seed: u64) -> Case {
         let mut rng = StdRng::seed_from_u64(seed_of(seed, self.name, 0));
         let (settings, acts) = (self.draw)(&mut rng, seed);
-        // From a stream of its own: all else is drawn as if there were no owners. The build before knows none, and nodes that
-        // have them would refuse it.
-        let mut own = StdRng::seed_from_u64(seed_of(seed, self.name, 1));
-        let has_owners = own.random_bool(OWNERS) && !settings.upgrade;
-        let settings = if has_owners { settings.with_owners() } else { settings };
-        let mut own = StdRng::seed_from_u64(seed_of(seed, self.name, 2));
-        let settings = if own.random_bool(DELETES) { settings.with_deletes() } else { settings };
+        // Each from a stream of its own: all else is drawn as if there were none of them.
+        let settings = (1..).zip(LATER).fold(settings, |settings, (stream, (workload, share))| {
+            let is_drawn = StdRng::seed_from_u64(seed_of(seed, self.name, stream)).random_bool(*share);
+            // The build before knows no owners, and nodes that have them would refuse it.
+            let is_possible = workload.name != workload::owners::WORKLOAD.name || !settings.upgrade;
+            if is_drawn && is_possible { settings.and(workload) } else { settings }
+        });
         Case::new(self.name, seed, settings, acts)
     }
 }
@@ -73,11 +73,13 @@ pub const ALL: [Scenario; 13] = [
     away::SCENARIO,
 ];
 
-/// In how many worlds shards have owners.
-const OWNERS: f64 = 0.4;
-
-/// In how many worlds keys lie deleted for long.
-const DELETES: f64 = 0.3;
+/// The workloads that came after the others, and in how many worlds there are.
+const LATER: &[(Workload, f64)] = &[
+    (workload::owners::WORKLOAD, 0.4),
+    (workload::watches::WORKLOAD, 0.2),
+    (workload::leases::WORKLOAD, 0.2),
+    (workload::deletes::WORKLOAD, 0.3),
+];
 
 /// The scenario of a name.
 #[must_use]

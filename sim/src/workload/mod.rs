@@ -13,6 +13,7 @@ mod counters;
 pub(crate) mod deletes;
 mod documents;
 mod edits;
+pub(crate) mod leases;
 mod map;
 mod orders;
 pub(crate) mod owners;
@@ -21,6 +22,7 @@ mod races;
 mod registers;
 mod sets;
 mod topics;
+pub(crate) mod watches;
 
 use std::time::Duration;
 
@@ -60,7 +62,7 @@ pub struct Workload {
 }
 
 /// All workloads.
-pub const ALL: [Workload; 13] = [
+pub const ALL: [Workload; 15] = [
     registers::WORKLOAD,
     edits::WORKLOAD,
     races::WORKLOAD,
@@ -73,6 +75,8 @@ pub const ALL: [Workload; 13] = [
     topics::WORKLOAD,
     buckets::WORKLOAD,
     owners::WORKLOAD,
+    watches::WORKLOAD,
+    leases::WORKLOAD,
     deletes::WORKLOAD,
 ];
 
@@ -82,7 +86,7 @@ pub(crate) const DRAWN: usize = 11;
 
 /// Declares the buckets of all workloads.
 pub(crate) fn declare(config: KvConfig) -> KvConfig {
-    buckets::declare(config)
+    leases::declare(buckets::declare(config))
 }
 
 /// Keys that the clients of all hosts share: `s0`, `s1` and so on.

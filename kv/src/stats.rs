@@ -21,9 +21,9 @@ pub struct KvStats {
     pub repair_bytes: u64,
     /// Conversations with a replica that wait because the budget is spent ([`KvConfig::repair`](crate::KvConfig::repair)), now.
     pub repairs_waiting: u64,
-    /// Keys of which this node holds only the trace of a delete, now.
+    /// Keys of which this node holds only the trace of a delete, or what has expired, now.
     pub tombstones: usize,
-    /// Traces of deletes that this node has dropped because all members had them.
+    /// Such keys that this node has dropped because all members had nothing else.
     pub tombstones_collected: u64,
     /// A member that is down and keeps tombstones from being collected: it may come back with what was deleted meanwhile. Have
     /// it come back, or replace it by a node of the same name.

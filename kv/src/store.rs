@@ -63,7 +63,7 @@ struct Shard {
     clock: HybridClock,
     /// The keys of which something expires.
     expiries: Agenda,
-    /// The keys of which only the trace of a delete is left, with the age of the store at which they are ripe.
+    /// The keys of which only the trace of a delete is left, or what has expired, with the age of the store at which they are ripe.
     tombstones: Agenda,
     census: Census,
     under_way: UnderWay,
@@ -483,7 +483,7 @@ impl Store {
             return Ok(None);
         }
         let mut ours = old.map_or_else(|| Ok(Record::default()), record::decode)?;
-        let replaced = Old { bytes: old, is_live: ours.is_live() };
+        let replaced = guard.old(key, old, &ours);
         if ours.gives_way_to(&theirs) {
             self.put_bytes(guard, shard, key, replaced, (bytes, &theirs))?;
             return Ok(None);
@@ -511,7 +511,7 @@ impl Store {
             Some(bytes) => record::decode(bytes)?,
             None => Record::default(),
         };
-        let old = Old { bytes: old.as_deref(), is_live: record.is_live() };
+        let old = guard.old(key, old.as_deref(), &record);
         // A causal write replaces what its writer has seen: not what has come meanwhile.
         let seen = known.as_ref().map(|known| known.context().clone());
         if let Some(known) = known {
@@ -574,16 +574,19 @@ impl Store {
         let mut guard = self.shard(shard);
         let due = guard.expiries.due(now, at_most);
         for key in &due {
-            let old = self.engine.load(shard, key)?;
-            let record = old.as_deref().map(record::decode);
-            if let Some(Ok(mut record)) = record {
-                let old = Old { bytes: old.as_deref(), is_live: record.is_live() };
-                if record.latch(now) {
-                    self.put_record(&mut guard, shard, key, old, &record)?;
-                    continue;
-                }
+            let bytes = self.engine.load(shard, key)?;
+            let Some(Ok(mut record)) = bytes.as_deref().map(record::decode) else {
+                guard.expiries.set(key, None);
+                continue;
+            };
+            let old = guard.old(key, bytes.as_deref(), &record);
+            if record.latch_alone(now) {
+                self.put_record(&mut guard, shard, key, old, &record)?;
             }
-            guard.expiries.set(key, None);
+            guard.expiries.set(key, record.next_expiry(now));
+            if !record.seen_at(now).is_live() {
+                guard.lapse(key, self.age());
+            }
         }
         Ok(due.len() == at_most)
     }
@@ -768,9 +771,22 @@ pub(crate) fn millis(wall: Duration) -> Millis {
 }
 
 impl Shard {
+    /// What is replaced under a key.
+    fn old<'a>(&self, key: &[u8], bytes: Option<&'a [u8]>, record: &Record) -> Old<'a> {
+        Old { bytes, is_live: record.is_live() && self.tombstones.of(key).is_none() }
+    }
+
+    /// All that is under a key has expired; the store is so old.
+    fn lapse(&mut self, key: &[u8], age: u64) {
+        if self.tombstones.of(key).is_none() {
+            self.tombstones.set(key, Some(age + tombstones::RIPE));
+            self.census.change(key, true, false);
+        }
+    }
+
     /// What is under a key has changed; the store is so old.
     fn note(&mut self, key: &[u8], was_live: bool, record: Option<&Record>, age: u64) {
-        self.expiries.set(key, record.and_then(Record::next_expiry));
+        self.expiries.set(key, record.and_then(|record| record.next_expiry(0)));
         self.tombstones.set(key, record.filter(|record| record.is_tombstone()).map(|_| age + tombstones::RIPE));
         self.census.change(key, was_live, record.is_some_and(Record::is_live));
     }

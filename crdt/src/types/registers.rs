@@ -71,6 +71,18 @@ impl<V: Value> LwwRegister<V> {
     }
 }
 
+impl<V: Value> LwwRegister<V> {
+    /// Writes something in place of what stands, as of the same time: among concurrent writes it counts as that one. Does
+    /// nothing if nothing stands.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`].
+    pub fn restate(&self, w: &mut Writer<'_>, value: V) -> Result<Option<DotFunDelta<(Timestamp, V)>>, Error> {
+        let Some((at, _)) = self.entry() else { return Ok(None) };
+        Ok(Some(DotFunDelta::write(w.dot()?, (at, value), self.0.dots())))
+    }
+}
+
 impl<V> MvRegister<V> {
     /// All values that no write has replaced, in the order of their dots.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &V> {

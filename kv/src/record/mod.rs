@@ -5,8 +5,10 @@
 //! refused. Should two kinds be written on two sides of a split, the greater shows, and the other once that is gone.
 //!
 //! **Expiry** is fixed when it is written. Whoever sees the time pass removes what it knows of, causally: what is written
-//! later stays, and what has expired never comes back (K5). When a value expires is decided with it or under dots of its own,
-//! and is gone with it: the trace of a delete holds nothing but the names of writes.
+//! later stays, and what has expired never comes back (K5). To give a causal or last value another time is to write it again. The
+//! parts of a counter, set or map cannot be written again, so when all of it expires stands beside it, and only a writer that knows
+//! what a quorum knows removes it ([`Record::latch`]); for others it is just not there ([`Record::seen_at`]). With the value goes
+//! when it expires: the trace of a delete holds nothing but the names of writes.
 
 mod kind;
 mod part;
@@ -15,6 +17,8 @@ mod update;
 
 pub use kind::Kind;
 pub(crate) use polity_cluster::rpc::Blob;
+use std::borrow::Cow;
+
 use polity_crdt::{DvvSet, ReplicaId, VersionVector};
 use serde::{Deserialize, Serialize};
 
@@ -148,10 +152,10 @@ impl Record {
         .filter_map(|(field, register)| Some((field, register.value()?)))
     }
 
-    /// When the next of what is there expires.
-    pub(crate) fn next_expiry(&self) -> Option<Millis> {
+    /// When the next of what is there expires, after this time.
+    pub(crate) fn next_expiry(&self, after: Millis) -> Option<Millis> {
         let values = self.causal.values().filter_map(|timed| timed.expires);
-        values.chain(self.parts.iter().filter_map(Part::expires)).min()
+        values.chain(self.parts.iter().filter_map(Part::expires)).filter(|at| *at > after).min()
     }
 
     /// When all that it shows will have expired; `None`: never, or nothing is there.
@@ -197,16 +201,36 @@ impl Record {
         is_new
     }
 
-    /// Removes what has expired by now. Returns whether anything had.
+    /// Removes what has expired by now, in a copy that is read, or as one that knows what a quorum knows: another may have given
+    /// it another time. Returns whether anything had.
     pub(crate) fn latch(&mut self, now: Millis) -> bool {
+        self.latch_parts(now, |_| true)
+    }
+
+    /// Removes what has expired by now, whoever may have given it another time: that was another write. Returns whether
+    /// anything had.
+    pub(crate) fn latch_alone(&mut self, now: Millis) -> bool {
+        self.latch_parts(now, |kind| kind == Kind::LastWriterWins)
+    }
+
+    fn latch_parts(&mut self, now: Millis, of: impl Fn(Kind) -> bool) -> bool {
         let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= now);
         let over = self.causal.siblings().filter(|(_, timed)| is_over(timed.expires)).map(|(dot, _)| dot);
         let over: VersionVector = over.collect();
         let mut had = !over.is_empty() && self.causal.delete(&over);
-        for part in self.parts.iter_mut().filter(|part| is_over(part.expires())) {
+        for part in self.parts.iter_mut().filter(|part| of(part.kind()) && is_over(part.expires())) {
             had |= part.clear();
         }
         had
+    }
+
+    /// What of it there is at a time.
+    pub(crate) fn seen_at(&self, now: Millis) -> Cow<'_, Self> {
+        let mut seen = Cow::Borrowed(self);
+        if self.next_expiry(0).is_some_and(|at| at <= now) {
+            seen.to_mut().latch(now);
+        }
+        seen
     }
 }
 

@@ -8,13 +8,11 @@ use super::{Blob, Kind, Millis, NotARecord, Timed};
 
 pub(super) type Fields = OrMap<Blob, LwwRegister<Blob>>;
 
-/// When all of a value expires, as was decided apart from the value itself: the latest decision holds. Nothing, once the value
-/// is gone.
+/// When all of a counter, set or map expires: the latest decision holds. Nothing, once the value is gone.
 type Until = LwwRegister<Option<Millis>>;
 
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Value {
-    /// What expires with the value itself was decided when it was put.
     LastWriterWins(Stored<LwwRegister<Timed>>),
     Counter(Stored<PnCounter>),
     Set(Stored<AwSet<Blob>>),
@@ -79,20 +77,16 @@ impl Part {
         self.contexts().into_iter().any(|context| !context.is_empty())
     }
 
-    /// When it was decided, apart from the value, that all expires.
+    /// Whether it was decided that all of it expires.
     pub(super) fn is_timed(&self) -> bool {
         self.until.value().value().is_some_and(Option::is_some)
     }
 
     /// When it expires, if it is there.
     pub(super) fn expires(&self) -> Option<Millis> {
-        let decided = self.until.value().entry();
         match &self.value {
-            Value::LastWriterWins(register) => {
-                let (put, timed) = register.value().entry()?;
-                decided.filter(|(decided, _)| *decided > put).map_or(timed.expires, |(_, at)| *at)
-            }
-            _ => decided.and_then(|(_, at)| *at).filter(|_| self.is_live()),
+            Value::LastWriterWins(register) => register.value().value()?.expires,
+            _ => self.until.value().value().copied().flatten().filter(|_| self.is_live()),
         }
     }
 
@@ -134,9 +128,7 @@ impl Part {
         match (&mut self.value, &mut delta.value, step) {
             (Value::LastWriterWins(register), _, Step::Put(value)) => {
                 let timed = Timed { expires, value: value.clone() };
-                let put = register.update(replica, |state, w| state.set(w, at, timed))?;
-                self.until.clear();
-                Ok(put.is_some())
+                Ok(register.update(replica, |state, w| state.set(w, at, timed))?.is_some())
             }
             (Value::Counter(counter), Value::Counter(told), Step::Add(by)) => {
                 let added = counter.update(replica, |state, w| state.add(w, *by))?;
@@ -167,20 +159,22 @@ impl Part {
         }
     }
 
-    /// Decides when all that is there expires.
+    /// Decides when all that is there expires. A last value is written again, so that who has not heard of it removes only what it
+    /// was before.
     pub(super) fn retime(
         &mut self,
         expires: Option<Millis>,
         writing: &Writing<'_>,
         delta: &mut Self,
     ) -> Result<(), Refused> {
-        let put = match &self.value {
-            Value::LastWriterWins(register) => register.value().entry().map(|(put, _)| put.next()),
-            _ => None,
-        };
-        let at = writing.at.max(put.unwrap_or_default());
-        let decided = self.until.update(writing.replica, |state, w| state.set(w, at, expires))?;
-        gather(&mut delta.until, decided);
+        let Writing { replica, at, .. } = *writing;
+        if let Value::LastWriterWins(register) = &mut self.value {
+            let Some(value) = register.value().value().map(|timed| timed.value.clone()) else { return Ok(()) };
+            register.update(replica, |state, w| state.restate(w, Timed { expires, value }))?;
+        } else {
+            let decided = self.until.update(replica, |state, w| state.set(w, at, expires))?;
+            gather(&mut delta.until, decided);
+        }
         Ok(())
     }
 

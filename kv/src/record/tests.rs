@@ -106,24 +106,42 @@ fn a_trace_of_a_delete_swallows_nothing_that_is_written_without_it() {
 }
 
 #[test]
-fn a_latest_value_expires_as_the_later_decision_says() {
+fn who_has_not_heard_of_another_time_to_expire_takes_nothing_away() {
+    for kind in Kind::ALL {
+        let step = match kind {
+            Kind::Causal | Kind::LastWriterWins => Step::Put(blob("v")),
+            Kind::Counter => Step::Add(1),
+            Kind::Set => Step::Insert(blob("v")),
+            Kind::Map => Step::Set(blob("f"), blob("v")),
+        };
+        let mut here = Record::default();
+        let short = Update { expires: Some(Some(100)), ..Update::of(kind, vec![step]) };
+        here.apply(&short, &writing(1, 1)).expect("writes");
+        let mut late = here.clone();
+        let renew = Update { expires: Some(Some(200)), ..Update::any() };
+        let renewed = here.apply(&renew, &writing(2, 2)).expect("writes");
+        assert_eq!((renewed.changed, here.expires()), (1, Some(200)), "{kind}");
+        late.latch_alone(150);
+        assert!(!late.seen_at(150).is_live(), "{kind}");
+        late.merge(renewed.delta.unwrap_or_else(|| here.clone()));
+        assert!(late.seen_at(150).is_live() && late.expires() == Some(200), "{kind}: {late:?}");
+        late.latch(200);
+        here.merge(late);
+        assert!(!here.is_live(), "{kind}");
+    }
+}
+
+#[test]
+fn a_put_that_is_later_than_the_value_brings_its_own_time_to_expire() {
     let put = |text, expires| Update { expires, ..Update::put(Kind::LastWriterWins, Some(blob(text))) };
-    let retime = |at| Update { expires: Some(at), ..Update::any() };
     let mut first = Record::default();
     first.apply(&put("first", Some(Some(100))), &writing(1, 1)).expect("writes");
-    assert_eq!(first.expires(), Some(100));
     let mut timed = first.clone();
-    assert_eq!(timed.apply(&retime(Some(50)), &writing(2, 2)).expect("writes").changed, 1);
-    assert_eq!(timed.expires(), Some(50));
-    // One that was put after that, and one before, neither of which its writer has seen.
-    for (millis, expires) in [(3, None), (1, Some(50))] {
-        let mut other = first.clone();
-        other.apply(&put("other", None), &writing(3, millis)).expect("writes");
-        other.merge(timed.clone());
-        assert_eq!((other.values(), other.expires()), (vec![&blob("other")], expires.filter(|_| millis == 1)));
-    }
-    timed.apply(&put("last", None), &writing(1, 1)).expect("writes");
-    assert_eq!((timed.values(), timed.expires()), (vec![&blob("last")], None));
+    timed.apply(&Update { expires: Some(Some(50)), ..Update::any() }, &writing(2, 9)).expect("writes");
+    let mut other = first;
+    other.apply(&put("other", None), &writing(3, 5)).expect("writes");
+    other.merge(timed);
+    assert_eq!((other.values(), other.expires()), (vec![&blob("other")], None), "although the decision was later");
 }
 
 #[test]

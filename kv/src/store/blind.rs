@@ -28,7 +28,7 @@ use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::{Dot, ReplicaId};
 use polity_shard::ShardId;
 
-use super::{Old, Store, WriteError, Written};
+use super::{Store, WriteError, Written};
 use crate::record::{self, NotARecord, Record, Update};
 use crate::roster::RosterId;
 use crate::wire::Had;
@@ -134,7 +134,7 @@ impl Store {
         if mutated(Mutation::ReplacesUnseen) || !record.takes_blindly(update) {
             return Ok(None);
         }
-        let replaced = Old { bytes: Some(&old), is_live: record.is_live() };
+        let replaced = guard.old(key, Some(&old), &record);
         let written = self.write_over(&mut guard, (shard, key), (record, replaced), (update, None, wall), named)?;
         Ok(Some((written, Blind { old })))
     }
@@ -180,7 +180,7 @@ impl Store {
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
         let mut record = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
-        let found = Old { bytes: old.as_deref(), is_live: record.is_live() };
+        let found = guard.old(key, old.as_deref(), &record);
         let is_news = record.merge(known);
         let is_further = !replaced.is_empty();
         if is_further {

@@ -1,4 +1,4 @@
-//! The traces of deletes as one node has them: which have lain long enough, and how they are dropped.
+//! The traces of deletes, and what has expired, as one node has them: which have lain long enough, and how they are dropped.
 
 use std::sync::atomic::Ordering;
 
@@ -7,7 +7,7 @@ use polity_shard::ShardId;
 use super::{Shard, Store};
 use crate::agenda::Due;
 use crate::engine::{Change, EngineError};
-use crate::record::{self, Record};
+use crate::record;
 use crate::wire::{MAX_TOMBSTONES, PAGE_BYTES, Tombstone};
 
 /// How often the store must have grown older until a tombstone has lain for twice the time in between at least.
@@ -67,7 +67,7 @@ impl Store {
             return Ok(false);
         }
         let Some(bytes) = self.engine.load(shard, key)? else { return Ok(false) };
-        let Some(record) = record::decode(&bytes).ok().filter(Record::is_tombstone) else { return Ok(false) };
+        let Ok(record) = record::decode(&bytes) else { return Ok(false) };
         if record::hash(&bytes) != tombstone.hash {
             return Ok(false);
         }

@@ -57,7 +57,7 @@ impl View {
             None => (self.held.entry(place.clone()).or_insert(Held { record, is_shown: false }), true),
         };
         if is_new {
-            self.expiries.set(&place.0, held.record.next_expiry());
+            self.expiries.set(&place.0, held.record.next_expiry(0));
             self.changed.insert(place.clone());
         }
         is_new
@@ -69,8 +69,8 @@ impl View {
         for place in &due {
             let place = Blob::from(place.to_vec());
             let held = self.held.get_mut(&place).expect("what expires is held");
-            held.record.latch(now);
-            self.expiries.set(&place.0, held.record.next_expiry());
+            held.record.latch_alone(now);
+            self.expiries.set(&place.0, held.record.next_expiry(now));
             self.changed.insert(place);
         }
         !due.is_empty()
@@ -87,10 +87,7 @@ impl View {
     pub(crate) fn take<T>(&mut self, now: Millis, make: impl Fn(&Record) -> Option<T>) -> Option<Given<T>> {
         while let Some(place) = self.changed.pop_first() {
             let held = self.held.get_mut(&place).expect("what has changed is held");
-            if held.record.latch(now) {
-                self.expiries.set(&place.0, held.record.next_expiry());
-            }
-            let value = make(&held.record);
+            let value = make(&held.record.seen_at(now));
             // Of what the reader has never seen it need not hear that it is gone.
             if value.is_some() || held.is_shown {
                 held.is_shown = value.is_some();

@@ -252,6 +252,12 @@ impl Steward {
         self.commands.pop_front()
     }
 
+    /// Whether there is a command to be carried out.
+    #[must_use]
+    pub fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
     /// A shard of which a greater epoch is known than when this was last said of it.
     pub fn poll_news(&mut self) -> Option<ShardId> {
         self.core.poll_news()

@@ -112,7 +112,7 @@ impl Driver {
             while let Some(command) = self.next_command() {
                 self.carry_out(command);
             }
-            self.tell_news();
+            self.rest();
             self.shared.turns.send_modify(|turns| *turns += 1);
             let due = self.shared.lock().steward.poll_timeout().map(|due| self.shared.started + due);
             tokio::select! {
@@ -139,8 +139,7 @@ impl Driver {
                 }
                 () = self.shared.wake.notified() => {}
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    let now = self.shared.now();
-                    self.shared.lock().steward.handle_timeout(now);
+                    self.shared.with(|steward, now| steward.handle_timeout(now));
                 }
             }
         }
@@ -282,14 +281,15 @@ impl Driver {
         self.shared.lock().told.tell(event);
     }
 
-    /// Tells of the claims that have become known.
-    fn tell_news(&self) {
+    /// Tells of the claims that have become known, and rests, unless there is something to do again.
+    fn rest(&self) {
         let mut state = self.shared.lock();
         while let Some(shard) = state.steward.poll_news() {
             if let Some(epoch) = state.steward.core().claims().epoch(shard).cloned() {
                 state.told.tell(OwnershipEvent::Claimed(Claim { shard, epoch }));
             }
         }
+        state.is_at_rest = !state.steward.has_commands();
     }
 
     fn write(&self, claim: Claim) {

@@ -97,6 +97,8 @@ struct Shared {
 
 struct State {
     steward: Steward,
+    /// Whether the driver has seen to all that followed from the last input.
+    is_at_rest: bool,
     journal: Journal,
     told: Told,
     /// What is read for handoffs.
@@ -117,7 +119,10 @@ impl Shared {
     /// Gives the steward an input, and lets the driver see to what follows.
     fn with<R>(&self, act: impl FnOnce(&mut Steward, Duration) -> R) -> R {
         let now = self.now();
-        let result = act(&mut self.lock().steward, now);
+        let mut state = self.lock();
+        state.is_at_rest = false;
+        let result = act(&mut state.steward, now);
+        drop(state);
         self.wake.notify_one();
         result
     }
@@ -143,6 +148,7 @@ impl Ownership {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 steward: Steward::new(me.clone(), config.steward, Fence::new(claims)),
+                is_at_rest: false,
                 journal: Journal::new(config.journal),
                 told: Told::new(),
                 sources: BTreeMap::new(),
@@ -229,7 +235,8 @@ impl Ownership {
 
     async fn until(&self, is_so: fn(&Core) -> bool) {
         let mut turns = self.inner.shared.turns.subscribe();
-        while !is_so(self.inner.shared.lock().steward.core()) {
+        let holds = |state: &State| state.is_at_rest && is_so(state.steward.core());
+        while !holds(&self.inner.shared.lock()) {
             // The sender lives in `self`, so this cannot fail.
             let _ = turns.changed().await;
         }

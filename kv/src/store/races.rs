@@ -42,7 +42,7 @@ fn blob(text: &str) -> Blob {
 fn from_elsewhere(text: &str) -> Vec<u8> {
     let mut record = Record::default();
     let at = polity_crdt::Timestamp::default();
-    let writing = Writing { replica: ReplicaId(7), context: None, at };
+    let writing = Writing { replica: ReplicaId(7), above: 0, context: None, at };
     record.apply(&Update::put(Kind::Causal, Some(blob(text))), &writing).expect("room");
     record::encode(&record)
 }
@@ -58,7 +58,7 @@ fn content(store: &Store) -> Vec<(Blob, Blob)> {
     let mut all = Vec::new();
     let mut digest = Digest::default();
     let visited = store.engine.scan(SHARD, None, &mut |key, record| {
-        digest.change(key, None, record);
+        digest.change(key, None, Some(record));
         all.push((key.to_vec().into(), record.to_vec().into()));
         ControlFlow::Continue(())
     });

@@ -16,7 +16,8 @@
 //! | [`mod@account`] | what a replica says of all that it has | synchronous |
 //! | [`mod@reconcile`] | how two replicas become equal | sans IO |
 //! | [`mod@record`] | what is kept under a key | pure |
-//! | [`mod@expiries`] | what expires when | pure |
+//! | [`mod@agenda`] | which keys something is to be done about, and when | pure |
+//! | [`mod@tombstones`] | collects the traces of deletes | one task, conversations |
 //! | [`mod@census`] | how many keys a bucket has in a shard | pure |
 //! | [`mod@engine`] | where records are kept | trait |
 //! | [`mod@store`] | one node's shards: standing, digest and records under one lock each | synchronous |

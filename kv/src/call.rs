@@ -282,7 +282,7 @@ impl<'a, T> Read<'a, T> {
 /// How keys are written.
 struct Write<'a, T> {
     kv: &'a Kv,
-    one_kind: bool,
+    of_any_kind: bool,
     /// The call's own.
     ttl: Option<Duration>,
     /// That of the bucket, for what is written.
@@ -296,9 +296,9 @@ struct Write<'a, T> {
 
 impl<'a, T> Write<'a, T> {
     fn new(kv: &'a Kv, rules: Rules, make: fn(Done) -> T) -> Self {
-        let Rules { one_kind, ttl: default_ttl, write: level, max_key_bytes, max_value_bytes, .. } = rules;
+        let Rules { of_any_kind, ttl: default_ttl, write: level, max_key_bytes, max_value_bytes, .. } = rules;
         let within = kv.config().timeout;
-        Self { kv, one_kind, ttl: None, default_ttl, level, within, max_key_bytes, max_value_bytes, make }
+        Self { kv, of_any_kind, ttl: None, default_ttl, level, within, max_key_bytes, max_value_bytes, make }
     }
 
     async fn of(&self, place: Blob, mut update: Update, context: Option<Context>) -> Result<T, KvError> {
@@ -309,7 +309,7 @@ impl<'a, T> Write<'a, T> {
         if update.bytes() > self.max_value_bytes {
             return Err(KvError::ValueTooLarge { bytes: update.bytes(), limit: self.max_value_bytes });
         }
-        update.of_any_kind = !self.one_kind;
+        update.of_any_kind = self.of_any_kind;
         let here = self.kv.coordinator();
         let default = self.default_ttl.filter(|_| !update.steps.is_empty());
         if let Some(ttl) = self.ttl.or(default) {

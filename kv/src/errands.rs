@@ -344,7 +344,7 @@ pub(crate) async fn hand_over(here: &Coordinator, shards: Shards) {
 async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usize {
     let map = here.map();
     let mut by_peer: BTreeMap<&NodeId, (Peer, Vec<Gift<'_>>)> = BTreeMap::new();
-    let mut open: BTreeMap<ShardId, (&Roster, Digest, BTreeSet<&NodeId>)> = BTreeMap::new();
+    let mut open: BTreeMap<ShardId, (Digest, BTreeSet<&NodeId>)> = BTreeMap::new();
     for (shard, under) in shards {
         let given = here.store.digest(*shard);
         let mut up = BTreeSet::new();
@@ -354,7 +354,7 @@ async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usi
             by_peer.entry(node).or_insert_with(|| (peer, Vec::new())).1.push(Gift { shard: *shard, under, given });
         }
         if up.len() >= under.quorum() {
-            open.insert(*shard, (under, given, up));
+            open.insert(*shard, (given, up));
         }
     }
     let gives = by_peer.iter().map(|(node, (peer, gifts))| async move { (*node, give(here, peer, gifts).await) });
@@ -362,7 +362,7 @@ async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usi
     let mut taken = 0;
     while let Some((node, done)) = gives.next().await {
         for shard in done {
-            let Some((_, given, missing)) = open.get_mut(&shard) else { continue };
+            let Some((given, missing)) = open.get_mut(&shard) else { continue };
             missing.remove(node);
             if !missing.is_empty() {
                 continue;

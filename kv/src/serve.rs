@@ -58,10 +58,10 @@ pub(crate) fn register(rpc: &Rpc, coordinator: &Arc<Coordinator>, wake: &Arc<Not
     rpc.serve(SCAN, move |_, scan, reply| handle_scan(&here, limits, &scan, reply));
     let here = store.clone();
     rpc.serve(LEN, move |_, len, reply| handle_len(&here, &len, reply));
-    let here = store.clone();
-    rpc.serve(COLLECT, move |_, asked, reply| match tombstones::answer(&here, &asked) {
-        Ok(answer) => reply.send(&answer),
-        Err(reason) => reply.fail(Failure::not_applied(reason)),
+    let here = coordinator.clone();
+    rpc.serve_async(COLLECT, move |_, asked| {
+        let here = here.clone();
+        async move { tombstones::answer(&here, &asked).await.map_err(Failure::not_applied) }
     });
     let (here, when) = (store.clone(), acks.clone());
     rpc.serve(INTRODUCE, move |_, (), reply| {

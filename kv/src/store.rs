@@ -51,8 +51,6 @@ struct Shard {
     /// Up to which of its changes the engine has the standing.
     kept: u64,
     digest: Digest,
-    /// Whether there is any record.
-    holds_records: bool,
     /// The last commit that changed a record or the standing.
     commit: Commit,
     /// The replica that this node is for the shard's keys. A new one each time the shard's records were dropped, so
@@ -204,7 +202,6 @@ impl Store {
                 kept: standing.as_ref().map_or(0, Standing::changes),
                 standing,
                 digest: Digest::default(),
-                holds_records: false,
                 commit: Commit::NONE,
                 replica: store.next_replica(),
                 counted: 0,
@@ -236,7 +233,6 @@ impl Store {
     fn inspect(&self, id: ShardId, shard: &mut Shard) -> Result<(), EngineError> {
         self.engine.scan(id, None, &mut |key, bytes| {
             shard.digest.change(key, None, Some(bytes));
-            shard.holds_records = true;
             if let Ok(record) = record::decode(bytes) {
                 shard.note(key, false, Some(&record), 0);
             }
@@ -364,7 +360,7 @@ impl Store {
     }
 
     pub(crate) fn holds_records(&self, shard: ShardId) -> bool {
-        self.shard(shard).holds_records
+        self.digest(shard).count() > 0
     }
 
     /// A replica of `under` asks for all that this shard has: fences it, and gives the account that the answer brings.
@@ -612,7 +608,6 @@ impl Store {
     ) -> Result<(), EngineError> {
         guard.commit = self.engine.store(shard, key, new)?;
         guard.digest.change(key, old.bytes, Some(new));
-        guard.holds_records = true;
         guard.note(key, old.is_live, Some(record), self.age());
         self.watched.note(key);
         Ok(())
@@ -665,7 +660,6 @@ impl Store {
         self.keep(&mut guard, shard)?;
         guard.commit = self.engine.clear(shard)?;
         guard.digest = Digest::default();
-        guard.holds_records = false;
         guard.expiries.clear();
         guard.tombstones.clear();
         guard.census.clear();

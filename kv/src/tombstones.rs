@@ -15,27 +15,34 @@
 //! some replicas have dropped it and others not, then what is written anew is not taken for what was deleted, because a tombstone is
 //! nothing but the names of writes, and no number of a write is used twice ([`Writing::above`](crate::record::Writing)).
 
+use futures_util::future::join_all;
 use polity_cluster::NodeName;
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::Peer;
 use polity_shard::ShardId;
 
-use futures_util::future::join_all;
-
 use crate::coordinator::Coordinator;
 use crate::engine::EngineError;
 use crate::errands::PATIENCE;
 use crate::map::Map;
-use crate::store::Store;
+use crate::pace::RECORDS_A_PIECE;
 use crate::wire::{COLLECT, Collect, MAX_TOMBSTONES, Tombstone};
 
 /// What a member says: for each tombstone whether it has nothing else, or whether it was dropped.
-pub(crate) fn answer(store: &Store, asked: &Collect) -> Result<Vec<bool>, String> {
+pub(crate) async fn answer(here: &Coordinator, asked: &Collect) -> Result<Vec<bool>, String> {
     if asked.tombstones.len() > MAX_TOMBSTONES {
         return Err(format!("at most {MAX_TOMBSTONES} tombstones a message"));
     }
+    let store = &here.store;
     let each = |tombstone| if asked.drop { store.bury(tombstone) } else { store.has_nothing_but(tombstone) };
-    asked.tombstones.iter().map(each).collect::<Result<_, EngineError>>().map_err(|error| error.to_string())
+    let mut answer = Vec::with_capacity(asked.tombstones.len());
+    for some in asked.tombstones.chunks(RECORDS_A_PIECE) {
+        let _turn = here.pace.turn().await;
+        for tombstone in some {
+            answer.push(each(tombstone).map_err(|error| error.to_string())?);
+        }
+    }
+    Ok(answer)
 }
 
 /// Who keeps tombstones from being collected: a member that is down and may come back.
@@ -68,7 +75,7 @@ async fn collect_of(here: &Coordinator, shard: ShardId) -> Result<(), String> {
             }
             let asked = Collect { tombstones: ripe, drop: true };
             ask_all(here, &map, &asked).await?;
-            answer(&here.store, &asked)?;
+            answer(here, &asked).await?;
         }
         match next {
             Some(next) => from = Some(next),
@@ -81,7 +88,7 @@ async fn collect_of(here: &Coordinator, shard: ShardId) -> Result<(), String> {
 async fn agreed(here: &Coordinator, map: &Map, tombstones: Vec<Tombstone>) -> Result<Vec<Tombstone>, String> {
     let asked = Collect { tombstones, drop: false };
     let mut answers = ask_all(here, map, &asked).await?;
-    answers.push(answer(&here.store, &asked)?);
+    answers.push(answer(here, &asked).await?);
     if let Some(answer) = answers.iter().find(|answer| answer.len() != asked.tombstones.len()) {
         return Err(format!("{} answers for {} tombstones", answer.len(), asked.tombstones.len()));
     }

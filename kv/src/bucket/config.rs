@@ -131,8 +131,8 @@ impl BucketConfig {
 /// What holds for the calls on a bucket, unless they say otherwise.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
-    /// Whether all keys are of one kind.
-    pub(crate) one_kind: bool,
+    /// Whether keys may be of any kind.
+    pub(crate) of_any_kind: bool,
     pub(crate) ttl: Option<Duration>,
     pub(crate) read: Consistency,
     pub(crate) write: Consistency,
@@ -144,7 +144,7 @@ impl Rules {
     /// Those of a bucket that is declared so.
     pub(crate) fn new(bucket: &BucketConfig, store: &KvConfig) -> Self {
         Self {
-            one_kind: bucket.kind.is_some(),
+            of_any_kind: bucket.kind.is_none(),
             ttl: bucket.ttl,
             read: bucket.read,
             write: bucket.write,

@@ -14,6 +14,16 @@ fn blob(text: &str) -> Blob {
     Blob::from(text.as_bytes().to_vec())
 }
 
+/// Puts or adds something of a kind.
+fn step_of(kind: Kind, text: &str) -> Step {
+    match kind {
+        Kind::Causal | Kind::LastWriterWins => Step::Put(blob(text)),
+        Kind::Counter => Step::Add(1),
+        Kind::Set => Step::Insert(blob(text)),
+        Kind::Map => Step::Set(blob("f"), blob(text)),
+    }
+}
+
 fn record() -> Record {
     let mut record = Record::default();
     record.apply(&Update::put(Kind::Causal, Some(blob("v"))), &writing(5, 1)).expect("room");
@@ -78,17 +88,11 @@ fn of_two_kinds_on_two_sides_the_greater_shows_until_it_is_gone() {
 #[test]
 fn a_trace_of_a_delete_swallows_nothing_that_is_written_without_it() {
     for kind in Kind::ALL {
-        let step = |text| match kind {
-            Kind::Causal | Kind::LastWriterWins => Step::Put(blob(text)),
-            Kind::Counter => Step::Add(1),
-            Kind::Set => Step::Insert(blob(text)),
-            Kind::Map => Step::Set(blob("f"), blob(text)),
-        };
+        let step = |text| step_of(kind, text);
         // Of another kind, with a time to expire that has passed, by a clock that is ahead.
         let mut old = Record::default();
         let other = if kind == Kind::Map { Kind::Set } else { Kind::Map };
-        let of_other = if other == Kind::Map { Step::Set(blob("f"), blob("v")) } else { Step::Insert(blob("v")) };
-        old.apply(&Update::of(other, vec![of_other]), &writing(1, 8_000)).expect("writes");
+        old.apply(&Update::of(other, vec![step_of(other, "v")]), &writing(1, 8_000)).expect("writes");
         old.apply(&Update { clears: true, ..Update::any() }, &writing(1, 9_000)).expect("deletes");
         let short = Update { expires: Some(Some(100)), ..Update::of(kind, vec![step("old")]) };
         old.apply(&short, &writing(1, 9_000)).expect("writes");
@@ -108,12 +112,7 @@ fn a_trace_of_a_delete_swallows_nothing_that_is_written_without_it() {
 #[test]
 fn who_has_not_heard_of_another_time_to_expire_takes_nothing_away() {
     for kind in Kind::ALL {
-        let step = match kind {
-            Kind::Causal | Kind::LastWriterWins => Step::Put(blob("v")),
-            Kind::Counter => Step::Add(1),
-            Kind::Set => Step::Insert(blob("v")),
-            Kind::Map => Step::Set(blob("f"), blob("v")),
-        };
+        let step = step_of(kind, "v");
         let mut here = Record::default();
         let short = Update { expires: Some(Some(100)), ..Update::of(kind, vec![step]) };
         here.apply(&short, &writing(1, 1)).expect("writes");
@@ -199,12 +198,7 @@ fn another_time_to_expire_is_a_write_of_every_causal_value_that_was_seen() {
 #[test]
 fn a_delete_of_any_kind_removes_what_is_there() {
     for kind in Kind::ALL {
-        let step = match kind {
-            Kind::Causal | Kind::LastWriterWins => Step::Put(blob("v")),
-            Kind::Counter => Step::Add(1),
-            Kind::Set => Step::Insert(blob("v")),
-            Kind::Map => Step::Set(blob("f"), blob("v")),
-        };
+        let step = step_of(kind, "v");
         let mut record = Record::default();
         record.apply(&Update::of(kind, vec![step]), &writing(1, 1)).expect("writes");
         let mut late = record.clone();

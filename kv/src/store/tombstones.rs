@@ -73,7 +73,6 @@ impl Store {
         }
         guard.commit = self.engine.write(shard, &[Change::Remove { key }])?;
         guard.digest.change(key, Some(&bytes), None);
-        guard.holds_records = guard.digest.count() > 0;
         guard.note(key, false, None, self.age());
         // The key may be written again, and no number of a write is used twice.
         guard.counted = guard.counted.max(record.counted(guard.replica));

@@ -7,12 +7,12 @@
 mod subjects;
 
 use polity_crdt::{
-    AwSet, BoundedCounter, DwFlag, Error, EwFlag, GCounter, GSet, LwwRegister, MvRegister, OrMap, OwnerMap, PnCounter,
-    Replica, ReplicaId, RwSet,
+    AwSet, BoundedCounter, Crdt, DwFlag, Error, EwFlag, GCounter, GSet, LwwRegister, MvRegister, OrMap, OwnerMap,
+    PnCounter, Replica, ReplicaId, RwSet, VersionVector,
 };
 use proptest::prelude::*;
 
-use subjects::world::{World, Writes, cases, for_histories};
+use subjects::world::{World, Writes, cases, for_histories, marks};
 use subjects::{REPLICAS, Subject};
 
 /// Histories of one type, and how long they may be: nested types need longer ones until something meets.
@@ -109,6 +109,47 @@ fn sets() {
     check::<GSet<u8>>(16);
     check::<AwSet<u8>>(20);
     check::<RwSet<u8>>(24);
+}
+
+/// A removes, removes again, and adds; B hears of the first and the last of these. The first is replaced, though nobody
+/// has told B so: B has heard of all that A has, and its mark is not one that A has too.
+#[test]
+fn a_mark_is_not_dropped_while_the_write_that_replaced_it_is_missing() {
+    let mut a = Replica::<RwSet<u8>>::new(ReplicaId(1));
+    let mut b = Replica::<RwSet<u8>>::new(ReplicaId(2));
+    let first = a.update(|set, w| set.remove(w, 7)).expect("there are dots").expect("a change");
+    let second = a.update(|set, w| set.remove(w, 7)).expect("there are dots").expect("a change");
+    let third = a.update(|set, w| set.add(w, 7)).expect("there are dots").expect("a change");
+    b.merge(first);
+    b.merge(third);
+    assert!(b.context().covers(a.context()) && !b.contains(&7));
+    let all_have = in_all(&[&a, &b]);
+    assert_eq!(b.update(|set, _| Ok(set.collect(&all_have))), Ok(None));
+    b.merge(second);
+    assert!(a.contains(&7) && b.contains(&7));
+}
+
+/// A mark that all have goes only together with the adds beside it, and these only once all have them too.
+#[test]
+fn a_mark_is_not_dropped_while_an_add_beside_it_is_on_its_way() {
+    let mut a = Replica::<RwSet<u8>>::new(ReplicaId(1));
+    let mut b = Replica::<RwSet<u8>>::new(ReplicaId(2));
+    let removed = a.update(|set, w| set.remove(w, 7)).expect("there are dots").expect("a change");
+    let added = b.update(|set, w| set.add(w, 7)).expect("there are dots").expect("a change");
+    b.merge(removed);
+    let all_have = in_all(&[&a, &b]);
+    assert_eq!(b.update(|set, _| Ok(set.collect(&all_have))), Ok(None));
+    a.merge(added);
+    let all_have = in_all(&[&a, &b]);
+    let dropped = b.update(|set, _| Ok(set.collect(&all_have))).expect("nothing is refused").expect("a change");
+    a.merge(dropped);
+    assert!(a == b && a.is_bottom());
+}
+
+/// The dots beside marks that all of these have.
+fn in_all(replicas: &[&Replica<RwSet<u8>>]) -> VersionVector {
+    let all = replicas.iter().map(|replica| marks(&***replica));
+    all.reduce(|all, other| all.intersection(&other)).expect("there are replicas")
 }
 
 #[test]

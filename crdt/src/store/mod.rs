@@ -73,13 +73,16 @@ pub trait Crdt: Clone + Default + PartialEq + fmt::Debug + Send + sealed::Sealed
     /// Whether what an actor has written is to go when the actor has departed.
     const GOES_WITH_ITS_WRITER: bool = false;
 
-    /// Whether there is such a mark. Looks at everything.
-    fn has_marks(&self) -> bool {
-        false
+    /// The dots under each place where such a mark is live, in order. Looks at everything.
+    fn marks(&self) -> impl Iterator<Item = VersionVector> {
+        std::iter::empty()
     }
 
-    /// Drops the marks that are in `stable`: dots that every replica has heard of, while this one has heard of all that
-    /// each of them had when it said so.
+    /// Drops the marks of places of which all dots are in `stable`: those that every replica has said to be live and
+    /// among its [`Self::marks`], while this one has heard of all that each of them had heard of when it said so.
+    ///
+    /// That all have *heard of* a mark does not suffice. One may have heard of it, and of what has replaced it twice
+    /// over, but not of the write between: then the mark is live here alone, and what lies beside it is not beaten by it.
     fn collect(&self, stable: &VersionVector) -> Option<Self::Delta> {
         let _ = stable;
         None

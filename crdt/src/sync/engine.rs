@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::log::Log;
 use super::message::{Answer, Request};
 use super::push::{Draft, Progress};
-use super::roster::{MAX_TAG_BYTES, Roster, Step};
+use super::roster::{MAX_TAG_BYTES, Marks, Roster, Step};
 use super::round::Round;
 use super::transfer::Transfer;
 use super::tree::Tree;
@@ -16,6 +16,9 @@ use crate::error::DecodeError;
 use crate::mutation::{Mutation, mutated};
 use crate::store::{Crdt, Delta, Fate};
 use crate::{Change, Dot, Replica, ReplicaId, VersionVector, Writer};
+
+/// How many marks of removes a replica tells the others about at a time.
+const MARKS_AT_ONCE: usize = 256;
 
 /// What a request was for.
 #[derive(Debug)]
@@ -545,10 +548,13 @@ impl<T: Crdt> AntiEntropy<T> {
         if !T::LEAVES_MARKS {
             return;
         }
-        let has_marks = self.replica.has_marks();
-        let seen = has_marks.then(|| self.replica.context().clone());
-        self.roster.publish_seen(seen);
-        if has_marks && let Some(stable) = self.roster.stable(self.replica.context()) {
+        let mut live = VersionVector::new();
+        self.replica.marks().take(MARKS_AT_ONCE).for_each(|dots| {
+            live.merge(&dots);
+        });
+        let marks = (!live.is_empty()).then(|| Marks { heard: self.replica.context().clone(), live });
+        self.roster.publish_marks(marks);
+        if let Some(stable) = self.roster.stable_marks().filter(|stable| !stable.is_empty()) {
             // A mutator that cannot fail: it writes no dot.
             let _ = self.update(now, |state, _| Ok(state.collect(&stable)));
         }

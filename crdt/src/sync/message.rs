@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::roster::{Ack, MAX_TAG_BYTES, Row, Rows};
+use super::roster::{Ack, MAX_TAG_BYTES, Marks, Row, Rows};
 use crate::codec::{Decoder, Encoder};
 use crate::error::DecodeError;
 use crate::sketch::Symbol;
@@ -123,7 +123,11 @@ fn encode_news(to: &mut Encoder, News { versions, rows, forgotten }: &News) {
             to.byte(u8::from(ack.retired));
             to.dots(&ack.dots);
         }
-        encode_option(to, row.seen.as_ref());
+        to.byte(u8::from(row.marks.is_some()));
+        if let Some(Marks { heard, live }) = &row.marks {
+            to.dots(heard);
+            to.dots(live);
+        }
     }
 }
 
@@ -168,7 +172,9 @@ fn decode_news(from: &mut Decoder<'_>) -> Result<News, DecodeError> {
             }
             row.acks.insert(actor, Ack { dots, retired });
         }
-        row.seen = decode_option(from)?;
+        if flag(from)? {
+            row.marks = Some(Marks { heard: from.dots()?, live: from.dots()? });
+        }
         if rows.last_key_value().is_some_and(|(last, _)| *last >= replica) {
             return Err(DecodeError::Order);
         }

@@ -60,8 +60,17 @@ pub(super) struct Row {
     pub(super) tag: Vec<u8>,
     /// What it says about departed actors.
     pub(super) acks: BTreeMap<ReplicaId, Ack>,
-    /// All that it has heard of, if the type leaves marks that are dropped when everyone has.
-    pub(super) seen: Option<VersionVector>,
+    /// What it has of marks, if there are any.
+    pub(super) marks: Option<Marks>,
+}
+
+/// What a replica has of the marks that removes leave.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Marks {
+    /// All that it has heard of.
+    pub(super) heard: VersionVector,
+    /// The dots that are live beside the first marks, in the order of their places.
+    pub(super) live: VersionVector,
 }
 
 impl Row {
@@ -69,7 +78,7 @@ impl Row {
     fn bytes(&self) -> usize {
         let dots = |dots: &VersionVector| 12 * dots.interval_count();
         let acks: usize = self.acks.values().map(|ack| 12 + dots(&ack.dots)).sum();
-        24 + self.tag.len() + acks + self.seen.as_ref().map_or(0, dots)
+        24 + self.tag.len() + acks + self.marks.as_ref().map_or(0, |marks| dots(&marks.heard) + dots(&marks.live))
     }
 }
 
@@ -371,24 +380,61 @@ impl Roster {
         departed.iter().filter_map(|actor| Some((*actor, of(actor)?))).collect()
     }
 
-    /// Says what this replica has heard of, for marks.
-    pub(super) fn publish_seen(&mut self, seen: Option<VersionVector>) {
-        if self.own_row().seen != seen {
-            self.change(|row| row.seen = seen);
+    /// Says what this replica has of marks.
+    pub(super) fn publish_marks(&mut self, marks: Option<Marks>) {
+        if self.own_row().marks != marks {
+            self.change(|row| row.marks = marks);
         }
     }
 
-    /// The dots that every replica has heard of, if this one has heard of everything that they had when they said so.
-    pub(super) fn stable(&self, heard: &VersionVector) -> Option<VersionVector> {
+    /// The dots beside marks that every replica has said to be live, if this one has heard of everything that they had
+    /// heard of when they said so.
+    pub(super) fn stable_marks(&self) -> Option<VersionVector> {
         let departed = self.all_departed();
-        let mut stable = heard.clone();
+        let Marks { heard, live } = self.own_row().marks.as_ref()?;
+        let mut stable = live.clone();
         for (_, row) in self.rows.iter().filter(|(id, _)| **id != self.own && !departed.contains(id)) {
-            let seen = row.seen.as_ref()?;
-            if !heard.covers(seen) {
-                return None;
-            }
-            stable = stable.intersection(seen);
+            let marks = row.marks.as_ref().filter(|marks| heard.covers(&marks.heard))?;
+            stable = stable.intersection(&marks.live);
         }
         Some(stable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dot;
+
+    fn dots(counters: &[u64]) -> VersionVector {
+        let mut dots = VersionVector::new();
+        counters.iter().for_each(|counter| {
+            dots.insert(Dot { replica: ReplicaId(1), counter: *counter });
+        });
+        dots
+    }
+
+    /// The roster of one replica, and what it and one other have said of marks.
+    fn roster(own: Option<Marks>, other: Option<Marks>) -> Roster {
+        let mut roster = Roster::new(ReplicaId(1), Vec::new());
+        roster.publish_marks(own);
+        roster.rows.insert(ReplicaId(2), Row { marks: other, ..Row::default() });
+        roster
+    }
+
+    #[test]
+    fn marks_are_stable_once_all_have_them_and_the_rest_is_known() {
+        let own = Marks { heard: dots(&[1, 2, 3]), live: dots(&[1, 3]) };
+        let stable = |heard: &[u64], live: &[u64]| {
+            roster(Some(own.clone()), Some(Marks { heard: dots(heard), live: dots(live) })).stable_marks()
+        };
+        assert_eq!(stable(&[1, 2, 3], &[1, 3]), Some(dots(&[1, 3])));
+        // It has heard of 1, and has it no more.
+        assert_eq!(stable(&[1, 2, 3], &[3]), Some(dots(&[3])));
+        // It has heard of something that is not known here.
+        assert_eq!(stable(&[1, 3, 4], &[1, 3]), None);
+        // It has said nothing.
+        assert_eq!(roster(Some(own.clone()), None).stable_marks(), None);
+        assert_eq!(roster(None, Some(own)).stable_marks(), None);
     }
 }

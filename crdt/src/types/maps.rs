@@ -17,8 +17,8 @@ pub struct OrMap<K, V>(DotMap<K, V>);
 is_store!([K: Key, V: Nestable] OrMap<K, V> = DotMap<K, V>;
     const LEAVES_MARKS: bool = V::LEAVES_MARKS;
 
-    fn has_marks(&self) -> bool {
-        V::LEAVES_MARKS && self.iter().any(|(_, value)| value.has_marks())
+    fn marks(&self) -> impl Iterator<Item = VersionVector> {
+        self.iter().flat_map(|(_, value)| value.marks())
     }
 
     fn collect(&self, stable: &VersionVector) -> Option<Self::Delta> {

@@ -25,15 +25,14 @@ pub struct RwSet<E>(DotMap<E, DotFun<bool>>);
 is_store!([E: Key] RwSet<E> = DotMap<E, DotFun<bool>>;
     const LEAVES_MARKS: bool = true;
 
-    fn has_marks(&self) -> bool {
-        self.0.iter().any(|(_, marks)| !is_in(marks))
+    fn marks(&self) -> impl Iterator<Item = VersionVector> {
+        self.0.iter().filter(|(_, marks)| !is_in(marks)).map(|(_, marks)| marks.dots())
     }
 
-    // An add that such a remove beats is here by now, and goes too; an add that comes later has seen the remove.
+    // The writer of an add that lies beside a remove has had both live: the remove beats it, and it goes too. An add that
+    // comes later is of a writer who had the remove, or had heard of what replaced it.
     fn collect(&self, stable: &VersionVector) -> Option<Self::Delta> {
-        let done = self.0.iter().filter(|(_, marks)| {
-            !is_in(marks) && marks.iter().filter(|(_, added)| !**added).all(|(dot, _)| stable.contains(dot))
-        });
+        let done = self.0.iter().filter(|(_, marks)| !is_in(marks) && stable.covers(&marks.dots()));
         let parts = done.map(|(element, marks)| {
             let mut part = DotFunDelta::default();
             part.kill(&marks.dots());

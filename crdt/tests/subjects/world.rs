@@ -171,11 +171,12 @@ impl<S: Subject> World<S> {
         self.replicas[to].merge(news);
     }
 
-    /// Drops the marks that are stable, at a replica that knows of all that any other does.
+    /// Drops the marks that all have, at a replica that knows of all that any other does.
     fn collect(&mut self, at: usize) {
         let here = self.replicas[at].context();
         if self.replicas.iter().all(|other| here.covers(other.context())) {
-            let stable = self.replicas.iter().fold(here.clone(), |all, other| all.intersection(other.context()));
+            let all = self.replicas.iter().map(|replica| marks(&**replica));
+            let stable = all.reduce(|all, other| all.intersection(&other)).expect("there are replicas");
             let dropped = self.replicas[at].update(|state, _| Ok(state.collect(&stable))).expect("nothing is refused");
             if let Some(delta) = dropped {
                 // It takes nothing away that a read would show, but later writes here stand on it.
@@ -249,6 +250,14 @@ impl<S: Subject> World<S> {
         });
         all
     }
+}
+
+/// The dots that are live beside marks of removes.
+pub(crate) fn marks<T: Crdt>(state: &T) -> VersionVector {
+    state.marks().fold(VersionVector::new(), |mut all, dots| {
+        all.merge(&dots);
+        all
+    })
 }
 
 /// The live dots under their keys.

@@ -156,6 +156,12 @@ impl Sketch {
         }
     }
 
+    /// What it has come to.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Symbol] {
+        &self.symbols
+    }
+
     /// What it came to.
     #[must_use]
     pub fn symbols(self) -> Vec<Symbol> {

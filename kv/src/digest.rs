@@ -58,6 +58,11 @@ pub(crate) fn element(key: &[u8], record: &[u8], salt: u64) -> u64 {
     u64::from(tag(key, salt)) << 32 | xxh3_64_with_seed(record, salt) & 0xffff_ffff
 }
 
+/// The salt of the comparison after the one under `salt`.
+pub(crate) fn next_salt(salt: u64) -> u64 {
+    salt.rotate_left(17).wrapping_add(0x9e37_79b9_7f4a_7c15)
+}
+
 /// Stands for a key in one comparison.
 pub(crate) fn tag(key: &[u8], salt: u64) -> u32 {
     (xxh3_64_with_seed(key, salt) >> 32) as u32

@@ -89,22 +89,25 @@ pub(crate) async fn introduce(here: &Coordinator) {
     }
 }
 
+/// Which of several errands of one kind this is: each begins with other shards, so that what one has fetched the others need
+/// not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turn {
+    pub(crate) at: usize,
+    pub(crate) of: usize,
+}
+
+impl Turn {
+    pub(crate) const ONLY: Self = Self { at: 0, of: 1 };
+}
+
 /// Hears from one boot: asks for its account of these shards, fetches what differs, and learns its rosters; to equalise, gives
-/// it what it lacks, too. `turn` lets several such errands begin with different shards, so that what one has fetched the
-/// other need not.
+/// it what it lacks, too.
 ///
 /// Returns whether it has answered all that it was asked.
-pub(crate) async fn cover(
-    here: &Coordinator,
-    peer: &Peer,
-    mut shards: Vec<Ask>,
-    purpose: Purpose,
-    turn: usize,
-) -> bool {
-    if !shards.is_empty() {
-        let by = turn * 7919 % shards.len();
-        shards.rotate_left(by);
-    }
+pub(crate) async fn cover(here: &Coordinator, peer: &Peer, mut shards: Vec<Ask>, purpose: Purpose, turn: Turn) -> bool {
+    let by = shards.len() * turn.at / turn.of;
+    shards.rotate_left(by);
     let mut answered = true;
     for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
         if let Err(error) = cover_some(here, peer, some, purpose).await {
@@ -145,7 +148,7 @@ pub(crate) async fn mend(here: &Coordinator, peer: &Peer) {
         store.with_standing(*shard, |s| Ask { shard: *shard, under: s.current().clone(), round: s.round() })
     });
     let asks = asks.filter(|ask| ask.under.contains(&here.node)).collect();
-    let is_over = given == keys.len() && cover(here, peer, asks, Purpose::Equalise, 0).await;
+    let is_over = given == keys.len() && cover(here, peer, asks, Purpose::Equalise, Turn::ONLY).await;
     if !is_over {
         let mut left: Marks = wholes.into_iter().map(|shard| (shard, Missed::Whole)).collect();
         for key in keys.split_off(given) {
@@ -172,10 +175,13 @@ async fn offer(here: &Coordinator, peer: &Peer, keys: &[Blob]) -> Result<usize, 
 
 async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Purpose) -> Result<(), RpcError> {
     let store = &here.store;
+    let turn = here.pace.turn().await;
     let rosters: Vec<_> = shards.iter().map(|ask| vec![ask.under.clone()]).collect();
     let ids: Vec<ShardId> = shards.iter().map(|ask| ask.shard).collect();
     let (request, ours) = account::ask(store, &ids, &rosters);
+    drop(turn);
     let answer = here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?;
+    let turn = here.pace.turn().await;
     here.mending.answered(&peer.node);
     store.note_lineage(&peer.node, answer.lineage.clone());
     let account = Account::new(answer);
@@ -192,13 +198,14 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
             None => hear(here, peer, ask),
         }
     }
+    drop(turn);
     let asks: BTreeMap<ShardId, &Ask> = shards.iter().map(|ask| (ask.shard, ask)).collect();
     if mutated(Mutation::FetchesNothing) {
         differing.iter().for_each(|(shard, _)| hear(here, peer, asks[shard]));
         return Ok(());
     }
     for group in reconcile::groups(store, differing) {
-        let mut reconciliation = Reconciliation::new(store, purpose, PAGE_BYTES, group);
+        let mut reconciliation = Reconciliation::new(store, purpose, here.map().salt(), PAGE_BYTES, group);
         reconcile(here, peer, &mut reconciliation, |shard| hear(here, peer, asks[&shard])).await?;
     }
     Ok(())
@@ -225,9 +232,14 @@ async fn reconcile(
     let shards: Vec<ShardId> = reconciliation.shards().collect();
     loop {
         here.until_affordable().await;
-        let turn = here.pace.turn().await;
-        let next = reconciliation.next(store);
-        drop(turn);
+        let next = loop {
+            let _turn = here.pace.turn().await;
+            match reconciliation.work(store) {
+                Ok(true) => {}
+                Ok(false) => break reconciliation.next(store),
+                Err(error) => break Err(error),
+            }
+        };
         let ask = match next {
             Ok(ask) => ask,
             Err(error) => {
@@ -248,8 +260,7 @@ async fn reconcile(
                 here.throttle.spend(ask.bytes());
                 let answer = rpc.call(peer, &SKETCH, &ask, PATIENCE).await?;
                 here.throttle.spend(answer.iter().map(Sketched::bytes).sum());
-                let _turn = here.pace.turn().await;
-                reconciliation.handle_sketched(store, answer);
+                reconciliation.handle_sketched(answer);
             }
             Some(reconcile::Ask::Pull(ask)) => {
                 here.throttle.spend(ask.bytes());
@@ -284,9 +295,18 @@ async fn reconcile(
     }
 }
 
-/// Asks the replicas of shards that are not ours whether they are ready and know what we owe; then we need not.
+/// Asks the replicas of shards that are not ours whether they are ready and know what we owe; then we need not. Where some
+/// are not, it is not over at once: they fetch meanwhile, and to be asked again and again would hold them up.
 pub(crate) async fn relieve(here: &Coordinator, shards: &[ShardId]) {
+    if ask_for_relief(here, shards).await < shards.len() {
+        tokio::time::sleep(here.config.upkeep_interval * 4).await;
+    }
+}
+
+/// Returns of how many shards this node owes nothing any more.
+async fn ask_for_relief(here: &Coordinator, shards: &[ShardId]) -> usize {
     let (store, map) = (&here.store, here.map());
+    let turn = here.pace.turn().await;
     let mut asked: BTreeMap<ShardId, (Roster, Vec<Roster>, usize)> = BTreeMap::new();
     let mut by_peer: BTreeMap<NodeId, (Peer, Vec<ShardId>)> = BTreeMap::new();
     for shard in shards.iter().take(MAX_SHARDS_A_MESSAGE) {
@@ -311,6 +331,8 @@ pub(crate) async fn relieve(here: &Coordinator, shards: &[ShardId]) {
             async move { (shards, call.await) }
         })
         .collect();
+    drop(turn);
+    let mut relieved = 0;
     // One that does not answer must not hold up what the others have answered.
     while !asked.is_empty()
         && let Some((shards, answer)) = calls.next().await
@@ -323,10 +345,12 @@ pub(crate) async fn relieve(here: &Coordinator, shards: &[ShardId]) {
                 if *count >= current.quorum() {
                     store.with_standing(*shard, |standing| standing.relieve(current, owed));
                     asked.remove(shard);
+                    relieved += 1;
                 }
             }
         }
     }
+    relieved
 }
 
 /// Gives the records of shards that are not ours to those whose they are, and drops them once all have them.
@@ -411,7 +435,7 @@ async fn try_give(
         }
     }
     for group in reconcile::groups(&here.store, differing) {
-        let mut reconciliation = Reconciliation::new(&here.store, Purpose::Give, PAGE_BYTES, group);
+        let mut reconciliation = Reconciliation::new(&here.store, Purpose::Give, here.map().salt(), PAGE_BYTES, group);
         reconcile(here, peer, &mut reconciliation, |shard| done.push(shard)).await?;
     }
     Ok(())

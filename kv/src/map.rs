@@ -83,6 +83,11 @@ impl Map {
         self.members.values().filter(|member| member.status.is_up())
     }
 
+    /// What nodes with the same members agree on, and outsiders do not know.
+    pub(crate) fn salt(&self) -> u64 {
+        self.up_members().next().map_or(0, |member| xxhash_rust::xxh3::xxh3_64(&member.id.boot.to_bytes()))
+    }
+
     /// Whether any boot of this name is known.
     pub(crate) fn has_member(&self, name: &NodeName) -> bool {
         self.members.contains_key(name)

@@ -4,8 +4,8 @@
 //! time that calls wait. Work is done in pieces, one after the other, each of which takes about a millisecond; after each of
 //! them nothing is done for repair until it has taken its share of the time at most.
 //!
-//! Times are those of the node's clock, so what else the machine does counts as well: where processors are scarce, repair
-//! steps back further. In the simulator work takes no time, and nobody waits.
+//! Times are those of the node's clock, so what else the machine does counts as well. And where a piece of work begins later
+//! than it might, because calls or other processes come first, repair steps back further. In the simulator work takes no time, and nobody waits.
 
 use std::time::Duration;
 
@@ -14,7 +14,14 @@ use tokio::time::Instant;
 
 /// The share of the time: one part of so many. A record costs some microseconds on either side, so a node repairs about a
 /// hundred thousand of them a second.
-const ONE_OF: u32 = 4;
+const ONE_OF: u32 = 8;
+
+/// What is ready when a piece might begin goes first. If that takes a while, the node or the machine has much to do, and what
+/// follows waits this many times as long. So repair takes what callers leave.
+const LATE_TIMES: u32 = 64;
+
+/// However late it is, repair gets one part of so many of the time: a node that is always busy must catch up too.
+const ONE_OF_AT_LEAST: u32 = 64;
 
 /// So much is saved up at most while nothing is done: the runtime's clock ticks in milliseconds, and a piece may be shorter.
 const SAVED: Duration = Duration::from_millis(4);
@@ -34,12 +41,20 @@ impl Pace {
         Self { free: Mutex::new(Instant::now()) }
     }
 
+    /// How long to wait after a look for work that took so long: to look is not to repair.
+    pub(crate) fn after_look(took: Duration) -> Duration {
+        took * ONE_OF_AT_LEAST / 2
+    }
+
     /// Waits until a piece of work may be done; it is over when what this returns is dropped, which must not be held while
     /// anything is waited for. First come, first served. Cancel safe.
     pub(crate) async fn turn(&self) -> Turn<'_> {
         let free = self.free.lock().await;
         tokio::time::sleep_until(*free).await;
-        Turn { free, began: Instant::now() }
+        let ready = Instant::now();
+        tokio::task::yield_now().await;
+        let began = Instant::now();
+        Turn { free, began, late: began - ready }
     }
 }
 
@@ -48,12 +63,14 @@ impl Pace {
 pub(crate) struct Turn<'a> {
     free: MutexGuard<'a, Instant>,
     began: Instant,
+    late: Duration,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let from = self.began.checked_sub(SAVED).map_or(self.began, |earliest| earliest.max(*self.free));
-        *self.free = from + self.began.elapsed() * ONE_OF;
+        let took = self.began.elapsed();
+        *self.free = from + (took * ONE_OF + self.late * LATE_TIMES).min(took * ONE_OF_AT_LEAST);
     }
 }
 
@@ -75,6 +92,28 @@ mod tests {
         }
         let share = began.elapsed().as_secs_f64() / worked.as_secs_f64();
         assert!((share - f64::from(ONE_OF)).abs() < 0.1, "one of {share}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repair_steps_back_where_others_come_first() {
+        let pace = Pace::new();
+        // Whenever something else may run, this does.
+        let others = tokio::spawn(async {
+            loop {
+                tokio::time::advance(Duration::from_micros(500)).await;
+            }
+        });
+        let mut began = Vec::new();
+        for _ in 0..3 {
+            let turn = pace.turn().await;
+            began.push(Instant::now());
+            tokio::time::advance(Duration::from_millis(1)).await;
+            drop(turn);
+        }
+        others.abort();
+        let pause = began[2] - began[1];
+        let (alone, most) = (Duration::from_millis(1) * ONE_OF, Duration::from_millis(2) * ONE_OF_AT_LEAST);
+        assert!(pause > 3 * alone && pause < most, "{pause:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ mod crashes;
 #[cfg(all(test, feature = "shuttle"))]
 mod races;
 mod repair;
+mod sketches;
 mod tombstones;
 
 use std::borrow::Cow;
@@ -40,6 +41,8 @@ use crate::watch::Watched;
 use crate::wire::{Had, Page};
 
 pub(crate) use repair::{Looked, Taken, decode_elements, rank, tags_of};
+pub(crate) use sketches::KEPT;
+use sketches::Sketches;
 
 /// One shard as one node has it.
 #[derive(Debug)]
@@ -51,6 +54,7 @@ struct Shard {
     /// Up to which of its changes the engine has the standing.
     kept: u64,
     digest: Digest,
+    sketches: Sketches,
     /// The last commit that changed a record or the standing.
     commit: Commit,
     /// The replica that this node is for the shard's keys. A new one each time the shard's records were dropped, so
@@ -202,6 +206,7 @@ impl Store {
                 kept: standing.as_ref().map_or(0, Standing::changes),
                 standing,
                 digest: Digest::default(),
+                sketches: Sketches::default(),
                 commit: Commit::NONE,
                 replica: store.next_replica(),
                 counted: 0,
@@ -607,7 +612,7 @@ impl Store {
         (new, record): (&[u8], &Record),
     ) -> Result<(), EngineError> {
         guard.commit = self.engine.store(shard, key, new)?;
-        guard.digest.change(key, old.bytes, Some(new));
+        guard.change(key, old.bytes, Some(new));
         guard.note(key, old.is_live, Some(record), self.age());
         self.watched.note(key);
         Ok(())
@@ -660,6 +665,7 @@ impl Store {
         self.keep(&mut guard, shard)?;
         guard.commit = self.engine.clear(shard)?;
         guard.digest = Digest::default();
+        guard.sketches = Sketches::default();
         guard.expiries.clear();
         guard.tombstones.clear();
         guard.census.clear();
@@ -776,6 +782,12 @@ impl Shard {
             self.tombstones.set(key, Some(age + tombstones::RIPE));
             self.census.change(key, true, false);
         }
+    }
+
+    /// The bytes of a record have changed.
+    fn change(&mut self, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
+        self.digest.change(key, old, new);
+        self.sketches.change(key, old, new);
     }
 
     /// What is under a key has changed; the store is so old.

@@ -27,9 +27,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
-use crate::errands::{self, Ask, Shards};
+use crate::errands::{self, Ask, Shards, Turn};
 use crate::map::Map;
+use crate::pace::Pace;
 use crate::reconcile::Purpose;
+use crate::roster::Roster;
 use crate::tombstones;
 
 /// What is under way.
@@ -88,9 +90,10 @@ impl Upkeep {
         let mut earliest = next_look;
         loop {
             if Instant::now() >= next_look {
+                let began = Instant::now();
                 let busy = self.work(joined);
                 let pause = if busy { self.here.config.upkeep_interval } else { self.here.config.patrol_interval };
-                earliest = Instant::now() + least;
+                earliest = Instant::now() + least.max(Pace::after_look(began.elapsed()));
                 next_look = (Instant::now() + pause).min(self.next_patrol).min(self.next_age).max(earliest);
             }
             tokio::select! {
@@ -149,11 +152,12 @@ impl Upkeep {
         let is_more = expired.inspect_err(|error| tracing::error!(%error, "what has expired was not removed"));
         let todo = self.sort_out();
         let busy = is_more.unwrap_or(true) || !todo.is_empty() || !self.introduced;
+        let of = todo.cover.len();
         for (at, (peer, shards)) in todo.cover.into_iter().enumerate() {
             let here = self.here.clone();
             let errand = Errand::Cover(peer.node.clone());
             self.start(errand, async move {
-                errands::cover(&here, &peer, shards, Purpose::Learn, at).await;
+                errands::cover(&here, &peer, shards, Purpose::Learn, Turn { at, of }).await;
             });
         }
         if !todo.relieve.is_empty() {
@@ -171,6 +175,7 @@ impl Upkeep {
         }
         if Instant::now() >= self.next_patrol {
             self.next_patrol = Instant::now() + self.here.config.patrol_interval;
+            self.here.store.drop_idle_sketches();
             self.patrol();
         }
         if Instant::now() >= self.next_age {
@@ -215,21 +220,18 @@ impl Upkeep {
         // Before the members are known, what it stood for when it stopped is all it knows.
         let placed = self.here.store.shard_ids().filter(|shard| !self.here.store.placed(*shard).is_empty());
         for shard in placed {
-            let asked = self.here.store.with_standing(shard, |standing| {
-                let ask = Ask { shard, under: standing.current().clone(), round: standing.round() };
-                if !standing.current().contains(own) {
-                    let step = if standing.is_ready() { Step::HandOver } else { Step::Relieve };
-                    return (step, ask);
+            let step = self.here.store.with_standing(shard, |standing| match standing.current().contains(own) {
+                true if standing.settle(own, &sight) => Step::Nothing,
+                true => {
+                    let ask = Ask { shard, under: standing.current().clone(), round: standing.round() };
+                    Step::Cover(standing.to_ask(own, &sight), ask)
                 }
-                if standing.settle(own, &sight) {
-                    return (Step::Nothing, ask);
-                }
-                (Step::Cover(standing.to_ask(own, &sight)), ask)
+                false if standing.is_ready() => Step::HandOver(standing.current().clone()),
+                false => Step::Relieve,
             });
-            let Some((step, ask)) = asked else { continue };
-            match step {
+            match step.unwrap_or(Step::Nothing) {
                 Step::Nothing => {}
-                Step::Cover(nodes) => {
+                Step::Cover(nodes, ask) => {
                     todo.waiting = true;
                     for peer in nodes.iter().filter(|node| map.is_up(node)).filter_map(|node| map.peer(node)) {
                         let (_, shards) = todo.cover.entry(peer.node.clone()).or_insert_with(|| (peer, Vec::new()));
@@ -237,8 +239,8 @@ impl Upkeep {
                     }
                 }
                 Step::Relieve => todo.relieve.push(shard),
-                Step::HandOver if self.here.store.holds_records(shard) => todo.hand_over.push((shard, ask.under)),
-                Step::HandOver => {}
+                Step::HandOver(to) if self.here.store.holds_records(shard) => todo.hand_over.push((shard, to)),
+                Step::HandOver(_) => {}
             }
         }
         todo.into_lists()
@@ -268,16 +270,16 @@ impl Upkeep {
         });
         let (shards, here) = (shared.collect(), self.here.clone());
         self.start(Errand::Cover(peer.node.clone()), async move {
-            errands::cover(&here, &peer, shards, Purpose::Equalise, 0).await;
+            errands::cover(&here, &peer, shards, Purpose::Equalise, Turn::ONLY).await;
         });
     }
 }
 
 enum Step {
     Nothing,
-    Cover(BTreeSet<NodeId>),
+    Cover(BTreeSet<NodeId>, Ask),
     Relieve,
-    HandOver,
+    HandOver(Roster),
 }
 
 #[derive(Default)]

@@ -1,5 +1,7 @@
 //! What the stores of two nodes say to each other. Byte formats: docs/WIRE.md.
 
+use std::collections::BTreeMap;
+
 use polity_cluster::rpc::{Lane, Method};
 use polity_crdt::{Dot, ReplicaId, VersionVector};
 use serde::de::DeserializeOwned;
@@ -69,7 +71,7 @@ pub(crate) fn check_shards<T>(shards: &[T]) -> Result<(), String> {
 
 /// How many bytes of records one page brings: enough that round trips do not matter, small enough that a page does not
 /// hold up the executor.
-pub(crate) const PAGE_BYTES: usize = 256 << 10;
+pub(crate) const PAGE_BYTES: usize = 64 << 10;
 
 /// A list of rosters per shard. Few rosters serve many shards, so each is sent once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,11 +82,11 @@ pub(crate) struct Rosters {
 
 impl Rosters {
     pub(crate) fn new(lists: &[Vec<Roster>]) -> Self {
-        let mut table: Vec<Roster> = lists.iter().flatten().cloned().collect();
+        let different: BTreeMap<RosterId, &Roster> = lists.iter().flatten().map(|of| (of.id(), of)).collect();
+        let mut table: Vec<Roster> = different.into_values().cloned().collect();
         table.sort_unstable();
-        table.dedup();
-        let index = |roster| table.binary_search(roster).expect("the table holds every roster") as u32;
-        let lists = lists.iter().map(|list| list.iter().map(index).collect()).collect();
+        let places: BTreeMap<RosterId, u32> = table.iter().map(Roster::id).zip(0..).collect();
+        let lists = lists.iter().map(|list| list.iter().map(|of| places[&of.id()]).collect()).collect();
         Self { table, lists }
     }
 

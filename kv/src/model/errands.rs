@@ -3,6 +3,8 @@
 use super::*;
 use crate::{kept, record};
 
+const SALT: u64 = 0x5a17;
+
 impl World {
     /// `Upkeep::work`, once.
     pub(super) fn work(&mut self, at: usize) {
@@ -143,7 +145,8 @@ impl World {
                 store.note_lineage(peer, lineage);
                 store.with_standing(SHARD, |s| rosters.into_iter().for_each(|roster| s.learn(roster)));
                 let theirs = theirs.filter(|_| broken != Broken::NotFetched);
-                *reconciliation = theirs.map(|theirs| Reconciliation::new(store, Purpose::Learn, 1, [(SHARD, theirs)]));
+                *reconciliation =
+                    theirs.map(|theirs| Reconciliation::new(store, Purpose::Learn, SALT, 1, [(SHARD, theirs)]));
             }
             Ok(answer) => take(reconciliation, store, answer),
         }
@@ -278,7 +281,7 @@ impl World {
                 let store = &self.procs[here].store;
                 match answer {
                     Ok(Answer::Account(Some((Some(theirs), _)), _)) if theirs != *given => {
-                        *reconciliation = Some(Reconciliation::new(store, Purpose::Give, 1, [(SHARD, theirs)]));
+                        *reconciliation = Some(Reconciliation::new(store, Purpose::Give, SALT, 1, [(SHARD, theirs)]));
                         self.give_page(task);
                     }
                     Ok(Answer::Account(Some(_), _)) => {
@@ -371,7 +374,7 @@ impl World {
 fn take(reconciliation: &mut Option<Reconciliation>, store: &Store, answer: Answer) {
     let Some(reconciliation) = reconciliation else { return };
     match answer {
-        Answer::Sketched(answer) => reconciliation.handle_sketched(store, answer),
+        Answer::Sketched(answer) => reconciliation.handle_sketched(answer),
         Answer::Pulled(answer) => reconciliation.handle_pulled(store, answer),
         Answer::Page(answer) => reconciliation.handle_page(store, &answer),
         Answer::Offered(answer) => reconciliation.handle_offered(store, &answer),

@@ -23,6 +23,8 @@ use crate::wire::{PAGE_BYTES, Page};
 const KEY_BYTES: usize = 12;
 const VALUE_BYTES: usize = 100;
 
+const SALT: u64 = 0x5a17;
+
 /// What a request and an answer cost beside their bodies: their frames.
 const FRAMES: usize = 15 + 10;
 
@@ -156,7 +158,7 @@ impl Pair {
         let mut complete = true;
         for group in groups(&self.here, differing) {
             let mut left = group.len();
-            let mut reconciliation = Reconciliation::new(&self.here, Purpose::Equalise, PAGE_BYTES, group);
+            let mut reconciliation = Reconciliation::new(&self.here, Purpose::Equalise, SALT, PAGE_BYTES, group);
             while let Some(ask) = reconciliation.next(&self.here).expect("memory works") {
                 self.answer(&mut reconciliation, ask);
                 left -= reconciliation.take_done().len();
@@ -174,7 +176,7 @@ impl Pair {
                 let ask = self.carry(&ask);
                 let answer = self.there.sketch(&ask).expect("a request of ours");
                 let answer = self.carry_back(&answer);
-                reconciliation.handle_sketched(&self.here, answer);
+                reconciliation.handle_sketched(answer);
             }
             Ask::Pull(ask) => {
                 let ask = self.carry(&ask);

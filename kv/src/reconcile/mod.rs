@@ -19,7 +19,7 @@
 //! All that the other had when the reconciliation began was merged here; with [`Purpose::Give`] the other way round. Where
 //! totals are equal after a round, that is certain, as far as 64 bits are. Otherwise there is a second round, with another salt,
 //! which finds what collisions of half an element have hidden in the first (2⁻³² for each record that differs), and what was written
-//! meanwhile. A shard of which one side holds nothing at the beginning is sent as a whole instead.
+//! meanwhile. A shard of which one side holds next to nothing at the beginning is sent as a whole instead.
 //!
 //! # Bounds
 //! Nothing the other sends makes this go on for ever: every answer must bring something on, symbols end at
@@ -32,7 +32,7 @@ mod part;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use polity_shard::ShardId;
 
@@ -41,7 +41,7 @@ pub(crate) use self::message::{
     bytes_of,
 };
 use self::part::{Part, Stage};
-use crate::digest::{Digest, tag};
+use crate::digest::{Digest, next_salt, tag};
 use crate::engine::EngineError;
 use crate::record::Blob;
 use crate::store::{Store, Taken};
@@ -84,27 +84,26 @@ pub(crate) struct Reconciliation {
     done: Vec<ShardId>,
     /// The shards that the question under way is about, in its order.
     asked: Vec<ShardId>,
+    /// The answers that have come, and were not looked at.
+    sketched: VecDeque<(ShardId, Sketched)>,
     /// What is being offered.
     offered: BTreeMap<Blob, ShardId>,
 }
 
 impl Reconciliation {
-    /// Of shards that differ, and what the other holds of them. They are sent in pages of so many bytes.
+    /// Of shards that differ, and what the other holds of them. They are sent in pages of so many bytes. Nodes that take the
+    /// same salt can tell each other from the same look at their records.
     pub(crate) fn new(
         store: &Store,
         purpose: Purpose,
+        salt: u64,
         page_bytes: usize,
         shards: impl IntoIterator<Item = (ShardId, Digest)>,
     ) -> Self {
-        let mut salt = 0;
-        let parts = shards.into_iter().map(|(shard, theirs)| {
-            let ours = store.digest(shard);
-            salt ^= ours.total();
-            (shard, Part::new(purpose, &ours, &theirs))
-        });
-        let parts = parts.collect();
-        let (done, asked, offered) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { purpose, page_bytes, salt, round: 1, parts, done, asked, offered }
+        let part = |(shard, theirs)| (shard, Part::new(purpose, &store.digest(shard), &theirs));
+        let parts = shards.into_iter().map(part).collect();
+        let (done, asked, sketched, offered) = (Vec::new(), Vec::new(), VecDeque::new(), BTreeMap::new());
+        Self { purpose, page_bytes, salt, round: 1, parts, done, asked, sketched, offered }
     }
 
     /// The shards that are done, for each of which this says so once.
@@ -112,11 +111,31 @@ impl Reconciliation {
         std::mem::take(&mut self.done)
     }
 
-    /// What to ask next; nothing if it is over.
+    /// Does a piece of what is to be done before the next question: a look at the records of one shard, at most. Returns
+    /// whether there was one.
+    pub(crate) fn work(&mut self, store: &Store) -> Result<bool, EngineError> {
+        if let Some((shard, answer)) = self.sketched.pop_front() {
+            if let Some(part) = self.parts.get_mut(&shard)
+                && let Err(problem) = part.sketched(store, shard, self.salt, answer)
+            {
+                self.give_up(shard, problem);
+            }
+            return Ok(true);
+        }
+        for (shard, part) in &mut self.parts {
+            if part.sort(store, *shard, self.purpose, self.salt)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What to ask next, after all that is to be done before; nothing if it is over.
     pub(crate) fn next(&mut self, store: &Store) -> Result<Option<Ask>, EngineError> {
+        while self.work(store)? {}
         loop {
             for (shard, part) in &mut self.parts {
-                if part.prepare(store, *shard, self.purpose, self.salt, self.round)? {
+                if part.prepare(store, *shard, self.round) {
                     self.done.push(*shard);
                 }
             }
@@ -131,7 +150,7 @@ impl Reconciliation {
             }
             // All that are left wait for the next round.
             self.round += 1;
-            self.salt = self.salt.rotate_left(17).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            self.salt = next_salt(self.salt);
             for part in self.parts.values_mut() {
                 part.begin_round();
             }
@@ -216,17 +235,12 @@ impl Reconciliation {
     // ---- answers ----------------------------------------------------------------------------------------------------
 
     /// The answer to a sketch.
-    pub(crate) fn handle_sketched(&mut self, store: &Store, answers: Vec<Sketched>) {
+    pub(crate) fn handle_sketched(&mut self, answers: Vec<Sketched>) {
         let asked = std::mem::take(&mut self.asked);
         if answers.is_empty() {
             asked.iter().for_each(|shard| self.give_up(*shard, "it sketches nothing"));
         }
-        for (shard, answer) in asked.into_iter().zip(answers) {
-            let Some(part) = self.parts.get_mut(&shard) else { continue };
-            if let Err(problem) = part.sketched(store, shard, self.salt, answer) {
-                self.give_up(shard, problem);
-            }
-        }
+        self.sketched.extend(asked.into_iter().zip(answers));
     }
 
     /// The records that were asked for by their tags.
@@ -290,7 +304,7 @@ impl Reconciliation {
                 self.give_up(shard, "it does not go on");
             }
             Some(last) => *after = Some(last),
-            None => part.stage = Stage::Done,
+            None => part.sent(),
         }
     }
 

@@ -9,7 +9,7 @@ use super::{MAX_ROUNDS, MAX_SYMBOLS, PullOf, Purpose, ROUNDS, Sketched, Wanted};
 use crate::digest::{Digest, key_id};
 use crate::engine::EngineError;
 use crate::record::Blob;
-use crate::store::{Store, decode_elements, rank, tags_of};
+use crate::store::{KEPT, Store, decode_elements, rank, tags_of};
 
 /// The fewest symbols to begin with: enough for one record that differs, or two.
 const FIRST_SYMBOLS: usize = 6;
@@ -18,12 +18,19 @@ const FIRST_SYMBOLS: usize = 6;
 const SYMBOL_BYTES: usize = 13;
 const ELEMENT_BYTES: usize = 8;
 
+/// A side that holds less than one part of so many of what the other holds is sent the whole of it: to find out what it
+/// lacks would take longer, and save little.
+const MOSTLY: u64 = 4;
+
 /// How often symbols are asked for anew, because the other's records have changed between two answers, before its elements
 /// are, which need no two answers to fit together.
 const RESTARTS: u32 = 4;
 
 /// The most pages for each key that is asked for: more keys than this have one tag only if somebody made them up.
 const PAGES_A_KEY: usize = 4;
+
+/// What becomes of a shard whose records an engine cannot read.
+const UNREADABLE: &str = "records could not be read";
 
 /// The most elements that the other is believed to have of one shard: 128 MiB of them.
 pub(super) const MAX_ELEMENTS: usize = 1 << 24;
@@ -60,7 +67,6 @@ pub(super) enum Stage {
 
 #[derive(Debug, Default)]
 pub(super) struct Sketching {
-    ours: Vec<Symbol>,
     theirs: Vec<Symbol>,
     /// The total under which the other's first symbols were made.
     as_of: Option<u64>,
@@ -75,7 +81,7 @@ pub(super) struct Part {
     first: usize,
     /// How many records this side had when the round began.
     count: usize,
-    /// Their elements. Read when it turns out that the sides differ, which costs a look at every record.
+    /// Their elements. Read when more symbols are needed than are kept, which costs a look at every record.
     elements: Option<Vec<u64>>,
     /// Elements on this side only, and on the other's, once they are known and until they are sorted.
     difference: Option<(Vec<u64>, Vec<u64>)>,
@@ -95,6 +101,8 @@ pub(super) struct Part {
     to_offer: BTreeSet<Blob>,
     /// Whether something that the other has found no room in its answer: this round does not count.
     unsure: bool,
+    /// Whether all is done when the whole of it was sent.
+    whole: bool,
     /// How many rounds have counted.
     rounds: u32,
 }
@@ -103,10 +111,15 @@ impl Part {
     pub(super) fn new(purpose: Purpose, ours: &Digest, theirs: &Digest) -> Self {
         let stage = match (ours.count(), theirs.count(), purpose) {
             (0, _, Purpose::Give) | (_, 0, Purpose::Learn) => Stage::Done,
-            (0, ..) => Stage::Fetching { after: None },
-            (_, 0, _) => Stage::Giving { after: None },
+            (ours, theirs, Purpose::Learn | Purpose::Equalise) if ours <= theirs / MOSTLY => {
+                Stage::Fetching { after: None }
+            }
+            (ours, theirs, Purpose::Give | Purpose::Equalise) if theirs <= ours / MOSTLY => {
+                Stage::Giving { after: None }
+            }
             _ => Stage::New,
         };
+        let whole = purpose != Purpose::Equalise || ours.count() == 0 || theirs.count() == 0;
         // So many differ at least, and each takes about 1.4 symbols.
         let surplus = usize::try_from(ours.count().abs_diff(theirs.count())).unwrap_or(usize::MAX / 8);
         Self {
@@ -124,6 +137,7 @@ impl Part {
             ids: BTreeMap::new(),
             to_offer: BTreeSet::new(),
             unsure: false,
+            whole,
             rounds: 0,
         }
     }
@@ -135,22 +149,12 @@ impl Part {
     }
 
     /// Does what can be done without asking. Returns whether the shard is done.
-    pub(super) fn prepare(
-        &mut self,
-        store: &Store,
-        shard: ShardId,
-        purpose: Purpose,
-        salt: u64,
-        round: u32,
-    ) -> Result<bool, EngineError> {
+    pub(super) fn prepare(&mut self, store: &Store, shard: ShardId, round: u32) -> bool {
         if matches!(self.stage, Stage::New) {
             self.elements = None;
             self.count = usize::try_from(store.digest(shard).count()).unwrap_or(usize::MAX);
             let wanted = self.first.min(MAX_SYMBOLS);
             self.stage = self.sketch_or_list(Sketching { wanted, ..Sketching::default() }, 0);
-        }
-        if let Some((here, there)) = self.difference.take() {
-            self.sort(store, shard, purpose, salt, &here, &there)?;
         }
         if matches!(self.stage, Stage::Pulling) && self.lacking.is_empty() && self.disputed.is_empty() {
             self.stage = Stage::Offering;
@@ -169,7 +173,7 @@ impl Part {
         if is_done {
             self.stage = Stage::Over;
         }
-        Ok(is_done)
+        is_done
     }
 
     // ---- what differs -----------------------------------------------------------------------------------------------
@@ -204,9 +208,6 @@ impl Part {
         salt: u64,
         answer: Sketched,
     ) -> Result<(), &'static str> {
-        if self.elements.is_none() && !matches!(answer, Sketched::Equal) {
-            self.elements = Some(store.all_elements(shard, salt).map_err(|_| "records could not be read")?);
-        }
         match (std::mem::replace(&mut self.stage, Stage::Over), answer) {
             (Stage::Sketching(_) | Stage::Listing { .. }, Sketched::Equal) => {
                 self.stage = Stage::Done;
@@ -214,7 +215,7 @@ impl Part {
             }
             (Stage::Sketching(state), Sketched::Symbols { as_of, symbols }) => {
                 let symbols = Symbol::decode_all(&symbols.0, MAX_SYMBOLS).map_err(|_| "it sends no symbols")?;
-                self.take_symbols(state, as_of, symbols)
+                self.take_symbols(store, shard, salt, state, as_of, symbols)
             }
             (Stage::Listing { after, mut theirs }, Sketched::Elements { elements, next }) => {
                 if next.is_some() && elements.0.len() < ELEMENT_BYTES {
@@ -228,7 +229,8 @@ impl Part {
                     Some(next) if after.is_some_and(|after| next.0 <= after.0) => return Err("it does not go on"),
                     Some(next) => self.stage = Stage::Listing { after: Some(next), theirs },
                     None => {
-                        let ours: BTreeSet<u64> = self.elements.take().into_iter().flatten().collect();
+                        let ours: BTreeSet<u64> = self.read_elements(store, shard, salt)?.iter().copied().collect();
+                        self.elements = None;
                         let here = ours.difference(&theirs).copied().collect();
                         self.found(here, theirs.difference(&ours).copied().collect());
                     }
@@ -239,8 +241,18 @@ impl Part {
         }
     }
 
+    fn read_elements(&mut self, store: &Store, shard: ShardId, salt: u64) -> Result<&[u64], &'static str> {
+        if self.elements.is_none() {
+            self.elements = Some(store.all_elements(shard, salt).map_err(|_| UNREADABLE)?);
+        }
+        Ok(self.elements.as_deref().unwrap_or_default())
+    }
+
     fn take_symbols(
         &mut self,
+        store: &Store,
+        shard: ShardId,
+        salt: u64,
         mut state: Sketching,
         as_of: Option<u64>,
         symbols: Vec<Symbol>,
@@ -258,17 +270,23 @@ impl Part {
             return Ok(());
         }
         state.theirs.extend(symbols);
-        let from = state.ours.len();
-        let mut ours = Symbols::new(from as u64, state.theirs.len().saturating_sub(from));
-        self.elements.iter().flatten().for_each(|element| ours.change(*element, 1));
-        state.ours.extend(ours.symbols());
-        if let Some(difference) = sketch::peel(&state.ours, &state.theirs) {
+        let have = state.theirs.len();
+        let ours = if have <= KEPT {
+            store.symbols(shard, salt, 0, have).map_err(|_| UNREADABLE)?.1
+        } else {
+            let mut ours = Symbols::new(0, have);
+            self.read_elements(store, shard, salt)?.iter().for_each(|element| ours.change(*element, 1));
+            ours.symbols()
+        };
+        if let Some(difference) = sketch::peel(&ours, &state.theirs) {
             self.elements = None;
             self.found(difference.here, difference.there);
             return Ok(());
         }
-        let (have, seems) = (state.theirs.len(), sketch::estimate(&state.ours, &state.theirs));
-        state.wanted = (seems.saturating_mul(27) / 20).clamp(have + have / 5 + 2, 3 * have);
+        let seems = sketch::estimate(&ours, &state.theirs).saturating_mul(27) / 20;
+        // Past those that are kept, each step is a look at every record on both sides.
+        let at_least = if seems <= KEPT { have + have / 5 + 2 } else { 2 * have };
+        state.wanted = seems.clamp(at_least, 3 * have);
         let theirs = state.theirs.first().map_or(0, |symbol| usize::try_from(symbol.count()).unwrap_or(0));
         self.stage = self.sketch_or_list(state, theirs.min(MAX_ELEMENTS));
         Ok(())
@@ -279,30 +297,32 @@ impl Part {
         self.stage = Stage::Pulling;
     }
 
-    /// What is to be done about the difference.
-    fn sort(
+    /// Finds out what is to be done about the difference. Returns whether one was known.
+    pub(super) fn sort(
         &mut self,
         store: &Store,
         shard: ShardId,
         purpose: Purpose,
         salt: u64,
-        here: &[u64],
-        there: &[u64],
-    ) -> Result<(), EngineError> {
-        let here = tags_of(here);
+    ) -> Result<bool, EngineError> {
+        let Some((here, there)) = self.difference.take() else { return Ok(false) };
+        if purpose == Purpose::Learn && there.is_empty() {
+            return Ok(true);
+        }
+        let here = tags_of(&here);
         let keys = if here.is_empty() { BTreeMap::new() } else { store.keys_of(shard, salt, &here)? };
         if purpose == Purpose::Give {
             self.to_offer = keys.into_values().flatten().collect();
-            return Ok(());
+            return Ok(true);
         }
-        (self.disputed, self.lacking) = tags_of(there).into_iter().partition(|tag| keys.contains_key(tag));
+        (self.disputed, self.lacking) = tags_of(&there).into_iter().partition(|tag| keys.contains_key(tag));
         let (disputed, only_here) = keys.into_iter().partition(|(tag, _)| self.disputed.contains(tag));
         self.keys = disputed;
         if purpose == Purpose::Equalise {
             let only_here: BTreeMap<u32, Vec<Blob>> = only_here;
             self.to_offer = only_here.into_values().flatten().collect();
         }
-        Ok(())
+        Ok(true)
     }
 
     // ---- pulling ----------------------------------------------------------------------------------------------------
@@ -422,8 +442,13 @@ impl Part {
         let (page, _) = store.page(shard, after.as_ref().map(|key| &key.0[..]), bytes)?;
         match page.last() {
             Some((key, _)) => *after = Some(key.clone()),
-            None => self.stage = if self.unsure { Stage::Rested } else { Stage::Done },
+            None => self.sent(),
         }
         Ok(Some(page))
+    }
+
+    /// The whole of it has been sent, from one side or the other.
+    pub(super) fn sent(&mut self) {
+        self.stage = if self.whole && !self.unsure { Stage::Done } else { Stage::Rested };
     }
 }

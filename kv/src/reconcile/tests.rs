@@ -58,6 +58,7 @@ impl Dice {
 }
 
 const SHARD: ShardId = ShardId(0);
+const SALT: u64 = 0x5a17;
 
 /// A store of one shard.
 fn store(boot: &str) -> Store {
@@ -91,14 +92,16 @@ fn has_all(store: &Store, content: &Content) -> bool {
     })
 }
 
-/// Two stores that have much in common, and some not.
+/// Two stores that have much in common, and some not; or of which one has next to nothing.
 fn pair(dice: &mut Dice) -> (Store, Store) {
     let (here, there) = (store("a1"), store("b2"));
     let (common, apart) = (dice.below(3) * 150, dice.below(120));
+    let (lopsided, most) = (dice.below(4) == 0, dice.below(2));
     for at in 0..common + apart {
-        let (writer, other) = if dice.below(2) == 0 { (&here, &there) } else { (&there, &here) };
+        let first = if lopsided && dice.below(12) > 0 { most == 0 } else { dice.below(2) == 0 };
+        let (writer, other) = if first { (&here, &there) } else { (&there, &here) };
         write(writer, dice, 200);
-        if at + 1 == common {
+        if at + 1 == common && !lopsided {
             for (key, record) in content(writer) {
                 other.take(&key.0, &record.0).expect("memory works");
             }
@@ -112,7 +115,7 @@ fn pair(dice: &mut Dice) -> (Store, Store) {
 
 fn answer(reconciliation: &mut Reconciliation, here: &Store, there: &Store, ask: Ask, page_bytes: usize) {
     match ask {
-        Ask::Sketch(ask) => reconciliation.handle_sketched(here, there.sketch(&ask).expect("it may ask")),
+        Ask::Sketch(ask) => reconciliation.handle_sketched(there.sketch(&ask).expect("it may ask")),
         Ask::Pull(ask) => reconciliation.handle_pulled(here, there.pull(&ask, page_bytes).expect("it may ask")),
         Ask::Fetch(ask) => {
             let after = ask.after.as_ref().map(|key| &key.0[..]);
@@ -135,7 +138,7 @@ fn while_both_are_written_to_all_that_was_there_at_the_beginning_arrives() {
         let purpose = [Purpose::Learn, Purpose::Equalise, Purpose::Give][dice.below(3) as usize];
         let (page_bytes, often) = ([1, 400, 1 << 18][dice.below(3) as usize], dice.below(6));
         let (ours, theirs) = (content(&here), content(&there));
-        let mut reconciliation = Reconciliation::new(&here, purpose, page_bytes, [(SHARD, there.digest(SHARD))]);
+        let mut reconciliation = Reconciliation::new(&here, purpose, SALT, page_bytes, [(SHARD, there.digest(SHARD))]);
         let mut asks = 0;
         while let Some(ask) = reconciliation.next(&here).expect("memory works") {
             answer(&mut reconciliation, &here, &there, ask, page_bytes);
@@ -162,7 +165,7 @@ fn nonsense_ends() {
         let dice = &mut Dice(seed);
         let (here, there) = pair(dice);
         let theirs = there.digest(SHARD);
-        let mut reconciliation = Reconciliation::new(&here, Purpose::Equalise, 1 << 12, [(SHARD, theirs)]);
+        let mut reconciliation = Reconciliation::new(&here, Purpose::Equalise, SALT, 1 << 12, [(SHARD, theirs)]);
         let mut asks = 0;
         while let Some(ask) = reconciliation.next(&here).expect("memory works") {
             asks += 1;
@@ -197,7 +200,7 @@ fn nonsense_ends() {
                         3 => vec![Sketched::Elements { elements: blob(dice, 99), next: None }],
                         _ => vec![Sketched::Symbols { as_of, symbols }],
                     };
-                    reconciliation.handle_sketched(&here, nonsense);
+                    reconciliation.handle_sketched(nonsense);
                 }
                 Ask::Pull(_) => {
                     let lesser = (0..dice.below(3)).map(|id| id * seed).collect();

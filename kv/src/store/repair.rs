@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use polity_crdt::sketch::{Sketch as Symbols, Symbol};
+use polity_crdt::sketch::Symbol;
 use polity_shard::ShardId;
 
 use super::{Filling, Store, WriteError};
@@ -115,7 +115,11 @@ impl Store {
             Wanted::Symbols { count, .. } => *count as usize,
             Wanted::Elements { .. } => 0,
         };
-        looked.visits += digest.count();
+        let is_kept = match &of.wanted {
+            Wanted::Symbols { from, count } => self.keeps(shard, salt, *from as usize + *count as usize),
+            Wanted::Elements { .. } => false,
+        };
+        looked.visits += if is_kept { 0 } else { digest.count() };
         if !is_first && (looked.visits > MAX_VISITS || looked.symbols > MAX_SYMBOLS) {
             return Ok(None);
         }
@@ -125,14 +129,8 @@ impl Store {
     fn sketch_of(&self, shard: ShardId, salt: u64, wanted: &Wanted) -> Result<Sketched, EngineError> {
         match wanted {
             Wanted::Symbols { from, count } => {
-                let before = self.digest(shard);
-                let mut symbols = Symbols::new((*from).into(), *count as usize);
-                self.engine.visit(shard, &mut |key, record| {
-                    symbols.change(element(key, record, salt), 1);
-                    ControlFlow::Continue(())
-                })?;
-                let as_of = (before == self.digest(shard)).then(|| before.total());
-                Ok(Sketched::Symbols { as_of, symbols: Symbol::encode_all(&symbols.symbols()).into() })
+                let (as_of, symbols) = self.symbols(shard, salt, *from as usize, *count as usize)?;
+                Ok(Sketched::Symbols { as_of, symbols: Symbol::encode_all(&symbols).into() })
             }
             Wanted::Elements { after } => {
                 let after = after.as_ref().map(|key| &key.0[..]);

@@ -72,7 +72,7 @@ impl Store {
             return Ok(false);
         }
         guard.commit = self.engine.write(shard, &[Change::Remove { key }])?;
-        guard.digest.change(key, Some(&bytes), None);
+        guard.change(key, Some(&bytes), None);
         guard.note(key, false, None, self.age());
         // The key may be written again, and no number of a write is used twice.
         guard.counted = guard.counted.max(record.counted(guard.replica));

@@ -19,7 +19,7 @@ const NODES: usize = 5;
 /// The nodes that calls are made at.
 const CALLERS: usize = 4;
 /// Calls a second in all: half of them puts.
-const RATE: f64 = 4_000.0;
+const RATE: f64 = 2_000.0;
 /// What bounds a move.
 const PATIENCE: Duration = Duration::from_secs(300);
 const VALUE_BYTES: usize = 100;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use polity::{Kv, Node, Preset};
+use polity::shard::ShardCount;
+use polity::{Kv, KvConfig, Node, Preset};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -30,7 +31,10 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) -> Result<()> {
     runtime.block_on(async {
         let builder = Node::builder(name).cluster("bench-move").preset(Preset::Local).no_discovery().secret([7; 32]);
         let seeds: Vec<&str> = if seed == "-" { Vec::new() } else { vec![&seed] };
-        let node = builder.listen("127.0.0.1:0").seeds(seeds).start().await?;
+        // About a thousand keys each: a look at all of a shard is one piece of work.
+        let mut kv = KvConfig::default();
+        kv.shards = ShardCount::new(1024)?;
+        let node = builder.kv(kv).listen("127.0.0.1:0").seeds(seeds).start().await?;
         println!("{}", node.addr());
         let load = Load { kv: node.kv().clone(), window: Arc::default() };
         let done = Arc::new(AtomicBool::new(false));

@@ -98,7 +98,8 @@ mod tests {
     async fn repair_steps_back_where_others_come_first() {
         let pace = Pace::new();
         // Whenever something else may run, this does.
-        let others = tokio::spawn(async {
+        let mut others = tokio::task::JoinSet::new();
+        others.spawn(async {
             loop {
                 tokio::time::advance(Duration::from_micros(500)).await;
             }
@@ -110,7 +111,7 @@ mod tests {
             tokio::time::advance(Duration::from_millis(1)).await;
             drop(turn);
         }
-        others.abort();
+        drop(others);
         let pause = began[2] - began[1];
         let (alone, most) = (Duration::from_millis(1) * ONE_OF, Duration::from_millis(2) * ONE_OF_AT_LEAST);
         assert!(pause > 3 * alone && pause < most, "{pause:?}");

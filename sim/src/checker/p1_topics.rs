@@ -159,7 +159,8 @@ impl Subscriber<'_> {
 fn unaware_until(facts: &Facts<'_>, began: Option<&(Duration, Option<Duration>)>) -> Option<Duration> {
     let (ready, first) = *began?;
     let is_disturbed = facts.disturbed.iter().any(|(from, to)| *from <= ready + ASKS && *to >= ready);
-    let has_asked = first.is_none_or(|first| first >= ready + ASKS);
+    // It may have begun to ask a moment before it was seen to be ready.
+    let has_asked = first.is_none_or(|first| first + SLACK >= ready + ASKS);
     (is_disturbed && has_asked).then(|| facts.calm_from(ready, NEWS).map_or(Duration::MAX, |calm| calm + NEWS))
 }
 

@@ -50,7 +50,8 @@ pub struct KvConfig {
     pub upkeep_interval: Duration,
     /// How fast this node fetches and sends records to make replicas equal, beside what callers do. 64 MiB a second, half of
     /// what a link of 1 Gbit/s carries; no more than half of all that the node moves, but 16 MiB a second whatever else it does:
-    /// until a replica has caught up, the next failure may cost a write (K1), and so a GiB takes about a minute.
+    /// until a replica has caught up, the next failure may cost a write (K1). Small records are bounded by what the node has time for
+    /// beside callers.
     pub repair: BudgetConfig,
     /// How long the trace of a delete is kept after all have it. 10 minutes; at least 10 s, and twice `timeout`, and no
     /// two clocks need to agree on it. A node that leaves before it has handed everything over, or is away for so long that

@@ -89,24 +89,30 @@ pub(crate) async fn introduce(here: &Coordinator) {
     }
 }
 
-/// Which of several errands of one kind this is: each begins with other shards, so that what one has fetched the others need
+/// Which of several errands beside each other this is: each begins with other shards, so that what one has fetched the others need
 /// not.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Turn {
+pub(crate) struct Beside {
     pub(crate) at: usize,
     pub(crate) of: usize,
 }
 
-impl Turn {
-    pub(crate) const ONLY: Self = Self { at: 0, of: 1 };
+impl Beside {
+    pub(crate) const NONE: Self = Self { at: 0, of: 1 };
 }
 
 /// Hears from one boot: asks for its account of these shards, fetches what differs, and learns its rosters; to equalise, gives
 /// it what it lacks, too.
 ///
 /// Returns whether it has answered all that it was asked.
-pub(crate) async fn cover(here: &Coordinator, peer: &Peer, mut shards: Vec<Ask>, purpose: Purpose, turn: Turn) -> bool {
-    let by = shards.len() * turn.at / turn.of;
+pub(crate) async fn cover(
+    here: &Coordinator,
+    peer: &Peer,
+    mut shards: Vec<Ask>,
+    purpose: Purpose,
+    beside: Beside,
+) -> bool {
+    let by = shards.len() * beside.at / beside.of;
     shards.rotate_left(by);
     let mut answered = true;
     for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
@@ -148,7 +154,7 @@ pub(crate) async fn mend(here: &Coordinator, peer: &Peer) {
         store.with_standing(*shard, |s| Ask { shard: *shard, under: s.current().clone(), round: s.round() })
     });
     let asks = asks.filter(|ask| ask.under.contains(&here.node)).collect();
-    let is_over = given == keys.len() && cover(here, peer, asks, Purpose::Equalise, Turn::ONLY).await;
+    let is_over = given == keys.len() && cover(here, peer, asks, Purpose::Equalise, Beside::NONE).await;
     if !is_over {
         let mut left: Marks = wholes.into_iter().map(|shard| (shard, Missed::Whole)).collect();
         for key in keys.split_off(given) {
@@ -298,13 +304,13 @@ async fn reconcile(
 /// Asks the replicas of shards that are not ours whether they are ready and know what we owe; then we need not. Where some
 /// are not, it is not over at once: they fetch meanwhile, and to be asked again and again would hold them up.
 pub(crate) async fn relieve(here: &Coordinator, shards: &[ShardId]) {
-    if ask_for_relief(here, shards).await < shards.len() {
+    if !ask_for_relief(here, shards).await {
         tokio::time::sleep(here.config.upkeep_interval * 4).await;
     }
 }
 
-/// Returns of how many shards this node owes nothing any more.
-async fn ask_for_relief(here: &Coordinator, shards: &[ShardId]) -> usize {
+/// Returns whether all that was asked for is so.
+async fn ask_for_relief(here: &Coordinator, shards: &[ShardId]) -> bool {
     let (store, map) = (&here.store, here.map());
     let turn = here.pace.turn().await;
     let mut asked: BTreeMap<ShardId, (Roster, Vec<Roster>, usize)> = BTreeMap::new();
@@ -332,7 +338,6 @@ async fn ask_for_relief(here: &Coordinator, shards: &[ShardId]) -> usize {
         })
         .collect();
     drop(turn);
-    let mut relieved = 0;
     // One that does not answer must not hold up what the others have answered.
     while !asked.is_empty()
         && let Some((shards, answer)) = calls.next().await
@@ -345,12 +350,11 @@ async fn ask_for_relief(here: &Coordinator, shards: &[ShardId]) -> usize {
                 if *count >= current.quorum() {
                     store.with_standing(*shard, |standing| standing.relieve(current, owed));
                     asked.remove(shard);
-                    relieved += 1;
                 }
             }
         }
     }
-    relieved
+    asked.is_empty()
 }
 
 /// Gives the records of shards that are not ours to those whose they are, and drops them once all have them.

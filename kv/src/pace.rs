@@ -5,15 +5,16 @@
 //! them nothing is done for repair until it has taken its share of the time at most.
 //!
 //! Times are those of the node's clock, so what else the machine does counts as well. And where a piece of work begins later
-//! than it might, because calls or other processes come first, repair steps back further. In the simulator work takes no time, and nobody waits.
+//! than it might, because calls or other processes come first, repair steps back further (ADR 0032). In the simulator work
+//! takes no time, and nobody waits.
 
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-/// The share of the time: one part of so many. A record costs some microseconds on either side, so a node repairs about a
-/// hundred thousand of them a second.
+/// The share of the time: one part of so many. A record costs some microseconds on either side, so a node that has little else to
+/// do repairs some ten thousand of them a second.
 const ONE_OF: u32 = 8;
 
 /// What is ready when a piece might begin goes first. If that takes a while, the node or the machine has much to do, and what

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
-use crate::errands::{self, Ask, Shards, Turn};
+use crate::errands::{self, Ask, Beside, Shards};
 use crate::map::Map;
 use crate::pace::Pace;
 use crate::reconcile::Purpose;
@@ -157,7 +157,7 @@ impl Upkeep {
             let here = self.here.clone();
             let errand = Errand::Cover(peer.node.clone());
             self.start(errand, async move {
-                errands::cover(&here, &peer, shards, Purpose::Learn, Turn { at, of }).await;
+                errands::cover(&here, &peer, shards, Purpose::Learn, Beside { at, of }).await;
             });
         }
         if !todo.relieve.is_empty() {
@@ -270,7 +270,7 @@ impl Upkeep {
         });
         let (shards, here) = (shared.collect(), self.here.clone());
         self.start(Errand::Cover(peer.node.clone()), async move {
-            errands::cover(&here, &peer, shards, Purpose::Equalise, Turn::ONLY).await;
+            errands::cover(&here, &peer, shards, Purpose::Equalise, Beside::NONE).await;
         });
     }
 }

@@ -77,8 +77,9 @@ impl Store {
         }
         let mut kept = vec![(salt, Sketch::new(0, KEPT)), (next_salt(salt), Sketch::new(0, KEPT))];
         self.look(shard, &mut kept)?;
+        let symbols = kept[0].1.as_slice()[from..end].to_vec();
         guard.sketches = Sketches { kept, idle: 0 };
-        Ok((Some(total), guard.sketches.get(salt).map_or_else(Vec::new, |kept| kept[from..end].to_vec())))
+        Ok((Some(total), symbols))
     }
 
     /// Whether these symbols need no look at the records.

@@ -71,6 +71,10 @@ mutations! {
     KeepsWhatItGave = "keeps-what-it-gave",
     /// A write replaces all values of its key, those that it has not seen too.
     ReplacesUnseen = "replaces-unseen",
+    /// A write that is asked for again under its idempotency key is done again.
+    ForgetsIdempotencyKeys = "forgets-idempotency-keys",
+    /// What two attempts at one time have added to a counter is not taken back.
+    CountsTwice = "counts-twice",
     /// A put takes away what it finds elsewhere afterwards, also what is still being written.
     ReplacesWhatIsBeingWritten = "replaces-what-is-being-written",
     /// The context that a write returns covers siblings that its writer has not seen.

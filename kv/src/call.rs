@@ -14,7 +14,7 @@ use crate::coordinator::{Asked, Done};
 use crate::error::KvError;
 use crate::kv::{Context, Kv};
 use crate::place;
-use crate::record::{Blob, Kind, MAX_STEPS, Record, Update};
+use crate::record::{Blob, IdempotencyKey, Kind, MAX_STEPS, Record, Update};
 use crate::store::millis;
 
 /// How many keys of one call are under way at a time: enough that round trips do not matter, few enough that a call of a
@@ -166,6 +166,18 @@ impl<'a, T> Put<'a, T> {
     #[must_use = "a write does nothing until it is awaited"]
     pub fn timeout(mut self, within: Duration) -> Self {
         self.write.within = within;
+        self
+    }
+
+    /// Does it once, however often, and on whatever nodes, it is asked for under this key: one that was done already succeeds, and
+    /// changes nothing. So a write of unknown outcome can be asked for again. Costs a round trip.
+    ///
+    /// Once a quorum has the write, no other attempt takes effect. Attempts that run at the same time, or on two sides of a split, count once
+    /// where the key holds a counter; elsewhere both take effect. A context that one returns which changed nothing covers
+    /// the value that was put, and nothing else; counts of what was changed are 0. See [`IdempotencyKey`] for how long it holds.
+    #[must_use = "a write does nothing until it is awaited"]
+    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Self {
+        self.update.once = Some(key);
         self
     }
 }

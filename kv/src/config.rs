@@ -144,6 +144,13 @@ impl KvConfig {
         Ok(())
     }
 
+    /// For how long an [`IdempotencyKey`](crate::IdempotencyKey) counts: a quarter of [`KvConfig::tombstone_grace`], 2.5 minutes by
+    /// default, as what is deleted must not be forgotten before its keys. Wall clocks must differ by less.
+    #[must_use]
+    pub fn idempotency_window(&self) -> Duration {
+        self.tombstone_grace / 4
+    }
+
     /// The most bytes that the siblings of a key may take together.
     pub(crate) fn max_record_bytes(&self) -> usize {
         3 * self.max_value_bytes

@@ -11,6 +11,8 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::record::content;
+
 /// How many shards are compared by one number: the fan-out of a tree with two levels, which for the default number of
 /// shards has as many blocks as a block has shards.
 pub(crate) const BLOCK: usize = 16;
@@ -43,7 +45,7 @@ impl Digest {
 
 /// The hash of one record under its key.
 fn hash(key: &[u8], record: &[u8]) -> u64 {
-    xxh3_64_with_seed(record, xxh3_64(key))
+    xxh3_64_with_seed(content(record), xxh3_64(key))
 }
 
 /// The digests of some shards in one number.
@@ -55,7 +57,7 @@ pub(crate) fn block(digests: &[Digest]) -> u64 {
 /// Stands for a record under its key in one comparison: the [`tag`] of the key in the upper half, the hash of the record in
 /// the lower one. Another `salt` gives others, so two records that look alike in one comparison do not in the next.
 pub(crate) fn element(key: &[u8], record: &[u8], salt: u64) -> u64 {
-    u64::from(tag(key, salt)) << 32 | xxh3_64_with_seed(record, salt) & 0xffff_ffff
+    u64::from(tag(key, salt)) << 32 | xxh3_64_with_seed(content(record), salt) & 0xffff_ffff
 }
 
 /// The salt of the comparison after the one under `salt`.

@@ -87,6 +87,19 @@ pub enum KvError {
         /// The most.
         limit: usize,
     },
+    /// The idempotency key of a write is older than the window, or newer, by the clock of whoever would have coordinated it. This
+    /// attempt wrote nothing; whether an earlier one did is to be read.
+    #[error("the idempotency key is not of the last or next {window:?}; this attempt wrote nothing")]
+    IdempotencyKeyOutOfWindow {
+        /// For how long a key counts.
+        window: std::time::Duration,
+    },
+    /// Too many writes to the key had idempotency keys within the window. Nothing was written: write without, to other keys, or later.
+    #[error("a key takes {limit} writes under idempotency keys within their window")]
+    TooManyIdempotencyKeys {
+        /// The most.
+        limit: usize,
+    },
     /// The key holds something of another kind. Nothing was written.
     #[error("the key holds a {found} value, and this is for a {wanted} one")]
     WrongKind {
@@ -150,7 +163,8 @@ impl KvError {
     }
 
     /// Whether the same call may succeed later. A write whose outcome is unknown may then take effect twice, which for
-    /// the same value and context is one more sibling of equal content.
+    /// the same value and context is one more sibling of equal content; under an
+    /// [`IdempotencyKey`](crate::IdempotencyKey) it takes effect once.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::NotEnoughReplicas { .. } | Self::CoordinatorLost { .. })

@@ -22,7 +22,7 @@ use crate::engine::{Engine, MemoryEngine};
 use crate::error::{KvError, StartError};
 use crate::mend::Mending;
 use crate::place::{self, MAX_BUCKET_BYTES};
-use crate::record::{Blob, Kind, Record, Update};
+use crate::record::{Blob, IdempotencyKey, Kind, Record, Update};
 use crate::serve;
 use crate::settled;
 use crate::stats::KvStats;
@@ -266,6 +266,12 @@ impl Kv {
     /// [`KvError::KeySize`], [`KvError::TooManyWatches`], [`KvError::Stopped`].
     pub fn watch_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Watch<Entry>, KvError> {
         Watch::new(self, place_of(prefix), false, self.config().max_key_bytes, causal)
+    }
+
+    /// Names a write, from now on: see [`Put::idempotency_key`].
+    #[must_use]
+    pub fn idempotency_key(&self, name: impl AsRef<[u8]>) -> IdempotencyKey {
+        IdempotencyKey::new(name, self.coordinator().wall())
     }
 
     /// Waits until all members see the same members, and every shard is on the nodes that it belongs to and has caught

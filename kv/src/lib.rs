@@ -89,7 +89,7 @@ pub use engine::{Change, Commit, Engine, EngineError, MemoryEngine, Visit};
 pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Kv, NotAContext};
 pub use polity_shard::handoff::BudgetConfig;
-pub use record::Kind;
+pub use record::{IdempotencyKey, Kind};
 pub use scan::Scan;
 pub use stats::KvStats;
 pub use status::{ShardStatus, Shards};

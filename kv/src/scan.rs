@@ -123,7 +123,8 @@ mod tests {
     fn page(keys: &[&str], more: bool) -> Page {
         let of = |key: &&str| {
             let mut record = Record::default();
-            let writing = Writing { replica: ReplicaId(1), above: 0, context: None, at: Timestamp::default() };
+            let writing =
+                Writing { replica: ReplicaId(1), above: 0, context: None, at: Timestamp::default(), window: 0 };
             record.apply(&Update::put(Kind::Causal, Some(Blob::default())), &writing).expect("room");
             (Blob::from(key.as_bytes().to_vec()), record::encode(&record).into())
         };

@@ -32,7 +32,7 @@ use crate::digest::Digest;
 use crate::engine::{Commit, Engine, EngineError};
 use crate::kept::{self, NotKept};
 use crate::lineage::{Heirs, Lineage};
-use crate::record::{self, Blob, Kind, Millis, NotARecord, Record, Refused, Update, Writing};
+use crate::record::{self, Blob, Kind, MAX_DONE, Millis, NotARecord, Record, Refused, Update, Writing};
 use crate::roster::{Roster, RosterId};
 use crate::standing::Standing;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock};
@@ -91,6 +91,8 @@ pub(crate) enum WriteError {
     TooManySiblings(usize),
     #[error("{0} siblings are too large")]
     RecordTooLarge(usize),
+    #[error("the key has {MAX_DONE} writes under idempotency keys within the window")]
+    TooManyKeys,
     #[error(transparent)]
     Engine(EngineError),
 }
@@ -112,6 +114,7 @@ impl From<Refused> for WriteError {
         match refused {
             Refused::WrongKind(kind) => Self::WrongKind(kind),
             Refused::Nonsense => Self::Nonsense,
+            Refused::TooManyKeys => Self::TooManyKeys,
             Refused::Exhausted(cause) => Self::Engine(EngineError::Other { action: "counted a write", cause }),
         }
     }
@@ -130,6 +133,8 @@ pub(crate) struct Store {
     heirs: RwLock<Arc<Heirs>>,
     max_siblings: usize,
     max_record_bytes: usize,
+    /// How long a write is named for.
+    window: Millis,
     tenancies: AtomicU64,
     /// See [`Store::grow_older`].
     age: AtomicU64,
@@ -191,6 +196,7 @@ impl Store {
             lineage,
             max_siblings: config.max_siblings,
             max_record_bytes: config.max_record_bytes(),
+            window: millis(config.idempotency_window()),
             tenancies: AtomicU64::new(0),
             age: AtomicU64::new(0),
             collected: AtomicU64::new(0),
@@ -534,7 +540,8 @@ impl Store {
         named: RosterId,
     ) -> Result<Written, WriteError> {
         record.latch(millis(wall));
-        let writing = Writing { replica: guard.replica, above: guard.counted, context, at: guard.clock.now(wall) };
+        let at = guard.clock.now(wall);
+        let writing = Writing { replica: guard.replica, above: guard.counted, context, at, window: self.window };
         let applied = record.apply(update, &writing)?;
         if record.siblings() > self.max_siblings && !update.clears {
             return Err(WriteError::TooManySiblings(record.siblings()));
@@ -584,7 +591,7 @@ impl Store {
             if record.latch_alone(now) {
                 self.put_record(&mut guard, shard, key, old, &record)?;
             }
-            guard.expiries.set(key, record.next_expiry(now));
+            guard.expiries.set(key, record.next_due(now));
             if !record.seen_at(now).is_live() {
                 guard.lapse(key, self.age());
             }
@@ -792,7 +799,7 @@ impl Shard {
 
     /// What is under a key has changed; the store is so old.
     fn note(&mut self, key: &[u8], was_live: bool, record: Option<&Record>, age: u64) {
-        self.expiries.set(key, record.and_then(|record| record.next_expiry(0)));
+        self.expiries.set(key, record.and_then(|record| record.next_due(0)));
         self.tombstones.set(key, record.filter(|record| record.is_tombstone()).map(|_| age + tombstones::RIPE));
         self.census.change(key, was_live, record.is_some_and(Record::is_live));
     }

@@ -215,6 +215,10 @@ pub(crate) enum WriteAnswer {
     NotEnough { answered: u32, needed: u32, reason: String, again: bool },
     /// Written here, and too few others are known to have it.
     Unknown { answered: u32, needed: u32, reason: String },
+    /// Not written: its idempotency key does not count by the clock here.
+    KeyOutOfWindow,
+    /// Not written: so many writes under idempotency keys are known of the key.
+    TooManyKeys(u32),
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -8,6 +8,7 @@
 //! | the write is handed over | no replica could be reached | not applied |
 //! | | the replica was reached, and did not answer | unknown |
 //! | what is to be replaced is read from a quorum | too few answer | not applied |
+//! | its idempotency key is looked for in what a quorum knows | it is there | done, and nothing changes |
 //! | the write is counted and stored at the coordinator | it is refused there | not applied |
 //! | the record is merged at the others | too few answer | unknown |
 //! | meanwhile it is made durable at the coordinator | it is not, or not in time | unknown |
@@ -28,9 +29,9 @@ use crate::config::Consistency;
 use crate::engine::Commit;
 use crate::error::{KvError, Outcome};
 use crate::map::Map;
-use crate::record::Blob;
+use crate::record::{Blob, MAX_DONE};
 use crate::roster::Roster;
-use crate::store::{self, Amended, Blind, Said, WriteError, Written};
+use crate::store::{self, Amended, Blind, Said, WriteError, Written, millis};
 use crate::tally::{Tally, Verdict};
 use crate::wire::{Had, MERGE, Merge, WRITE, Write, WriteAnswer};
 
@@ -89,6 +90,13 @@ impl Coordinator {
                 HandedOver::Answered(WriteAnswer::TooManySiblings(siblings)) => {
                     return Err(Failed::ForGood(KvError::TooManySiblings { siblings: siblings as usize }));
                 }
+                HandedOver::Answered(WriteAnswer::KeyOutOfWindow) => {
+                    let window = self.config.idempotency_window();
+                    return Err(Failed::ForGood(KvError::IdempotencyKeyOutOfWindow { window }));
+                }
+                HandedOver::Answered(WriteAnswer::TooManyKeys(limit)) => {
+                    return Err(Failed::ForGood(KvError::TooManyIdempotencyKeys { limit: limit as usize }));
+                }
                 HandedOver::Answered(WriteAnswer::NotEnough { answered, needed, reason, again: may_help }) => {
                     best = best.max((answered as usize, needed as usize));
                     again &= may_help;
@@ -134,6 +142,10 @@ impl Coordinator {
             return not_enough(few);
         }
         let wall = self.wall();
+        let once = write.update.once;
+        if once.is_some_and(|key| !key.counts_at(millis(wall), millis(self.config.idempotency_window()))) {
+            return WriteAnswer::KeyOutOfWindow;
+        }
         let named = target.id();
         // What a put replaces may have to be asked of all replicas afterwards. If that cannot be, it is asked first.
         let is_calm = || rosters.len() == 1 && target.nodes().iter().all(|node| self.answers(&map, node));
@@ -153,8 +165,9 @@ impl Coordinator {
                 self.spread_and_amend(spread, &write, written, &blind).await
             }
             None => {
-                // To replace what a quorum knows, ask a quorum. At level `One` nobody else is asked.
-                let known = match write.context.is_none() {
+                // To replace what a quorum knows, or to know what a quorum has done, ask a quorum. At level `One` nobody else
+                // is asked.
+                let known = match write.context.is_none() || once.is_some() {
                     true => match self.gather(&write.key, write.level, deadline).await {
                         Ok(gathered) => Some(gathered.merged),
                         Err(few) => return not_enough(few),
@@ -334,6 +347,7 @@ fn refused(error: WriteError) -> WriteAnswer {
             WriteAnswer::TooManySiblings(u32::try_from(count).unwrap_or(u32::MAX))
         }
         WriteError::WrongKind(kind) => WriteAnswer::WrongKind(kind),
+        WriteError::TooManyKeys => WriteAnswer::TooManyKeys(MAX_DONE as u32),
         WriteError::Engine(error) => WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() },
         error => WriteAnswer::NotHere(error.to_string()),
     }

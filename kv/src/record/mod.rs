@@ -11,22 +11,30 @@
 //! when it expires: the trace of a delete holds nothing but the names of writes.
 
 mod kind;
+mod once;
 mod part;
 mod stored;
 mod update;
 
 pub use kind::Kind;
+pub use once::IdempotencyKey;
 pub(crate) use polity_cluster::rpc::Blob;
 use std::borrow::Cow;
 
 use polity_crdt::{DvvSet, ReplicaId, VersionVector};
 use serde::{Deserialize, Serialize};
 
+use self::once::Done;
+pub(crate) use self::once::MAX_DONE;
 use self::part::{Part, Value};
 pub(crate) use self::update::{MAX_STEPS, Refused, Step, Update, Writing};
 
 /// The version that each stored or sent record begins with.
 const VERSION: u8 = 3;
+
+/// What one begins with that knows of writes under idempotency keys: their length in four bytes follows, and they, and then the rest
+/// as it is without them.
+const WITH_DONE: u8 = 4;
 
 /// What a number or two, or the name of a write, take up in bytes: for the first guess of how long a record will be.
 const MOST_OF_A_HEAD: usize = 24;
@@ -47,6 +55,8 @@ pub(crate) struct Record {
     causal: DvvSet<Timed>,
     /// What it holds of other kinds, by rising kind. Something was written to each.
     parts: Vec<Part>,
+    /// The writes under idempotency keys that are in it.
+    done: Done,
 }
 
 impl Record {
@@ -67,6 +77,11 @@ impl Record {
 
     /// Whether it is more than that of a key that was never written.
     pub(crate) fn is_written(&self) -> bool {
+        self.holds_writes() || !self.done.is_empty()
+    }
+
+    /// Whether anything but idempotency keys is left of what was written.
+    fn holds_writes(&self) -> bool {
         !self.context().is_empty() || !self.parts.is_empty()
     }
 
@@ -158,6 +173,12 @@ impl Record {
         values.chain(self.parts.iter().filter_map(Part::expires)).filter(|at| *at > after).min()
     }
 
+    /// When something is to be done about it, after this time: something expires, or a key has been kept for long enough.
+    pub(crate) fn next_due(&self, after: Millis) -> Option<Millis> {
+        let keys = self.done.next_end().filter(|at| *at > after && self.holds_writes());
+        self.next_expiry(after).into_iter().chain(keys).min()
+    }
+
     /// When all that it shows will have expired; `None`: never, or nothing is there.
     pub(crate) fn expires(&self) -> Option<Millis> {
         match self.shown() {
@@ -182,6 +203,7 @@ impl Record {
         let is_there = |dot| ours.siblings().any(|(held, _)| held == dot);
         let mut news = theirs.siblings().map(|(dot, _)| dot);
         self.parts.is_empty()
+            && self.done.is_in(&other.done)
             && theirs.context().covers(ours.context())
             && news.all(|dot| !ours.context().contains(dot) || is_there(dot))
     }
@@ -197,6 +219,10 @@ impl Record {
                     is_new = true;
                 }
             }
+        }
+        if self.done.merge(other.done) {
+            is_new = true;
+            self.count_once();
         }
         is_new
     }
@@ -221,6 +247,8 @@ impl Record {
         for part in self.parts.iter_mut().filter(|part| of(part.kind()) && is_over(part.expires())) {
             had |= part.clear();
         }
+        // The last trace of a write goes with the traces of deletes.
+        had |= self.holds_writes() && self.done.forget(now);
         had
     }
 
@@ -241,8 +269,14 @@ pub(crate) struct NotARecord(String);
 
 /// A record's bytes. Equal records have equal bytes.
 pub(crate) fn encode(record: &Record) -> Vec<u8> {
-    let Record { causal, parts } = record;
+    let Record { causal, parts, done } = record;
     let mut bytes = Vec::with_capacity(MOST_OF_A_HEAD);
+    if !done.is_empty() {
+        let done = postcard::to_allocvec(done).expect("it encodes into a growing buffer");
+        bytes.push(WITH_DONE);
+        bytes.extend_from_slice(&(done.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&done);
+    }
     bytes.push(VERSION);
     let is_causal = !causal.context().is_empty();
     let causal_kind = is_causal.then_some(Kind::Causal);
@@ -260,19 +294,32 @@ fn bit(kind: Kind) -> u8 {
     1 << kind as u8
 }
 
-/// Tells two records of a key apart by their bytes.
+/// The bytes of a record without the writes under idempotency keys. Copies are equal when these are: the keys go when their time is
+/// over, at each replica by its own clock, and are no reason for repair.
+pub(crate) fn content(bytes: &[u8]) -> &[u8] {
+    split(bytes).map_or(bytes, |(_, content)| content)
+}
+
+/// The writes under idempotency keys, if there are any, and the rest.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.strip_prefix(&[WITH_DONE])?.split_first_chunk()?;
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+}
+
+/// Tells the contents of two records of a key apart by their bytes.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(bytes)
+    xxhash_rust::xxh3::xxh3_64(content(bytes))
 }
 
 /// The record of these bytes, all of them.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
+    let (done, bytes) = split(bytes).unwrap_or((&[], bytes));
     let (kinds, mut rest) = match bytes {
         [VERSION, kinds, rest @ ..] => (*kinds, rest),
         [VERSION] | [] => return Err(NotARecord("too few bytes".to_owned())),
         [version, ..] => return Err(NotARecord(format!("version {version}, and this build reads version {VERSION}"))),
     };
-    let mut record = Record::default();
+    let mut record = Record { done: Done::decode(done)?, ..Record::default() };
     for kind in Kind::ALL.into_iter().filter(|kind| kinds & bit(*kind) != 0) {
         if kind == Kind::Causal {
             let taken = postcard::take_from_bytes(rest).map_err(|error| NotARecord(error.to_string()))?;

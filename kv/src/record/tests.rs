@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use polity_crdt::{ReplicaId, Timestamp};
 use proptest::prelude::*;
@@ -7,7 +9,7 @@ fn at(millis: u64) -> Timestamp {
 }
 
 fn writing(replica: u64, millis: u64) -> Writing<'static> {
-    Writing { replica: ReplicaId(replica), above: 0, context: None, at: at(millis) }
+    Writing { replica: ReplicaId(replica), above: 0, context: None, at: at(millis), window: 100 }
 }
 
 fn blob(text: &str) -> Blob {
@@ -235,8 +237,15 @@ fn step(kind: Kind) -> BoxedStrategy<Step> {
 
 fn update_of(kind: Kind) -> impl Strategy<Value = Update> {
     let steps = prop::collection::vec(step(kind), 0..3);
-    (prop::bool::weighted(0.2), prop::option::weighted(0.2, 0..50u64), steps).prop_map(
-        move |(clears, expires, steps)| Update { clears, expires: expires.map(Some), ..Update::of(kind, steps) },
+    let key = (0..3u8, 0..50u64).prop_map(|(name, since)| IdempotencyKey::new([name], Duration::from_millis(since)));
+    let once = prop::option::weighted(0.3, key);
+    (prop::bool::weighted(0.2), prop::option::weighted(0.2, 0..50u64), steps, once).prop_map(
+        move |(clears, expires, steps, once)| Update {
+            clears,
+            expires: expires.map(Some),
+            once,
+            ..Update::of(kind, steps)
+        },
     )
 }
 
@@ -290,8 +299,8 @@ proptest! {
     #[test]
     fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), version in prop::bool::ANY) {
         let mut bytes = bytes;
-        if version && let Some(first) = bytes.first_mut() {
-            *first = VERSION;
+        if let Some(first) = bytes.first_mut() {
+            *first = if version { VERSION } else { WITH_DONE };
         }
         if let Ok(record) = decode(&bytes) {
             prop_assert_eq!(decode(&encode(&record)), Ok(record));

@@ -1,8 +1,10 @@
 //! A write to a record: what it does, and under which conditions it is refused.
 
+use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::{Dot, ReplicaId, Timestamp, VersionVector};
 use serde::{Deserialize, Serialize};
 
+use super::once::{IdempotencyKey, MAX_DONE, Trace};
 use super::{Blob, Kind, Millis, Part, Record, Timed};
 
 /// The most steps of one update.
@@ -35,16 +37,18 @@ pub(crate) struct Update {
     pub(crate) steps: Vec<Step>,
     /// When it is to expire: `None` leaves that as it is, unless a value is put; `Some(None)`: never.
     pub(crate) expires: Option<Option<Millis>>,
+    /// The name under which it is done once, however often it is asked for.
+    pub(crate) once: Option<IdempotencyKey>,
 }
 
 impl Update {
     pub(crate) fn of(kind: Kind, steps: Vec<Step>) -> Self {
-        Self { kind: Some(kind), of_any_kind: false, clears: false, steps, expires: None }
+        Self { kind: Some(kind), of_any_kind: false, clears: false, steps, expires: None, once: None }
     }
 
     /// Of whatever is there.
     pub(crate) fn any() -> Self {
-        Self { kind: None, of_any_kind: true, clears: false, steps: Vec::new(), expires: None }
+        Self { kind: None, of_any_kind: true, clears: false, steps: Vec::new(), expires: None, once: None }
     }
 
     /// The same for what is of this kind.
@@ -55,7 +59,7 @@ impl Update {
     /// Replaces a value, or deletes it if there is none.
     pub(crate) fn put(kind: Kind, value: Option<Blob>) -> Self {
         let steps = value.map(Step::Put).into_iter().collect::<Vec<_>>();
-        Self { kind: Some(kind), of_any_kind: false, clears: steps.is_empty(), steps, expires: None }
+        Self { kind: Some(kind), of_any_kind: false, clears: steps.is_empty(), steps, expires: None, once: None }
     }
 
     /// Whether it may be done before it is known what a quorum has: it replaces nothing, or a causal value by another, and
@@ -63,7 +67,7 @@ impl Update {
     pub(crate) fn needs_no_quorum(&self) -> bool {
         let adds = |step: &Step| matches!(step, Step::Add(_) | Step::Insert(_));
         let only_adds = self.expires.is_none() && !self.steps.is_empty() && self.steps.iter().all(adds);
-        !self.clears && !self.of_any_kind && (only_adds || self.puts_a_causal_value())
+        self.once.is_none() && !self.clears && !self.of_any_kind && (only_adds || self.puts_a_causal_value())
     }
 
     /// Whether it puts one value of a causal key.
@@ -74,6 +78,12 @@ impl Update {
     /// Whether it puts or adds something, which its writer counts.
     fn counts(&self) -> bool {
         self.steps.iter().any(|step| !matches!(step, Step::Remove(_)))
+    }
+
+    /// How much it adds to a counter; `None`, if that is too much for one update under an idempotency key.
+    fn adds(&self) -> Option<i64> {
+        let by = self.steps.iter().map(|step| if let Step::Add(by) = step { *by } else { 0 });
+        by.map(i128::from).sum::<i128>().try_into().ok()
     }
 
     /// How many bytes it carries.
@@ -96,6 +106,8 @@ pub(crate) struct Writing<'a> {
     pub(crate) context: Option<&'a VersionVector>,
     /// The hybrid time of the write.
     pub(crate) at: Timestamp,
+    /// How long the name of a write is kept under which it is done once.
+    pub(crate) window: Millis,
 }
 
 /// What a write has done.
@@ -118,6 +130,8 @@ pub(crate) enum Refused {
     WrongKind(Kind),
     /// The steps are not of the kind that the update is said to be of.
     Nonsense,
+    /// [`MAX_DONE`] writes under idempotency keys are known.
+    TooManyKeys,
     /// The replica can count no more writes.
     Exhausted(String),
 }
@@ -135,13 +149,35 @@ impl Record {
     /// [`Refused`]; this copy is in no particular state then.
     pub(crate) fn apply(&mut self, update: &Update, writing: &Writing<'_>) -> Result<Applied, Refused> {
         let kind = update.kind.unwrap_or_else(|| self.kind());
+        let once = update.once.filter(|_| !mutated(Mutation::ForgetsIdempotencyKeys));
+        if let Some(trace) = once.and_then(|key| self.done.of(key)) {
+            let context = trace.dot().filter(|_| update.puts_a_causal_value()).into_iter().collect();
+            return Ok(Applied { delta: None, changed: 0, context, dot: None });
+        }
         if self.is_live() && self.kind() != kind {
             return Err(Refused::WrongKind(self.kind()));
         }
-        match Part::new(kind) {
+        if once.is_some() && self.done.len() >= MAX_DONE {
+            return Err(Refused::TooManyKeys);
+        }
+        let mut applied = match Part::new(kind) {
             None => self.change_values(update, writing),
             Some(part) => self.change_part(part, update, writing),
+        }?;
+        if let Some(key) = once {
+            let too_much = || Refused::Exhausted("it adds too much at once".to_owned());
+            let count = match kind {
+                Kind::Causal => applied.dot.map_or(0, |dot| dot.counter),
+                _ => self.counted(writing.replica),
+            };
+            let added = update.adds().ok_or_else(too_much)?;
+            let trace = Trace::new(key, (writing.replica, count), added, writing.window);
+            self.done.insert(trace);
+            if let Some(delta) = &mut applied.delta {
+                delta.done.insert(trace);
+            }
         }
+        Ok(applied)
     }
 
     /// Whether such an update may be applied to this copy before it is known what other replicas have: if something of
@@ -167,7 +203,7 @@ impl Record {
     /// How many steps of an update would change something.
     pub(crate) fn would_change(&self, update: &Update) -> u32 {
         // Nobody sees this copy, so nobody's count is used up.
-        let writing = Writing { replica: ReplicaId(0), above: 0, context: None, at: Timestamp::default() };
+        let writing = Writing { replica: ReplicaId(0), above: 0, context: None, at: Timestamp::default(), window: 0 };
         self.clone().apply(update, &writing).map_or(0, |applied| applied.changed)
     }
 

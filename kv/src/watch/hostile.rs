@@ -89,8 +89,13 @@ impl Duel {
 fn record(value: &str) -> Vec<u8> {
     let mut record = Record::default();
     let update = Update::put(Kind::Causal, Some(Blob::from(value.as_bytes().to_vec())));
-    let writing =
-        Writing { replica: polity_crdt::ReplicaId(1), above: 0, context: None, at: polity_crdt::Timestamp::default() };
+    let writing = Writing {
+        replica: polity_crdt::ReplicaId(1),
+        above: 0,
+        context: None,
+        at: polity_crdt::Timestamp::default(),
+        window: 0,
+    };
     record.apply(&update, &writing).expect("nothing else is there");
     record::encode(&record)
 }

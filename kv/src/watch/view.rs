@@ -114,8 +114,13 @@ mod tests {
 
     fn write(record: &Record, value: Option<&str>, expires: Option<Millis>, at: u64) -> Record {
         let mut next = record.clone();
-        let writing =
-            Writing { replica: ReplicaId(at), above: 0, context: None, at: Timestamp { millis: at, logical: 0 } };
+        let writing = Writing {
+            replica: ReplicaId(at),
+            above: 0,
+            context: None,
+            at: Timestamp { millis: at, logical: 0 },
+            window: 0,
+        };
         let update = Update { expires: Some(expires), ..Update::put(Kind::LastWriterWins, value.map(blob)) };
         next.apply(&update, &writing).expect("writes");
         next

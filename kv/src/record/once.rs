@@ -1,0 +1,362 @@
+//! Writes that are done once, however often they are asked for.
+//!
+//! A caller that does not know what became of a write asks for it again under the same [`IdempotencyKey`], and the record of the key
+//! says whether the write is in it. So such a write asks a quorum first: what a quorum has acknowledged, every quorum knows.
+//!
+//! Two attempts that run at the same time, or on two sides of a split, do not know of each other, and both are applied. The traces that
+//! they leave meet wherever the copies do. Of a counter all but the least are then taken back, under a writer that follows from the
+//! trace: so it does not matter who does it, and how often ([`Record::count_once`]). Of other kinds both stay what they are: the same
+//! value twice, or an element that is added, or removed, again.
+//!
+//! Traces are kept by time, not by who has heard of them: see `KvConfig::idempotency_window`.
+
+use std::time::Duration;
+
+use polity_cluster::mutation::{Mutation, mutated};
+use polity_crdt::{Dot, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+use super::part::Value;
+use super::{Kind, Millis, NotARecord, Part, Record};
+
+/// The most traces of one record before writes under other keys are refused.
+pub(crate) const MAX_DONE: usize = 1024;
+
+/// Names a write: asked for again under the same name, it takes effect once. See [`Put::idempotency_key`](crate::Put::idempotency_key).
+///
+/// It has a time, from which on it counts for [`KvConfig::idempotency_window`](crate::KvConfig::idempotency_window): make it when the
+/// write is asked for the first time, with [`Kv::idempotency_key`](crate::Kv::idempotency_key), and keep it until the write has succeeded.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
+pub struct IdempotencyKey {
+    /// The hash of what the caller calls it.
+    id: u128,
+    since: Millis,
+}
+
+impl IdempotencyKey {
+    /// The key of this name, since a time after the Unix epoch. Names must differ between writes to one key of the store within the window,
+    /// and may be of any length.
+    #[must_use]
+    pub fn new(name: impl AsRef<[u8]>, since: Duration) -> Self {
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        Self { id: xxhash_rust::xxh3::xxh3_128(name.as_ref()), since }
+    }
+
+    /// Since when it counts, after the Unix epoch, in milliseconds.
+    #[must_use]
+    pub fn since(&self) -> Duration {
+        Duration::from_millis(self.since)
+    }
+
+    /// Whether it counts at a time: it is neither older nor newer than the window is long.
+    pub(crate) fn counts_at(&self, now: Millis, window: Millis) -> bool {
+        self.since.abs_diff(now) <= window
+    }
+}
+
+/// What a write under an idempotency key leaves in the record: which write of which replica it was, and what it added.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(super) struct Trace {
+    id: u128,
+    by: ReplicaId,
+    /// The replica's count of its writes then; 0 if it put no causal value.
+    count: u64,
+    /// What it added to a counter.
+    added: i64,
+    until: Millis,
+}
+
+impl Trace {
+    /// Kept for twice the window, so that clocks may differ by as much as it is long.
+    pub(super) fn new(key: IdempotencyKey, (by, count): (ReplicaId, u64), added: i64, window: Millis) -> Self {
+        Self { id: key.id, by, count, added, until: key.since.saturating_add(window.saturating_mul(2)) }
+    }
+
+    fn name(&self) -> (u128, ReplicaId, u64) {
+        (self.id, self.by, self.count)
+    }
+
+    /// The write that put a causal value.
+    pub(super) fn dot(&self) -> Option<Dot> {
+        (self.count > 0).then_some(Dot { replica: self.by, counter: self.count })
+    }
+
+    /// As whom it is taken back.
+    fn taker(&self) -> ReplicaId {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        hasher.update(&self.id.to_le_bytes());
+        hasher.update(&self.by.0.to_le_bytes());
+        hasher.update(&self.count.to_le_bytes());
+        ReplicaId(hasher.digest())
+    }
+}
+
+/// The traces of a record, by id, then by dot. One of each.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub(super) struct Done(Vec<Trace>);
+
+impl Done {
+    /// Nothing, if there are no bytes.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, NotARecord> {
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        let (traces, rest): (Vec<Trace>, _) =
+            postcard::take_from_bytes(bytes).map_err(|error| NotARecord(error.to_string()))?;
+        let in_order = traces.windows(2).all(|pair| pair[0].name() < pair[1].name());
+        if traces.is_empty() || !in_order || !rest.is_empty() {
+            return Err(NotARecord("the writes under idempotency keys are not in order".to_owned()));
+        }
+        Ok(Self(traces))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What was done under a key.
+    pub(super) fn of(&self, key: IdempotencyKey) -> Option<&Trace> {
+        let at = self.0.partition_point(|trace| trace.id < key.id);
+        self.0.get(at).filter(|trace| trace.id == key.id)
+    }
+
+    /// Adds a trace. Returns whether it is new, or is to be kept for longer.
+    pub(super) fn insert(&mut self, trace: Trace) -> bool {
+        match self.0.binary_search_by_key(&trace.name(), Trace::name) {
+            Ok(at) if self.0[at].until >= trace.until => return false,
+            Ok(at) => self.0[at].until = trace.until,
+            Err(at) => self.0.insert(at, trace),
+        }
+        true
+    }
+
+    /// Takes in those of another copy. Returns whether any was new.
+    pub(super) fn merge(&mut self, other: Self) -> bool {
+        other.0.into_iter().fold(false, |is_new, trace| self.insert(trace) | is_new)
+    }
+
+    /// Whether another copy has all of these, and for as long.
+    pub(super) fn is_in(&self, other: &Self) -> bool {
+        self.0.iter().all(|trace| match other.0.binary_search_by_key(&trace.name(), Trace::name) {
+            Ok(at) => other.0[at].until >= trace.until,
+            Err(_) => false,
+        })
+    }
+
+    /// When the first of them has been kept for long enough.
+    pub(super) fn next_end(&self) -> Option<Millis> {
+        self.0.iter().map(|trace| trace.until).min()
+    }
+
+    /// Forgets those that have been kept for long enough. Returns whether there were any.
+    pub(super) fn forget(&mut self, now: Millis) -> bool {
+        let before = self.0.len();
+        self.0.retain(|trace| trace.until > now);
+        self.0.len() < before
+    }
+
+    /// What was done under a key that was done before, too.
+    fn repeats(&self) -> impl Iterator<Item = &Trace> {
+        self.0.windows(2).filter(|pair| pair[0].id == pair[1].id).map(|pair| &pair[1])
+    }
+}
+
+impl Record {
+    /// Takes back what was added to a counter more than once under one key.
+    ///
+    /// Copies that have the same traces take back the same, whoever merges what first: everything but the least trace of a key, each as
+    /// its own writer. What was taken back stays so when an even lesser one is found. A removal has seen what is taken back
+    /// wherever it has seen both traces, so it leaves nothing behind.
+    pub(super) fn count_once(&mut self) {
+        let counter = self.parts.iter_mut().find(|part| part.kind() == Kind::Counter);
+        let Some(Part { value: Value::Counter(counter), .. }) = counter else { return };
+        if mutated(Mutation::CountsTwice) {
+            return;
+        }
+        for trace in self.done.repeats().filter(|trace| trace.added != 0) {
+            let taker = trace.taker();
+            if counter.context().max(taker) > 0 {
+                continue;
+            }
+            // In two steps, as the opposite of the least number is none.
+            let halves = [trace.added / 2, trace.added - trace.added / 2];
+            for half in halves {
+                if let Err(error) = counter.update(taker, |state, w| state.add(w, -half)) {
+                    tracing::warn!(%error, "a count that was made twice is not taken back");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Blob, Refused, Step, Update, Writing, content, decode, encode};
+    use super::*;
+    use polity_crdt::Timestamp;
+    use proptest::prelude::*;
+
+    const WINDOW: Millis = 100;
+
+    fn writing(replica: u64) -> Writing<'static> {
+        let at = Timestamp { millis: 1, logical: 0 };
+        Writing { replica: ReplicaId(replica), above: 0, context: None, at, window: WINDOW }
+    }
+
+    fn key(name: u16) -> IdempotencyKey {
+        IdempotencyKey::new(name.to_le_bytes(), Duration::from_millis(10))
+    }
+
+    /// The write of this name adds its number.
+    fn add(record: &mut Record, replica: u64, name: u16) -> Record {
+        let steps = vec![Step::Add(name.into())];
+        let update = Update { once: Some(key(name)), ..Update::of(Kind::Counter, steps) };
+        record.apply(&update, &writing(replica)).expect("room").delta.unwrap_or_else(|| record.clone())
+    }
+
+    fn put(record: &mut Record, replica: u64, name: u16, value: &str) -> polity_crdt::VersionVector {
+        let value = Blob::from(value.as_bytes().to_vec());
+        let update = Update { once: Some(key(name)), ..Update::put(Kind::Causal, Some(value)) };
+        record.apply(&update, &writing(replica)).expect("room").context
+    }
+
+    #[test]
+    fn what_was_done_is_not_done_again() {
+        let mut record = Record::default();
+        add(&mut record, 1, 5);
+        let before = record.clone();
+        add(&mut record, 1, 5);
+        add(&mut record, 2, 5);
+        assert_eq!((&record, record.total()), (&before, 5));
+        add(&mut record, 2, 7);
+        assert_eq!(record.total(), 12);
+
+        let mut record = Record::default();
+        let first = put(&mut record, 1, 1, "a");
+        put(&mut record, 1, 2, "b");
+        let again = put(&mut record, 2, 1, "a");
+        assert_eq!(record.values(), [&Blob::from(b"b".to_vec())], "not put again");
+        assert_eq!(again, first, "it covers what was put then, and not what is there");
+    }
+
+    #[test]
+    fn a_delete_of_nothing_is_remembered_too() {
+        let mut record = Record::default();
+        let delete = Update { once: Some(key(1)), ..Update::put(Kind::Causal, None) };
+        record.apply(&delete, &writing(1)).expect("room");
+        assert!(record.is_written() && record.is_tombstone());
+        put(&mut record, 1, 2, "a");
+        record.apply(&delete, &writing(2)).expect("room");
+        assert!(record.is_live());
+    }
+
+    #[test]
+    fn what_was_added_on_two_sides_counts_once_and_a_removal_takes_all_of_it() {
+        let mut sides = [Record::default(), Record::default(), Record::default()];
+        for (replica, side) in (1..).zip(&mut sides) {
+            add(side, replica, 5);
+            add(side, replica, 10 + replica as u16);
+        }
+        let [a, b, c] = sides;
+        for order in [[&a, &b, &c], [&c, &b, &a], [&b, &a, &c], [&c, &a, &b]] {
+            let mut all = Record::default();
+            for side in order {
+                all.merge(side.clone());
+            }
+            assert_eq!(all.total(), 5 + 11 + 12 + 13);
+            let mut removed = all.clone();
+            removed.clear();
+            removed.merge(all);
+            assert!(!removed.is_live() && removed.total() == 0);
+        }
+    }
+
+    #[test]
+    fn the_greatest_amounts_are_taken_back_too() {
+        for by in [i64::MIN, i64::MAX, -1] {
+            let update = Update { once: Some(key(1)), ..Update::of(Kind::Counter, vec![Step::Add(by)]) };
+            let mut sides = [Record::default(), Record::default()];
+            for (replica, side) in (1..).zip(&mut sides) {
+                side.apply(&update, &writing(replica)).expect("room");
+            }
+            let [mut all, other] = sides;
+            all.merge(other);
+            assert_eq!(all.total(), by.into());
+        }
+        let twice = vec![Step::Add(i64::MAX); 2];
+        let update = Update { once: Some(key(1)), ..Update::of(Kind::Counter, twice) };
+        let refused = Record::default().apply(&update, &writing(1));
+        assert!(matches!(refused, Err(Refused::Exhausted(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn traces_go_when_their_time_is_over_and_do_not_count_as_a_difference() {
+        let mut record = Record::default();
+        add(&mut record, 1, 5);
+        let bytes = encode(&record);
+        assert_eq!((decode(&bytes), record.next_due(0)), (Ok(record.clone()), Some(10 + 2 * WINDOW)));
+        assert!(!record.latch(10 + 2 * WINDOW - 1) && record.latch(10 + 2 * WINDOW));
+        assert_eq!((record.next_due(0), encode(&record)), (None, content(&bytes).to_vec()));
+        assert_eq!(content(&encode(&record)), encode(&record));
+
+        let mut nothing = Record::default();
+        let delete = Update { once: Some(key(1)), clears: true, ..Update::any() };
+        nothing.apply(&delete, &writing(1)).expect("room");
+        assert!(!nothing.latch(u64::MAX) && nothing.next_due(0).is_none(), "it goes as a tombstone");
+    }
+
+    #[test]
+    fn there_is_room_for_so_many() {
+        let mut record = Record::default();
+        for name in 0..MAX_DONE {
+            add(&mut record, 1, name as u16);
+        }
+        let update = Update { once: Some(key(9_999)), ..Update::of(Kind::Counter, vec![Step::Add(1)]) };
+        assert_eq!(record.apply(&update, &writing(1)), Err(Refused::TooManyKeys));
+        add(&mut record, 1, 3);
+        record.apply(&Update { once: None, ..update }, &writing(1)).expect("without a key there is");
+    }
+
+    #[test]
+    fn traces_out_of_order_are_refused() {
+        let trace = |id| Trace { id, by: ReplicaId(1), count: 1, added: 0, until: 1 };
+        for traces in [vec![trace(2), trace(1)], vec![trace(1), trace(1)], vec![]] {
+            let bytes = postcard::to_allocvec(&traces).expect("encodes");
+            assert!(Done::decode(&bytes).is_err(), "{traces:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Attempts on any of four replicas, whole records and deltas that arrive anywhere, in any order: in the end every write
+        /// counts once.
+        #[test]
+        fn every_write_counts_once(deeds in prop::collection::vec((0..4usize, 0..4usize, 0..8u16), 0..40)) {
+            let mut records = vec![Record::default(); 4];
+            let mut done = std::collections::BTreeSet::new();
+            for (at, other, name) in deeds {
+                if name < 5 {
+                    let delta = add(&mut records[at], at as u64 + 1, 1 << name);
+                    done.insert(name);
+                    if at != other {
+                        records[other].merge(delta);
+                    }
+                } else {
+                    let heard = records[other].clone();
+                    records[at].merge(heard);
+                }
+            }
+            let mut all = Record::default();
+            for record in records {
+                all.merge(record);
+            }
+            let expected: i128 = done.into_iter().map(|name| 1 << name).sum();
+            prop_assert_eq!(all.total(), expected);
+        }
+    }
+}

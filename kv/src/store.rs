@@ -196,7 +196,7 @@ impl Store {
             lineage,
             max_siblings: config.max_siblings,
             max_record_bytes: config.max_record_bytes(),
-            window: millis(config.idempotency_window()),
+            window: millis(config.idempotency_window),
             tenancies: AtomicU64::new(0),
             age: AtomicU64::new(0),
             collected: AtomicU64::new(0),
@@ -592,7 +592,7 @@ impl Store {
                 self.put_record(&mut guard, shard, key, old, &record)?;
             }
             guard.expiries.set(key, record.next_due(now));
-            if !record.seen_at(now).is_live() {
+            if record.seen_at(now).is_tombstone() {
                 guard.lapse(key, self.age());
             }
         }

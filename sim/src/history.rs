@@ -154,6 +154,13 @@ pub enum Action {
     Elements,
     /// Adds so much to a counter.
     Count(u32),
+    /// Adds so much to a counter under an idempotency key, which many operations share.
+    Once {
+        /// The key: what is added under one counts once.
+        id: u64,
+        /// How much; the same for all that share the key.
+        by: u32,
+    },
     /// Reads a counter.
     Total,
     /// Carries out a command, which is known by the number of the operation that tried it first.

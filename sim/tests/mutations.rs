@@ -59,6 +59,8 @@ const ROWS: &[Row] = &[
     row(Mutation::AckAlone, "k1_durable", "K1", &[("restart", 1), ("restart", 4), ("rolling", 4)]),
     row(Mutation::AckAlone, "set_full", "K3", &[("restart", 1), ("rolling", 1), ("mix", 1)]),
     row(Mutation::AcksBeforeDurable, "k3_read_your_writes", "K3", &[("outage", 0), ("outage", 1)]),
+    row(Mutation::ForgetsIdempotencyKeys, "counter", "K6", &[("restart", 0), ("partition", 0)]),
+    row(Mutation::CountsTwice, "counter", "K6", &[("partition", 0), ("restart", 0)]),
     row(Mutation::ReplacesUnseen, "k2_no_silent_loss", "K2", &[("restart", 0), ("alone", 0), ("partition", 0)]),
     row(Mutation::KnowsTooMuch, "k2_no_silent_loss", "K2", &[("alone", 0), ("partition", 0), ("kill", 0)]),
     row(Mutation::ReadsOne, "k3_read_your_writes", "K3", &[("partition", 0), ("pairs", 0), ("restart", 1)]),

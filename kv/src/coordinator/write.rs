@@ -91,7 +91,7 @@ impl Coordinator {
                     return Err(Failed::ForGood(KvError::TooManySiblings { siblings: siblings as usize }));
                 }
                 HandedOver::Answered(WriteAnswer::KeyOutOfWindow) => {
-                    let window = self.config.idempotency_window();
+                    let window = self.config.idempotency_window;
                     return Err(Failed::ForGood(KvError::IdempotencyKeyOutOfWindow { window }));
                 }
                 HandedOver::Answered(WriteAnswer::TooManyKeys(limit)) => {
@@ -143,7 +143,7 @@ impl Coordinator {
         }
         let wall = self.wall();
         let once = write.update.once;
-        if once.is_some_and(|key| !key.counts_at(millis(wall), millis(self.config.idempotency_window()))) {
+        if once.is_some_and(|key| !key.counts_at(millis(wall), millis(self.config.idempotency_window))) {
             return WriteAnswer::KeyOutOfWindow;
         }
         let named = target.id();

@@ -77,12 +77,7 @@ impl Record {
 
     /// Whether it is more than that of a key that was never written.
     pub(crate) fn is_written(&self) -> bool {
-        self.holds_writes() || !self.done.is_empty()
-    }
-
-    /// Whether anything but idempotency keys is left of what was written.
-    fn holds_writes(&self) -> bool {
-        !self.context().is_empty() || !self.parts.is_empty()
+        !self.context().is_empty() || !self.parts.is_empty() || !self.done.is_empty()
     }
 
     /// Whether there is a value: it was written, and neither deleted nor seen to expire.
@@ -90,9 +85,9 @@ impl Record {
         !self.causal.is_empty() || self.shown().is_some()
     }
 
-    /// Whether it is the trace of a delete, and nothing else.
+    /// Whether what is kept so is the trace of a delete, and nothing else: an idempotency key may still be asked for.
     pub(crate) fn is_tombstone(&self) -> bool {
-        self.is_written() && !self.is_live()
+        !self.is_live() && self.done.is_empty()
     }
 
     /// All writes of causal values that it knows of.
@@ -175,7 +170,7 @@ impl Record {
 
     /// When something is to be done about it, after this time: something expires, or a key has been kept for long enough.
     pub(crate) fn next_due(&self, after: Millis) -> Option<Millis> {
-        let keys = self.done.next_end().filter(|at| *at > after && self.holds_writes());
+        let keys = self.done.next_end().filter(|at| *at > after);
         self.next_expiry(after).into_iter().chain(keys).min()
     }
 
@@ -247,9 +242,7 @@ impl Record {
         for part in self.parts.iter_mut().filter(|part| of(part.kind()) && is_over(part.expires())) {
             had |= part.clear();
         }
-        // The last trace of a write goes with the traces of deletes.
-        had |= self.holds_writes() && self.done.forget(now);
-        had
+        self.done.forget(now) || had
     }
 
     /// What of it there is at a time.

@@ -84,7 +84,7 @@ fn step(store: &Store, rng: &mut StdRng, number: u64) {
         _ => {
             let mut record = Record::default();
             let (replica, at) = (ReplicaId(1_000_000 + number), polity_crdt::Timestamp::default());
-            let writing = Writing { replica, above: 0, context: Some(&seen), at };
+            let writing = Writing { replica, above: 0, context: Some(&seen), at, window: 0 };
             record.apply(&Update::put(Kind::Causal, Some(value)), &writing).expect("room");
             store.merge(shard, &key, &record::encode(&record), named).expect("merges");
         }

@@ -42,7 +42,7 @@ fn blob(text: &str) -> Blob {
 fn from_elsewhere(text: &str) -> Vec<u8> {
     let mut record = Record::default();
     let at = polity_crdt::Timestamp::default();
-    let writing = Writing { replica: ReplicaId(7), above: 0, context: None, at };
+    let writing = Writing { replica: ReplicaId(7), above: 0, context: None, at, window: 0 };
     record.apply(&Update::put(Kind::Causal, Some(blob(text))), &writing).expect("room");
     record::encode(&record)
 }

@@ -1,5 +1,7 @@
 //! Counters: a total is a sum of adds, each of which counts once if it was acknowledged, and at most once otherwise.
 //!
+//! What many operations add under one idempotency key counts as one add: acknowledged, if one of them was.
+//!
 //! 1. In the end every total is one of S: the sum of the acknowledged adds, plus that of any of unknown outcome (the
 //!    counter checker of Jepsen, made exact). One that is too small has lost an add (K1); one that is none of S, or too
 //!    great, counts what was reported as not applied, or counts twice (K6).
@@ -17,14 +19,17 @@ const MAX_STEPS: u64 = 1 << 24;
 /// See the [module](self).
 #[must_use]
 pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
-    let mut counters: BTreeMap<&str, Counter<'_>> = BTreeMap::new();
+    let mut counters: BTreeMap<&str, Counter> = BTreeMap::new();
     for op in facts.ops.values() {
         match (op.action, &op.outcome) {
             // A total of spends is the budget's.
             (Action::Spend, _) => counters.entry(&op.key).or_default().is_budget = true,
-            (Action::Count(_), Outcome::NotApplied) => {}
-            (Action::Count(by), _) => counters.entry(&op.key).or_default().adds.push((op, by.into())),
-            (Action::Total, Outcome::Total(total)) => counters.entry(&op.key).or_default().reads.push((op, *total)),
+            (Action::Count(_) | Action::Once { .. }, Outcome::NotApplied) => {}
+            (Action::Count(by), _) => counters.entry(&op.key).or_default().adds.push(Add::of(op, by)),
+            (Action::Once { id, by }, _) => counters.entry(&op.key).or_default().add_once(id, Add::of(op, by)),
+            (Action::Total, Outcome::Total(total)) => {
+                counters.entry(&op.key).or_default().reads.push((op.clone(), *total))
+            }
             _ => {}
         }
     }
@@ -32,21 +37,47 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     counters.flat_map(|(key, counter)| counter.judge(facts, key)).collect()
 }
 
-/// One key. Everything is in the order in which it began.
-#[derive(Default)]
-struct Counter<'f> {
-    is_budget: bool,
-    /// The adds that may have been applied, and how much they add.
-    adds: Vec<(&'f Op, u64)>,
-    /// The reads that succeeded, and what they found.
-    reads: Vec<(&'f Op, u64)>,
+/// What may have been added, once.
+struct Add {
+    by: u64,
+    /// The index at which it was first asked for.
+    begun: usize,
+    /// The index at which it was first acknowledged.
+    done: Option<usize>,
 }
 
-impl Counter<'_> {
+impl Add {
+    fn of(op: &Op, by: u32) -> Self {
+        Self { by: by.into(), begun: op.invoked, done: op.returned.filter(|_| op.is_done()) }
+    }
+}
+
+/// One key. Everything is in the order in which it began.
+#[derive(Default)]
+struct Counter {
+    is_budget: bool,
+    /// The adds that may have been applied.
+    adds: Vec<Add>,
+    /// Which of them are under which idempotency key.
+    once: BTreeMap<u64, usize>,
+    /// The reads that succeeded, and what they found.
+    reads: Vec<(Op, u64)>,
+}
+
+impl Counter {
+    /// Adds under an idempotency key.
+    fn add_once(&mut self, id: u64, add: Add) {
+        let at = *self.once.entry(id).or_insert(self.adds.len());
+        match self.adds.get_mut(at) {
+            Some(same) => same.done = same.done.into_iter().chain(add.done).min(),
+            None => self.adds.push(add),
+        }
+    }
+
     fn judge(&self, facts: &Facts<'_>, key: &str) -> Vec<Violation> {
         let reachable = self.reachable();
-        let most = self.running(|add| Some(add.invoked));
-        let least = self.running(|add| add.returned.filter(|_| add.is_done()));
+        let most = self.running(|add| Some(add.begun));
+        let least = self.running(|add| add.done);
         let mut violations = Vec::new();
         for (read, total) in &self.reads {
             let (total, is_final) = (*total, facts.is_final(read));
@@ -69,9 +100,9 @@ impl Counter<'_> {
     }
 
     /// The sums up to each add, in the order of when they count.
-    fn running(&self, counts_from: impl Fn(&Op) -> Option<usize>) -> Vec<(usize, u64)> {
+    fn running(&self, counts_from: impl Fn(&Add) -> Option<usize>) -> Vec<(usize, u64)> {
         let mut sums: Vec<(usize, u64)> =
-            self.adds.iter().filter_map(|(add, by)| Some((counts_from(add)?, *by))).collect();
+            self.adds.iter().filter_map(|add| Some((counts_from(add)?, add.by))).collect();
         sums.sort_unstable();
         let mut sum = 0;
         for (_, by) in &mut sums {
@@ -83,16 +114,16 @@ impl Counter<'_> {
 
     /// S.
     fn reachable(&self) -> Reachable {
-        let (done, unknown): (Vec<_>, Vec<_>) = self.adds.iter().partition(|(add, _)| add.is_done());
-        let (base, more) = (done.iter().map(|(_, by)| by).sum(), unknown.iter().map(|(_, by)| by).sum::<u64>());
+        let (done, unknown): (Vec<_>, Vec<_>) = self.adds.iter().partition(|add| add.done.is_some());
+        let (base, more) = (done.iter().map(|add| add.by).sum(), unknown.iter().map(|add| add.by).sum::<u64>());
         let steps = (unknown.len() as u64).saturating_mul(more);
         if steps > MAX_STEPS {
             return Reachable { base, sums: None };
         }
         let mut sums = vec![false; more as usize + 1];
         sums[0] = true;
-        for (_, by) in &unknown {
-            let by = *by as usize;
+        for add in &unknown {
+            let by = add.by as usize;
             for sum in (by..sums.len()).rev() {
                 sums[sum] |= sums[sum - by];
             }
@@ -154,6 +185,25 @@ mod tests {
         assert_eq!(totals(5, 12), ["K6"]);
         assert_eq!(totals(5, 6), ["K6"], "only what was not applied makes 6");
         assert_eq!(totals(9, 9), ["K6"], "4 had not begun");
+    }
+
+    #[test]
+    fn what_is_added_under_one_key_counts_once_and_is_acknowledged_when_the_first_is() {
+        let add = |from, to, id, outcome| op(from, to, id, Action::Once { id: 7, by: 5 }, outcome);
+        let judge = |before: u64, finally: u64| -> Vec<String> {
+            let mut entries = add(10, 15, 1, Outcome::Unknown).to_vec();
+            entries.extend(op(16, 18, 2, Action::Total, Outcome::Total(5)));
+            entries.extend(add(20, 25, 3, done(&[])));
+            entries.extend(op(30, 35, 4, Action::Total, Outcome::Total(before)));
+            entries.extend(add(40, 45, 5, done(&[])));
+            entries.push(at(50, Event::FinalReads));
+            entries.extend(op(60, 65, 6, Action::Total, Outcome::Total(finally)));
+            judged(check, entries).into_iter().map(|violation| violation.promise).collect()
+        };
+        assert!(judge(5, 5).is_empty());
+        assert_eq!(judge(0, 5), ["K3"]);
+        assert_eq!(judge(5, 0), ["K1"]);
+        assert_eq!(judge(10, 10), ["K6", "K6"], "it counts twice");
     }
 
     #[test]

@@ -59,6 +59,7 @@ fn all_kinds(text: &str) -> History {
         (Action::Add, done(&[])),
         (Action::Elements, done(&[4])),
         (Action::Count(7), done(&[])),
+        (Action::Once { id: 3, by: 7 }, done(&[])),
         (Action::Total, Outcome::Total(7)),
         (Action::Order(OpId(8)), done(&[])),
         (Action::Orders, done(&[8])),

@@ -79,6 +79,7 @@ const LATER: &[(Workload, f64)] = &[
     (workload::watches::WORKLOAD, 0.2),
     (workload::leases::WORKLOAD, 0.2),
     (workload::deletes::WORKLOAD, 0.3),
+    (workload::repeats::WORKLOAD, 0.2),
 ];
 
 /// The scenario of a name.

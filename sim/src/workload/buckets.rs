@@ -42,7 +42,7 @@ pub(super) fn counters(client: &Client) -> Bucket<Counter> {
 pub(super) fn held(client: &Client, key: &str) -> Option<(Vec<polity::NodeId>, Option<u64>)> {
     match key.get(..2)? {
         "bs" => Some((sets(client).replicas(key), sets(client).fingerprint(key).ok().flatten())),
-        "bn" => Some((counters(client).replicas(key), counters(client).fingerprint(key).ok().flatten())),
+        "bn" | "rn" => Some((counters(client).replicas(key), counters(client).fingerprint(key).ok().flatten())),
         _ => None,
     }
 }
@@ -86,7 +86,8 @@ async fn add(client: Client, mut pace: Pace) {
     }
 }
 
-async fn total(client: &Client, key: &str) -> bool {
+/// Reads a counter. Returns whether it succeeded.
+pub(super) async fn total(client: &Client, key: &str) -> bool {
     let op = client.recorder.invoke(client.host, key, Action::Total);
     let read = counters(client).get(key).await;
     let outcome = match &read {

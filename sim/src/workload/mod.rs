@@ -20,6 +20,7 @@ pub(crate) mod owners;
 mod presence;
 mod races;
 mod registers;
+pub(crate) mod repeats;
 mod sets;
 mod topics;
 pub(crate) mod watches;
@@ -62,7 +63,7 @@ pub struct Workload {
 }
 
 /// All workloads.
-pub const ALL: [Workload; 15] = [
+pub const ALL: [Workload; 16] = [
     registers::WORKLOAD,
     edits::WORKLOAD,
     races::WORKLOAD,
@@ -78,6 +79,7 @@ pub const ALL: [Workload; 15] = [
     watches::WORKLOAD,
     leases::WORKLOAD,
     deletes::WORKLOAD,
+    repeats::WORKLOAD,
 ];
 
 /// How many of them, from the first on, worlds are drawn from. Those that came later are drawn each by itself, so that a seed

@@ -15,7 +15,7 @@
 //! | [`mod@digest`] | what a shard holds, in a few numbers | pure |
 //! | [`mod@account`] | what a replica says of all that it has | synchronous |
 //! | [`mod@reconcile`] | how two replicas become equal | sans IO |
-//! | [`mod@record`] | what is kept under a key | pure |
+//! | [`mod@record`] | what is kept under a key, and which writes under idempotency keys are in it | pure |
 //! | [`mod@agenda`] | which keys something is to be done about, and when | pure |
 //! | [`mod@tombstones`] | collects the traces of deletes | one task, conversations |
 //! | [`mod@census`] | how many keys a bucket has in a shard | pure |

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use polity_cluster::{Node, Preset};
 use polity_kv::{
-    Any, Bucket, BucketConfig, Causal, Consistency, Counter, Kind, Kv, KvConfig, KvError, LastWriterWins, Map, Outcome,
-    Set, Value,
+    Any, Bucket, BucketConfig, Causal, Consistency, Counter, IdempotencyKey, Kind, Kv, KvConfig, KvError,
+    LastWriterWins, Map, Outcome, Set, Value,
 };
 use polity_shard::ShardCount;
 
@@ -84,6 +84,76 @@ async fn what_is_written_on_one_node_is_read_on_another() {
     on(b).put("ada", "second").context(&context).await.expect("writes");
     assert_eq!(on(c).get("ada").await.expect("reads").value(), Some(&Bytes::from("second")));
     assert!(a.get("ada").await.expect("reads").is_empty());
+}
+
+#[tokio::test]
+async fn a_write_under_an_idempotency_key_is_done_once_whoever_asks_for_it() {
+    let nodes = three().await;
+    let [(_, a), (_, b), (_, c)] = &nodes[..] else { unreachable!() };
+    let visits = |kv: &Kv| open::<Counter>(kv, "visits");
+
+    let key = a.idempotency_key("visit 1");
+    for kv in [a, b, c, a] {
+        assert_eq!(visits(kv).add("once", 5).idempotency_key(key).await.expect("adds"), 5);
+    }
+    let at_once = (0..30).map(|at| {
+        let (kv, key) = (&nodes[at % 3].1, key_of(a, at / 10));
+        async move { visits(kv).add("many", 1).idempotency_key(key).await }
+    });
+    futures_util::future::try_join_all(at_once).await.expect("adds");
+    assert_eq!(visits(b).get("many").await.expect("reads"), 3);
+
+    // What was written since is not undone.
+    let notes = |kv: &Kv| open::<Causal>(kv, "notes");
+    let (first, key) = (a.idempotency_key("note 1"), b.idempotency_key("note 2"));
+    notes(a).put("ada", "one").idempotency_key(first).await.expect("writes");
+    let context = notes(b).put("ada", "two").idempotency_key(key).await.expect("writes");
+    notes(c).put("ada", "one").idempotency_key(first).await.expect("writes");
+    assert_eq!(notes(a).get("ada").await.expect("reads").value(), Some(&Bytes::from("two")));
+    let again = notes(c).put("ada", "two").idempotency_key(key).await.expect("writes");
+    for context in [again, context] {
+        notes(a).put("ada", "three").context(&context).await.expect("writes");
+    }
+    let ada = notes(a).get("ada").await.expect("reads");
+    assert_eq!(
+        ada.values(),
+        [Bytes::from("three"), Bytes::from("three")],
+        "only the first of them had seen what is there"
+    );
+
+    let delete = c.idempotency_key("delete 1");
+    assert!(open::<LastWriterWins>(a, "settings").put("mode", "one").await.is_ok());
+    assert!(open::<LastWriterWins>(b, "settings").delete("mode").idempotency_key(delete).await.expect("deletes"));
+    open::<LastWriterWins>(c, "settings").put("mode", "two").await.expect("writes");
+    assert!(!open::<LastWriterWins>(a, "settings").delete("mode").idempotency_key(delete).await.expect("is done"));
+    assert_eq!(open::<LastWriterWins>(a, "settings").get("mode").await.expect("reads"), Some(Bytes::from("two")));
+}
+
+fn key_of(kv: &Kv, name: usize) -> IdempotencyKey {
+    kv.idempotency_key(format!("visit {name}"))
+}
+
+#[tokio::test]
+async fn an_idempotency_key_counts_for_its_window_and_a_key_has_room_for_so_many() {
+    let nodes = three().await;
+    let [(_, a), ..] = &nodes[..] else { unreachable!() };
+    let (visits, window) = (open::<Counter>(a, "visits"), a.config().idempotency_window);
+    let since = a.idempotency_key("").since();
+    for wrong in [since - window - Duration::from_secs(1), since + window + Duration::from_secs(10)] {
+        let refused = visits.add("home", 1).idempotency_key(IdempotencyKey::new("key", wrong)).await;
+        let error = refused.expect_err("it does not count");
+        assert!(matches!(error, KvError::IdempotencyKeyOutOfWindow { .. }), "{error}");
+        assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, false));
+    }
+    assert_eq!(visits.get("home").await.expect("reads"), 0);
+
+    for name in 0..1024 {
+        visits.add("full", 1).idempotency_key(key_of(a, name)).await.expect("adds");
+    }
+    let error = visits.add("full", 1).idempotency_key(key_of(a, 1024)).await.expect_err("there is no room");
+    assert!(matches!(error, KvError::TooManyIdempotencyKeys { limit: 1024 }), "{error}");
+    visits.add("full", 1).idempotency_key(key_of(a, 7)).await.expect("it is done");
+    assert_eq!(visits.add("full", 1).await.expect("adds"), 1025);
 }
 
 #[tokio::test]

@@ -177,6 +177,19 @@ fn content(engine: &dyn Engine) -> Result<Content, EngineError> {
     Ok(content)
 }
 
+/// The same by a visit, which may come in any order: by rising key, so that a record that is visited twice is there twice.
+fn visited(engine: &dyn Engine) -> Result<Vec<((u32, Vec<u8>), Vec<u8>)>, EngineError> {
+    let mut visited = Vec::new();
+    for shard in 0..SHARDS {
+        engine.visit(ShardId(shard), &mut |key, record| {
+            visited.push(((shard, key.to_vec()), record.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+    }
+    visited.sort();
+    Ok(visited)
+}
+
 impl<W: World> Test<W> {
     fn engine(&self) -> &dyn Engine {
         &**self.engine.as_ref().expect("opened")
@@ -193,11 +206,15 @@ impl<W: World> Test<W> {
         result.map_err(|error| breach(rule, format!("it failed: {error}")))
     }
 
-    /// Compares with what must be there, by scan and by load.
+    /// Compares with what must be there, by scan, by visit and by load.
     fn compare(&self, rule: &'static str, expected: &Content) -> Result<(), Breach> {
         let found = Self::expect(rule, content(self.engine()))?;
         if found != *expected {
             return Err(breach(rule, difference(&found, expected)));
+        }
+        let visited = Self::expect(rule, visited(self.engine()))?;
+        if !visited.iter().map(|(key, record)| (key, record)).eq(expected) {
+            return Err(breach(rule, format!("a visit finds {} records, not these {}", visited.len(), expected.len())));
         }
         for ((shard, key), record) in expected {
             let found = Self::expect(rule, self.engine().load(ShardId(*shard), key))?;
@@ -259,6 +276,15 @@ impl<W: World> Test<W> {
             if seen != keys {
                 return Err(breach(rule, format!("in pages of {most}: {} keys, not these {}", seen.len(), keys.len())));
             }
+        }
+        let mut visits = 0;
+        let visit = self.engine().visit(ShardId(2), &mut |_, _| {
+            visits += 1;
+            if visits == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        Self::expect(rule, visit)?;
+        if visits != 3 {
+            return Err(breach(rule, format!("a visit that was to end after 3 records went on to {visits}")));
         }
         // What begins after a key that is not there.
         for after in [&b"a\0\0\0"[..], b"", b"aab", b"\xfe"] {

@@ -19,8 +19,8 @@ use crate::reconcile::{self, Offer, Purpose, Reconciliation, Sketched, bytes_of}
 use crate::record::Blob;
 use crate::roster::Roster;
 use crate::wire::{
-    ACCOUNT, FETCH, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, PAGE_BYTES, PULL, Page, READY, ReadyRequest, Rosters,
-    SKETCH,
+    ACCOUNT, FETCH, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, PULL, Page, READY, REPAIR_PAGE_BYTES, ReadyRequest,
+    Rosters, SKETCH,
 };
 
 /// Shards, and the current roster of each when the errand began.
@@ -170,7 +170,7 @@ pub(crate) async fn mend(here: &Coordinator, peer: &Peer) {
 /// Offers a page of the records of some keys. Returns how many of the keys that were.
 async fn offer(here: &Coordinator, peer: &Peer, keys: &[Blob]) -> Result<usize, String> {
     here.until_affordable().await;
-    let (records, keys) = here.store.records_at(keys, PAGE_BYTES).map_err(|error| error.to_string())?;
+    let (records, keys) = here.store.records_at(keys, REPAIR_PAGE_BYTES).map_err(|error| error.to_string())?;
     if !records.is_empty() {
         here.throttle.spend(bytes_of(&records));
         let offer = Offer { records, back: false };
@@ -211,7 +211,7 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
         return Ok(());
     }
     for group in reconcile::groups(store, differing) {
-        let mut reconciliation = Reconciliation::new(store, purpose, here.map().salt(), PAGE_BYTES, group);
+        let mut reconciliation = Reconciliation::new(store, purpose, here.map().salt(), REPAIR_PAGE_BYTES, group);
         reconcile(here, peer, &mut reconciliation, |shard| hear(here, peer, asks[&shard])).await?;
     }
     Ok(())
@@ -439,7 +439,8 @@ async fn try_give(
         }
     }
     for group in reconcile::groups(&here.store, differing) {
-        let mut reconciliation = Reconciliation::new(&here.store, Purpose::Give, here.map().salt(), PAGE_BYTES, group);
+        let mut reconciliation =
+            Reconciliation::new(&here.store, Purpose::Give, here.map().salt(), REPAIR_PAGE_BYTES, group);
         reconcile(here, peer, &mut reconciliation, |shard| done.push(shard)).await?;
     }
     Ok(())

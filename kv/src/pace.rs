@@ -1,7 +1,7 @@
 //! How much of a node's time repair may take.
 //!
 //! A node has one thread for its transport and its store ([`polity_cluster::rpc::Rpc::serve`]), so what repair does on it is
-//! time that calls wait. Work is done in pieces, one after the other, each of which takes about a millisecond; after each of
+//! time that calls wait. Work is done in pieces, one after the other, each of which takes a few hundred microseconds; after each of
 //! them nothing is done for repair until it has taken its share of the time at most.
 //!
 //! Times are those of the node's clock, so what else the machine does counts as well. And where a piece of work begins later
@@ -28,7 +28,7 @@ const ONE_OF_AT_LEAST: u32 = 64;
 const SAVED: Duration = Duration::from_millis(4);
 
 /// How many records are merged in one piece.
-pub(crate) const RECORDS_A_PIECE: usize = 256;
+pub(crate) const RECORDS_A_PIECE: usize = 64;
 
 /// Lets one piece of work after the other.
 #[derive(Debug)]

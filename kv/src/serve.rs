@@ -20,8 +20,8 @@ use crate::store::{Looked, Store, WriteError};
 use crate::tombstones;
 use crate::wire::{
     ACCOUNT, AccountAnswer, AccountRequest, COLLECT, FETCH, Fetch, INTRODUCE, LEN, Len, MERGE, Merge, MergeAnswer,
-    OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, Read, ReadAnswer, ReadyRequest, Rosters, SCAN, SKETCH, Scan,
-    ScanAnswer, WRITE, check_shards,
+    OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, REPAIR_PAGE_BYTES, Read, ReadAnswer, ReadyRequest, Rosters,
+    SCAN, SKETCH, Scan, ScanAnswer, WRITE, check_shards,
 };
 
 /// Registers everything that peers may ask for.
@@ -177,7 +177,7 @@ async fn handle_fetch(here: Arc<Coordinator>, fetch: Fetch) -> Result<Page, Fail
     }
     let _turn = here.pace.turn().await;
     let after = fetch.after.as_ref().map(|key| &key.0[..]);
-    let page = here.store.page(shard, after, PAGE_BYTES);
+    let page = here.store.page(shard, after, REPAIR_PAGE_BYTES);
     let (records, more) = page.map_err(|error| Failure::not_applied(error.to_string()))?;
     here.throttle.pass(bytes_of(&records));
     Ok(Page { records, more })
@@ -227,7 +227,7 @@ async fn handle_sketch(here: Arc<Coordinator>, asked: Sketch) -> Result<Vec<Sket
 async fn handle_pull(here: Arc<Coordinator>, asked: Pull) -> Result<Pulled, Failure> {
     check_shards(&asked.shards).map_err(Failure::not_applied)?;
     let _turn = here.pace.turn().await;
-    let answer = here.store.pull(&asked, PAGE_BYTES).map_err(Failure::not_applied)?;
+    let answer = here.store.pull(&asked, REPAIR_PAGE_BYTES).map_err(Failure::not_applied)?;
     here.throttle.pass(asked.bytes() + answer.bytes());
     Ok(answer)
 }
@@ -238,7 +238,7 @@ async fn handle_offer(here: Arc<Coordinator>, limits: Limits, offer: Offer) -> R
     let mut answer = Offered { back: Vec::new(), all: true };
     for records in offer.records.chunks(RECORDS_A_PIECE) {
         let _turn = here.pace.turn().await;
-        let room = PAGE_BYTES.saturating_sub(bytes_of(&answer.back) as usize);
+        let room = REPAIR_PAGE_BYTES.saturating_sub(bytes_of(&answer.back) as usize);
         let taken = here.store.take_offer(records, offer.back, room);
         let Offered { back, all } = taken.map_err(|error| Failure::unknown(format!("{error:?}")))?;
         answer.back.extend(back);

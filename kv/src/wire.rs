@@ -73,6 +73,10 @@ pub(crate) fn check_shards<T>(shards: &[T]) -> Result<(), String> {
 /// hold up the executor.
 pub(crate) const PAGE_BYTES: usize = 64 << 10;
 
+/// The same of pages that make replicas equal. They are smaller: nobody waits for them, and whoever calls meanwhile waits for all that it
+/// takes to make one (ADR 0032).
+pub(crate) const REPAIR_PAGE_BYTES: usize = 16 << 10;
+
 /// A list of rosters per shard. Few rosters serve many shards, so each is sent once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rosters {

@@ -17,7 +17,7 @@ use crate::place;
 use crate::record::{Blob, Kind, Update};
 use crate::roster::{Roster, RosterId};
 use crate::store::{Store, Write};
-use crate::wire::{PAGE_BYTES, Page};
+use crate::wire::{Page, REPAIR_PAGE_BYTES};
 
 /// The length of a key and of a value.
 const KEY_BYTES: usize = 12;
@@ -158,7 +158,7 @@ impl Pair {
         let mut complete = true;
         for group in groups(&self.here, differing) {
             let mut left = group.len();
-            let mut reconciliation = Reconciliation::new(&self.here, Purpose::Equalise, SALT, PAGE_BYTES, group);
+            let mut reconciliation = Reconciliation::new(&self.here, Purpose::Equalise, SALT, REPAIR_PAGE_BYTES, group);
             while let Some(ask) = reconciliation.next(&self.here).expect("memory works") {
                 self.answer(&mut reconciliation, ask);
                 left -= reconciliation.take_done().len();
@@ -180,20 +180,22 @@ impl Pair {
             }
             Ask::Pull(ask) => {
                 let ask = self.carry(&ask);
-                let answer = self.there.pull(&ask, PAGE_BYTES).expect("a request of ours");
+                let answer = self.there.pull(&ask, REPAIR_PAGE_BYTES).expect("a request of ours");
                 let answer = self.carry_back(&answer);
                 reconciliation.handle_pulled(&self.here, answer);
             }
             Ask::Fetch(ask) => {
                 let ask = self.carry(&ask);
                 let after = ask.after.as_ref().map(|key| &key.0[..]);
-                let (records, more) = self.there.page(ShardId(ask.shard), after, PAGE_BYTES).expect("memory works");
+                let (records, more) =
+                    self.there.page(ShardId(ask.shard), after, REPAIR_PAGE_BYTES).expect("memory works");
                 let answer = self.carry_back(&Page { records, more });
                 reconciliation.handle_page(&self.here, &answer);
             }
             Ask::Offer(offer) => {
                 let offer = self.carry(&offer);
-                let answer = self.there.take_offer(&offer.records, offer.back, PAGE_BYTES).expect("memory works");
+                let answer =
+                    self.there.take_offer(&offer.records, offer.back, REPAIR_PAGE_BYTES).expect("memory works");
                 let answer = self.carry_back(&answer);
                 reconciliation.handle_offered(&self.here, &answer);
             }

@@ -120,7 +120,7 @@ async fn whoever_cannot_start_leaves_nothing_behind() {
         ("zone too long", |b| b.zone("z".repeat(65)), |e| matches!(e, Error::Name(_)), false),
         ("too many roles", |b| (0..9).fold(b, |b, i| b.role(format!("r{i}"))), |e| config(e, "role"), false),
         ("role too long", |b| b.role("r".repeat(65)), |e| config(e, "role"), false),
-        ("setting too long", |b| b.must_match("k", "v".repeat(65)), |e| config(e, "must_match"), false),
+        ("setting too long", |b| b.must_match("k", "v".repeat(257)), |e| config(e, "must_match"), false),
         ("too many seeds", |b| b.seeds((1..=65).map(|i| format!("127.0.0.1:{i}"))), |e| config(e, "seeds"), false),
         ("seed without a port", |b| b.seeds(["nowhere"]), |e| config(e, "seeds"), false),
         ("unresolvable", |b| b.seeds(["nowhere.invalid:1"]), |e| matches!(e, Error::Discovery(_)), true),

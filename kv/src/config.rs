@@ -1,7 +1,7 @@
 //! The limits and times of a store.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use polity_shard::handoff::BudgetConfig;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::bucket::BucketConfig;
 use crate::bucket::config::MAX_BUCKETS;
 use crate::errands::PATIENCE;
+use crate::layout::Layout;
 
 /// How many replicas must do their part before an operation is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -25,13 +26,16 @@ pub enum Consistency {
     All,
 }
 
+/// How many bytes of names of buckets are compared in words when a node joins: a setting has at most 256.
+const MAX_LIST_BYTES: usize = 200;
+
 /// Limits and times of a store. Those marked *must match* are compared when a node joins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KvConfig {
     /// Into how many shards the keys are divided. Must match.
     pub shards: ShardCount,
-    /// How many nodes hold each key. Must match. 3 survives the loss of one node.
+    /// How many nodes hold each key, unless its bucket says otherwise. Must match. 3 survives the loss of one node.
     pub replicas: ReplicaCount,
     /// The longest key. 4 KiB, at most 64 KiB: keys are sent with every request.
     pub max_key_bytes: usize,
@@ -111,7 +115,24 @@ impl KvConfig {
     /// The settings in which all members must agree.
     #[must_use]
     pub fn must_match(&self) -> [(&'static str, String); 2] {
-        [("kv.shards", self.shards.get().to_string()), ("kv.replicas", self.replicas.get().to_string())]
+        [("kv.shards", self.shards.get().to_string()), ("kv.replicas", self.replicas_text())]
+    }
+
+    /// The buckets with another number of replicas than the store's own, in the order of their names.
+    pub(crate) fn other_replicas(&self) -> BTreeMap<&str, ReplicaCount> {
+        let own = self.buckets().filter_map(|(name, bucket)| Some((name, bucket.own_replicas()?)));
+        own.filter(|(_, count)| *count != self.replicas).collect()
+    }
+
+    /// The number of replicas, and the buckets that have another.
+    fn replicas_text(&self) -> String {
+        let (replicas, others) = (self.replicas.get(), self.other_replicas());
+        let list: String = others.iter().map(|(name, count)| format!(", {name:?} {}", count.get())).collect();
+        if list.len() <= MAX_LIST_BYTES {
+            return format!("{replicas}{list}");
+        }
+        let hash = xxhash_rust::xxh3::xxh3_64(list.as_bytes());
+        format!("{replicas}, and others in {} buckets ({hash:016x})", others.len())
     }
 
     /// Checks the ranges.
@@ -137,6 +158,8 @@ impl KvConfig {
         let least = (1..=self.repair.bytes_per_second).contains(&self.repair.least);
         check(least, "repair.least", "is between 1 and repair.bytes_per_second")?;
         check(self.repair.burst >= 1, "repair.burst", "is at least 1")?;
+        let shards = Layout::new(self).len();
+        check(shards <= ShardCount::MAX as usize, "shards", "for each number of replicas are at most 65,536 together")?;
         check(self.buckets.len() <= MAX_BUCKETS, "the number of buckets", "is at most 1,024")?;
         let mut names = BTreeSet::new();
         for (name, bucket) in self.buckets() {
@@ -152,5 +175,42 @@ impl KvConfig {
     /// The most bytes that the siblings of a key may take together.
     pub(crate) fn max_record_bytes(&self) -> usize {
         3 * self.max_value_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(count: u8) -> BucketConfig {
+        BucketConfig::counter().replicas(ReplicaCount::new(count).expect("a possible number"))
+    }
+
+    #[test]
+    fn members_must_agree_on_the_buckets_with_other_numbers_of_replicas_and_on_no_others() {
+        let text = |config: &KvConfig| config.must_match()[1].clone();
+        let plain = KvConfig::default().bucket("a", BucketConfig::set()).bucket("b", of(3));
+        assert_eq!(text(&plain), ("kv.replicas", "3".to_owned()));
+        let (one, other) =
+            (plain.clone().bucket("y", of(5)).bucket("x", of(1)), plain.bucket("x", of(1)).bucket("y", of(5)));
+        assert_eq!(text(&one), ("kv.replicas", "3, \"x\" 1, \"y\" 5".to_owned()));
+        assert_eq!(text(&one), text(&other));
+        let many = |last: u8| {
+            (0..100).fold(KvConfig::default().bucket("last", of(last)), |c, at| c.bucket(at.to_string(), of(2)))
+        };
+        assert!(text(&many(4)).1.starts_with("3, and others in 101 buckets (") && text(&many(4)).1.len() <= 256);
+        assert_ne!(text(&many(4)), text(&many(5)));
+    }
+
+    #[test]
+    fn all_shards_together_are_no_more_than_those_of_one_number() {
+        let with = |shards: u32| {
+            let shards = ShardCount::new(shards).expect("a power of two");
+            KvConfig { shards, ..KvConfig::default() }
+        };
+        with(1 << 16).bucket("a", of(3)).validate().expect("one number");
+        with(1 << 15).bucket("a", of(1)).bucket("b", of(1)).validate().expect("two numbers");
+        let error = with(1 << 15).bucket("a", of(1)).bucket("b", of(2)).validate().expect_err("three numbers");
+        assert_eq!(error.setting, "shards");
     }
 }

@@ -16,7 +16,7 @@ use crate::wire::{LEN, Len, MAX_SHARDS_A_MESSAGE};
 pub(crate) async fn len(here: &Coordinator, bucket: &Blob) -> Result<u64, KvError> {
     let deadline = Instant::now() + here.config.timeout;
     let mut total = 0u64;
-    let mut left: Vec<ShardId> = here.store.shard_ids().collect();
+    let mut left: Vec<ShardId> = here.store.layout().shards_of_bucket(&bucket.0).collect();
     loop {
         if here.rpc.is_stopped() {
             return Err(KvError::Stopped);

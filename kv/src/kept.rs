@@ -1,9 +1,12 @@
-//! What a node keeps of itself beside its records: whom it continues, and how it stands to each shard. Pure.
+//! What a node keeps of itself beside its records: whom it continues, how it stands to each shard, and which numbers of replicas
+//! its shards have had. Pure.
 //!
 //! Values of [`crate::engine::Engine::meta`], each with its version in front. Bytes: `docs/STORAGE.md`.
 
+use std::collections::BTreeSet;
+
 use polity_cluster::{Boot, NodeName};
-use polity_shard::{ShardCount, ShardId};
+use polity_shard::{ReplicaCount, ShardCount, ShardId};
 use serde::{Deserialize, Serialize};
 
 use crate::lineage::Lineage;
@@ -12,6 +15,9 @@ use crate::standing::{MAX_OWED, Standing};
 
 /// The name of the lineage.
 pub(crate) const LINEAGE: &str = "lineage";
+
+/// The name of the numbers of replicas, other than the store's own, that shards have had.
+pub(crate) const CLASSES: &str = "classes";
 
 /// The name of the standing of a shard.
 pub(crate) fn standing_of(shard: ShardId) -> String {
@@ -74,6 +80,14 @@ pub(crate) fn decode_lineage(bytes: &[u8], name: &NodeName, shards: ShardCount) 
     Ok((kept.name == *name && kept.shards == shards.get()).then(|| Lineage::new(kept.boots)))
 }
 
+pub(crate) fn encode_classes(classes: &BTreeSet<ReplicaCount>) -> Vec<u8> {
+    encode(classes)
+}
+
+pub(crate) fn decode_classes(bytes: &[u8]) -> Result<BTreeSet<ReplicaCount>, NotKept> {
+    decode(bytes)
+}
+
 pub(crate) fn encode_standing(standing: &Standing) -> Vec<u8> {
     let (current, owed) = (standing.current().clone(), standing.owed().cloned().collect());
     encode(&KeptStanding { current, owed, overflowed: standing.has_overflowed() })
@@ -107,7 +121,11 @@ mod tests {
         let kept = encode_standing(&standing);
         let rosters = ["0201610307016201" /* a3 b1 */, "07", "02", "0201610207016201", "07", "0101620107"];
         assert_eq!(hex(&kept), format!("01{}00", rosters.concat()), "the format: docs/STORAGE.md");
-        assert_eq!([standing_of(ShardId(7)).as_str(), LINEAGE], ["standing/7", "lineage"]);
+        assert_eq!([standing_of(ShardId(7)).as_str(), LINEAGE, CLASSES], ["standing/7", "lineage", "classes"]);
+        let classes = [5, 1].map(|count| ReplicaCount::new(count).expect("valid")).into();
+        assert_eq!(hex(&encode_classes(&classes)), "01020105", "the format: docs/STORAGE.md");
+        assert_eq!(decode_classes(&encode_classes(&classes)), Ok(classes));
+        assert!(decode_classes(&[1, 1, 17]).is_err(), "no shard has so many");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!
 //! | module | idea | kind |
 //! |---|---|---|
+//! | [`mod@layout`] | which shards there are, and in which of them a key is | pure |
 //! | [`mod@roster`] | the boots that hold a shard at one time | pure |
 //! | [`mod@standing`] | what a node still owes an account of before it may vouch for a shard | pure |
 //! | [`mod@lineage`] | which boots a boot continues | pure |
@@ -52,6 +53,7 @@ mod error;
 mod hints;
 mod kept;
 mod kv;
+mod layout;
 mod lineage;
 mod map;
 mod mend;
@@ -88,6 +90,7 @@ pub use config::{ConfigError, Consistency, KvConfig};
 pub use engine::{Change, Commit, Engine, EngineError, MemoryEngine, Visit};
 pub use error::{KvError, Outcome, StartError};
 pub use kv::{Context, Entry, Kv, NotAContext};
+pub use polity_shard::ReplicaCount;
 pub use polity_shard::handoff::BudgetConfig;
 pub use record::{IdempotencyKey, Kind};
 pub use scan::Scan;

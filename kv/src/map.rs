@@ -6,23 +6,31 @@ use std::sync::Arc;
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::Peer;
 use polity_cluster::{Member, NodeId, NodeName, Status, View};
-use polity_shard::{Candidate, Placement, ReplicaCount, ShardCount, ShardId};
+use polity_shard::{Candidate, Placement, ShardId};
 
+use crate::layout::{Layout, index_of};
 use crate::lineage::Heirs;
 use crate::roster::Roster;
 use crate::standing::Fates;
+
+/// The longest list of each shard number, of which each class of shards takes the beginning.
+#[derive(Debug)]
+struct Placed {
+    lists: Placement,
+    layout: Arc<Layout>,
+}
 
 /// One version of the map. Replaced as a whole when the members change.
 #[derive(Debug, Default)]
 pub(crate) struct Map {
     members: BTreeMap<NodeName, Member>,
-    placement: Option<Placement>,
+    placement: Option<Placed>,
     digest: u64,
 }
 
 impl Map {
     /// The map of a view. Shards go to members that are up, have said what they are, and are not about to leave.
-    pub(crate) fn new(view: &View, shards: ShardCount, replicas: ReplicaCount) -> Self {
+    pub(crate) fn new(view: &View, layout: &Arc<Layout>) -> Self {
         let zones = !(mutated(Mutation::ForgetsZones) && view.version > 20);
         let candidates: Vec<Candidate> = view
             .up()
@@ -32,7 +40,8 @@ impl Map {
                 Some(Candidate { name: member.id.name.clone(), weight: profile.weight, zone })
             })
             .collect();
-        let placement = Placement::compute(&candidates, shards, replicas)
+        let placement = Placement::compute(&candidates, layout.shards(), layout.max_replicas())
+            .map(|lists| Placed { lists, layout: layout.clone() })
             .inspect_err(|error| tracing::error!(%error, "shards cannot be placed on these members"))
             .ok();
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
@@ -53,7 +62,9 @@ impl Map {
 
     /// The boots that a shard belongs to, the preferred ones first.
     pub(crate) fn preference_list(&self, shard: ShardId) -> Vec<NodeId> {
-        let names = self.placement.iter().flat_map(|placement| placement.preference_list(shard));
+        let names = self.placement.iter().flat_map(|Placed { lists, layout }| {
+            lists.preference_list(index_of(shard)).take(layout.replicas_of(shard))
+        });
         names.filter_map(|name| self.members.get(name)).map(|member| member.id.clone()).collect()
     }
 

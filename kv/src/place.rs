@@ -3,6 +3,8 @@
 //! The length of the bucket's name in one byte, the name, the key. So no two buckets share a key, and the keys of one stand
 //! together in the order of a shard.
 
+use std::borrow::Cow;
+
 use crate::record::Blob;
 
 /// The longest name of a bucket.
@@ -29,6 +31,11 @@ pub(crate) fn bucket_of(place: &[u8]) -> &[u8] {
     place.get(..1 + name).unwrap_or(place)
 }
 
+/// The name of the bucket that a place is in.
+pub(crate) fn name_of(place: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bucket_of(place).get(1..).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +48,7 @@ mod tests {
         assert_eq!(key_in(&Blob::from(vec![9, 1])), b"");
         assert_eq!(key_in(&Blob::default()), b"");
         assert_eq!(places.each_ref().map(|place| bucket_of(&place.0)), [&b"\0"[..], b"\x01a", b"\x02ab"]);
+        assert_eq!(places.each_ref().map(|place| name_of(&place.0)), ["", "a", "ab"]);
         assert_eq!((bucket_of(&[9, 1]), bucket_of(&[])), (&[9, 1][..], &[][..]));
     }
 }

@@ -74,7 +74,7 @@ impl<T> fmt::Debug for Scan<'_, T> {
 impl<'a, T> Scan<'a, T> {
     /// `make` says what is given of a record, and passes over those for which it is nothing.
     pub(crate) fn new(kv: &'a Kv, prefix: Blob, level: Consistency, make: fn(&Record) -> Option<T>) -> Self {
-        let at = Some((ShardId(0), None));
+        let at = kv.coordinator().store.layout().shards_of_bucket(&prefix.0).next().map(|shard| (shard, None));
         Self { kv, prefix, level, at, found: VecDeque::new(), make }
     }
 
@@ -108,7 +108,7 @@ impl<'a, T> Scan<'a, T> {
             self.found.extend(found);
             self.at = match next {
                 Some(after) => Some((*shard, Some(after))),
-                None => Some((ShardId(shard.0 + 1), None)).filter(|(shard, _)| here.store.has_shard(*shard)),
+                None => here.store.layout().after(*shard).map(|shard| (shard, None)),
             };
         }
     }

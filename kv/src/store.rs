@@ -4,6 +4,7 @@
 //! must not be seen apart: a record's change, the digest's change, and the standing that the answer vouches with.
 
 mod blind;
+mod classes;
 #[cfg(all(test, feature = "turmoil", not(feature = "shuttle")))]
 mod crashes;
 #[cfg(all(test, feature = "shuttle"))]
@@ -13,6 +14,7 @@ mod sketches;
 mod tombstones;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -21,7 +23,7 @@ use std::time::Duration;
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::{NodeId, NodeName};
 use polity_crdt::{Dot, HybridClock, ReplicaId, VersionVector};
-use polity_shard::{ShardCount, ShardId};
+use polity_shard::{ReplicaCount, ShardId};
 
 use self::blind::UnderWay;
 pub(crate) use self::blind::{Amended, Blind, Said};
@@ -31,6 +33,7 @@ use crate::config::KvConfig;
 use crate::digest::Digest;
 use crate::engine::{Commit, Engine, EngineError};
 use crate::kept::{self, NotKept};
+use crate::layout::Layout;
 use crate::lineage::{Heirs, Lineage};
 use crate::record::{self, Blob, Kind, MAX_DONE, Millis, NotARecord, Record, Refused, Update, Writing};
 use crate::roster::{Roster, RosterId};
@@ -124,7 +127,8 @@ impl From<Refused> for WriteError {
 #[derive(Debug)]
 pub(crate) struct Store {
     own: NodeId,
-    count: ShardCount,
+    layout: Arc<Layout>,
+    /// By their places in the layout.
     shards: Vec<Mutex<Shard>>,
     engine: Arc<dyn Engine>,
     /// The boots whose records and standing the engine holds.
@@ -188,7 +192,7 @@ impl Store {
         let continued = continued.flatten();
         let lineage = continued.clone().unwrap_or_default();
         let store = Self {
-            count: config.shards,
+            layout: Arc::new(Layout::new(config)),
             shards: Vec::new(),
             heirs: RwLock::new(Arc::new(Heirs::new(&own, lineage.clone()))),
             own,
@@ -202,7 +206,7 @@ impl Store {
             collected: AtomicU64::new(0),
             watched: Watched::default(),
         };
-        let shards = config.shards.iter().map(|shard| {
+        let shards = store.shard_ids().map(|shard| {
             let standing = match continued {
                 Some(_) => read_meta(&*store.engine, &kept::standing_of(shard), kept::decode_standing)?,
                 None => None,
@@ -226,29 +230,40 @@ impl Store {
             Ok(fresh)
         });
         let mut shards = shards.collect::<Result<Vec<_>, EngineError>>()?;
-        let commit = store.begin()?;
+        let kept = store.left_classes()?;
+        let commit = store.begin(kept)?;
         shards.iter_mut().for_each(|shard| shard.commit = commit);
         Ok(Self { shards: shards.into_iter().map(Mutex::new).collect(), ..store })
     }
 
     /// Says in the engine that it is this boot's. Nothing is acknowledged before that is durable.
-    fn begin(&self) -> Result<Commit, EngineError> {
+    fn begin(&self, kept: BTreeSet<ReplicaCount>) -> Result<Commit, EngineError> {
         if !self.engine.is_durable() {
             return Ok(Commit::NONE);
         }
-        let left = kept::encode_lineage(&self.own.name, self.count, self.own.boot, &self.lineage);
+        let classes: BTreeSet<ReplicaCount> = self.layout.classes().iter().copied().collect();
+        if !classes.is_subset(&kept) {
+            self.engine.put_meta(kept::CLASSES, &kept::encode_classes(&(&kept | &classes)))?;
+        }
+        let left = kept::encode_lineage(&self.own.name, self.layout.shards(), self.own.boot, &self.lineage);
         self.engine.put_meta(kept::LINEAGE, &left)
     }
 
     /// Fills in what follows from what the engine holds of a shard.
     fn inspect(&self, id: ShardId, shard: &mut Shard) -> Result<(), EngineError> {
+        let mut astray = Ok(());
         self.engine.scan(id, None, &mut |key, bytes| {
+            astray = self.check_class(id, key);
+            if astray.is_err() {
+                return ControlFlow::Break(());
+            }
             shard.digest.change(key, None, Some(bytes));
             if let Ok(record) = record::decode(bytes) {
                 shard.note(key, false, Some(&record), 0);
             }
             ControlFlow::Continue(())
-        })
+        })?;
+        astray
     }
 
     /// Nothing that this boot or another has been: the boot is random, and the count grows.
@@ -264,19 +279,23 @@ impl Store {
     }
 
     pub(crate) fn shard_of(&self, key: &[u8]) -> ShardId {
-        self.count.shard_of(key)
+        self.layout.shard_of(key)
     }
 
     pub(crate) fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
-        self.count.iter()
+        self.layout.ids()
     }
 
     pub(crate) fn has_shard(&self, shard: ShardId) -> bool {
-        self.count.contains(shard)
+        self.layout.contains(shard)
+    }
+
+    pub(crate) fn layout(&self) -> &Arc<Layout> {
+        &self.layout
     }
 
     fn shard(&self, shard: ShardId) -> MutexGuard<'_, Shard> {
-        self.shards[shard.0 as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[self.layout.position(shard)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // ---- standing -------------------------------------------------------------------------------------------------

@@ -121,8 +121,7 @@ impl Upkeep {
 
     /// The members have changed.
     fn place(&self) {
-        let config = &self.here.config;
-        let map = Map::new(&self.members.snapshot(), config.shards, config.replicas);
+        let map = Map::new(&self.members.snapshot(), self.here.store.layout());
         for shard in self.here.store.shard_ids() {
             self.here.store.place(shard, map.roster(shard));
         }

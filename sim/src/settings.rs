@@ -36,6 +36,9 @@ pub struct Store {
     pub shards: u32,
     /// How many nodes hold each key.
     pub replicas: u8,
+    /// How many nodes hold each key of some buckets ([`workload::OTHERS`]), if that is another number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_replicas: Option<u8>,
     /// How long an operation may take.
     #[serde(rename = "timeout_ms", with = "millis")]
     pub timeout: Duration,
@@ -118,6 +121,7 @@ impl Settings {
             store: Store {
                 shards: 64,
                 replicas: store.replicas.get(),
+                other_replicas: None,
                 timeout: store.timeout,
                 hedge_after: store.hedge_after,
                 patrol_interval: store.patrol_interval,
@@ -143,6 +147,7 @@ impl Settings {
         let store = Store {
             shards: 1 << rng.random_range(3..=6),
             replicas: *[2, 3, 3, 3, 4].choose(rng).expect("some"),
+            other_replicas: None,
             timeout: one_of(rng, &[1000, 2000, 2000, 4000]),
             hedge_after: one_of(rng, &[10, 50, 50, 200]),
             patrol_interval: one_of(rng, &[1000, 5000, 10_000]),
@@ -229,9 +234,10 @@ impl Settings {
     /// If the numbers of shards or replicas are none that a store can have; [`Settings::problem`] tells before.
     #[must_use]
     pub fn kv(&self) -> KvConfig {
-        let mut config = workload::declare(KvConfig::default());
+        let count = |count| ReplicaCount::new(count).expect("a possible number of replicas");
+        let mut config = workload::declare(KvConfig::default(), self.store.other_replicas.map(count));
         config.shards = ShardCount::new(self.store.shards).expect("a possible number of shards");
-        config.replicas = ReplicaCount::new(self.store.replicas).expect("a possible number of replicas");
+        config.replicas = count(self.store.replicas);
         config.timeout = self.store.timeout;
         config.hedge_after = self.store.hedge_after;
         config.patrol_interval = self.store.patrol_interval;
@@ -265,6 +271,14 @@ impl Settings {
         self.bounded()
     }
 
+    /// The same in which the keys of some buckets are on another number of nodes, drawn from those that lose nothing with one.
+    #[must_use]
+    pub(crate) fn with_other_replicas(mut self, rng: &mut StdRng) -> Self {
+        let others = [2, 4, 5].into_iter().filter(|count| *count != self.store.replicas);
+        self.store.other_replicas = rand::seq::IteratorRandom::choose(others, rng);
+        self.and(&workload::BUCKETS)
+    }
+
     /// Why no world can be built so; `None` if one can.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -281,8 +295,8 @@ impl Settings {
         if self.tick.is_zero() || self.pace == 0 {
             return Some("a tick and a pace are more than nothing".to_owned());
         }
-        let possible = ShardCount::new(self.store.shards).is_ok() && ReplicaCount::new(self.store.replicas).is_ok();
-        if !possible {
+        let mut counts = [self.store.replicas].into_iter().chain(self.store.other_replicas);
+        if ShardCount::new(self.store.shards).is_err() || counts.any(|count| ReplicaCount::new(count).is_err()) {
             return Some("the numbers of shards and replicas are none that a store can have".to_owned());
         }
         self.kv().validate().err().map(|error| error.to_string())

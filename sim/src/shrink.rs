@@ -10,7 +10,7 @@ use crate::case::{Act, Case, Timed};
 use crate::fault::Fault;
 use crate::history::Host;
 use crate::run::run;
-use crate::settings::Settings;
+use crate::settings::{Settings, Store};
 
 /// With how many seeds a smaller case is tried.
 const SEEDS: u64 = 4;
@@ -99,6 +99,8 @@ fn smaller(case: &Case) -> Vec<Case> {
     with_settings(Settings { pace: 100, ..settings.clone() }.bounded());
     let mut store = settings.store.clone();
     store.shards = (store.shards / 2).max(1);
+    with_settings(Settings { store, ..settings.clone() });
+    let store = Store { other_replicas: None, ..settings.store.clone() };
     with_settings(Settings { store, ..settings.clone() });
     cases.extend(with_fewer_hosts(case));
     cases

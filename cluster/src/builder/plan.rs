@@ -8,6 +8,7 @@ use crate::config::{Preset, Timings};
 use crate::discovery::{Discovery, MAX_DISCOVERIES, StaticList};
 use crate::error::Error;
 use crate::formation::MAX_EXPECTED;
+use crate::hello::{MAX_SETTING_BYTES, MAX_SETTINGS};
 use crate::identity::NodeName;
 use crate::secure::Secret;
 use crate::secure::ring::Ring;
@@ -44,10 +45,12 @@ impl Builder {
         self.roles.iter().try_for_each(|role| word("role", role))?;
         for (key, value) in &self.settings {
             word("must_match", key)?;
-            word("must_match", value)?;
+            if value.is_empty() || value.len() > MAX_SETTING_BYTES {
+                return Err(Error::config("must_match", format!("1 to {MAX_SETTING_BYTES} bytes, not {value:?}")));
+            }
         }
-        if self.settings.len() > crate::hello::MAX_SETTINGS {
-            return Err(Error::config("must_match", format!("at most {}", crate::hello::MAX_SETTINGS)));
+        if self.settings.len() > MAX_SETTINGS {
+            return Err(Error::config("must_match", format!("at most {MAX_SETTINGS}")));
         }
         if self.roles.len() > MAX_ROLES {
             return Err(Error::config("role", format!("at most {MAX_ROLES}, not {}", self.roles.len())));

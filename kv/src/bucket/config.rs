@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use polity_shard::ReplicaCount;
+
 use crate::config::{ConfigError, Consistency, KvConfig};
 use crate::place::MAX_BUCKET_BYTES;
 use crate::record::Kind;
@@ -23,7 +25,8 @@ pub(crate) const MAX_BUCKETS: usize = 1024;
 /// ```
 ///
 /// Nodes need not declare the same buckets, so that one can be added by one node after the other. Those that declare the
-/// same must say the same: where two differ in the kind, a write of one kind to a key that holds another is refused.
+/// same must say the same: where two differ in the kind, a write of one kind to a key that holds another is refused. A bucket with
+/// a number of [`BucketConfig::replicas`] of its own is declared by all of them or by none: others are refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a description is no bucket: declare it with `KvConfig::bucket`"]
 pub struct BucketConfig {
@@ -33,6 +36,7 @@ pub struct BucketConfig {
     write: Consistency,
     max_key_bytes: Option<usize>,
     max_value_bytes: Option<usize>,
+    replicas: Option<ReplicaCount>,
 }
 
 impl BucketConfig {
@@ -68,7 +72,15 @@ impl BucketConfig {
 
     const fn of(kind: Option<Kind>) -> Self {
         let quorum = Consistency::Quorum;
-        Self { kind, ttl: None, read: quorum, write: quorum, max_key_bytes: None, max_value_bytes: None }
+        Self {
+            kind,
+            ttl: None,
+            read: quorum,
+            write: quorum,
+            max_key_bytes: None,
+            max_value_bytes: None,
+            replicas: None,
+        }
     }
 
     /// How long what is under a key stays after the last write to it, unless a write says otherwise. For ever by default.
@@ -93,6 +105,27 @@ impl BucketConfig {
         self
     }
 
+    /// How many nodes hold each key. [`KvConfig::replicas`] by default. It must be the same on all nodes, and for as long as the
+    /// bucket holds anything: to change it, stop all nodes, and start them without what they held, or with another bucket.
+    ///
+    /// Keys of 5 survive the loss of two nodes at once. Those of 1 wait while their node is down, as do
+    /// [`Kv::settled`](crate::Kv::settled) and the nodes that have them next, and are lost with its memory or folder; one that
+    /// leaves hands them over. All buckets with one number share [`KvConfig::shards`] shards, so each number that no other bucket
+    /// has costs as much upkeep as the store itself.
+    ///
+    /// ```
+    /// # use polity_kv::{BucketConfig, KvConfig, ReplicaCount};
+    /// let config = KvConfig::default()
+    ///     .bucket("cache", BucketConfig::last_writer_wins().replicas(ReplicaCount::new(1)?))
+    ///     .bucket("accounts", BucketConfig::map().replicas(ReplicaCount::new(5)?));
+    /// config.validate()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn replicas(mut self, replicas: ReplicaCount) -> Self {
+        self.replicas = Some(replicas);
+        self
+    }
+
     /// The longest key of the bucket. The store's limit by default, and never more.
     pub const fn max_key_bytes(mut self, bytes: usize) -> Self {
         self.max_key_bytes = Some(bytes);
@@ -110,6 +143,11 @@ impl BucketConfig {
     #[must_use]
     pub const fn kind(&self) -> Option<Kind> {
         self.kind
+    }
+
+    /// Of how many replicas, if it says so.
+    pub(crate) const fn own_replicas(&self) -> Option<ReplicaCount> {
+        self.replicas
     }
 
     /// Checks a declaration against the limits of its store.

@@ -38,6 +38,8 @@ use super::{Change, Commit, Engine, EngineError};
 
 /// How many shards the engines have that are tested.
 const SHARDS: u32 = 4;
+/// Shards of other numbers of replicas: the first and last of the class of one, and of that of the most.
+const OTHERS: [u32; 4] = [1 << 16, (1 << 16) + SHARDS - 1, 16 << 16, (16 << 16) + SHARDS - 1];
 /// How often the power is cut.
 const CUTS: u64 = 12;
 /// How many write at once, and how often each.
@@ -120,6 +122,10 @@ fn shards() -> ShardCount {
     ShardCount::new(SHARDS).expect("a power of two")
 }
 
+fn all_shards() -> impl Iterator<Item = u32> {
+    (0..SHARDS).chain(OTHERS)
+}
+
 /// Keys that are easily confused or put in a wrong order.
 fn awkward_keys() -> Vec<Vec<u8>> {
     let mut keys: Vec<Vec<u8>> = [
@@ -171,7 +177,7 @@ fn page(engine: &dyn Engine, shard: u32, after: Option<&[u8]>, most: usize) -> R
 
 fn content(engine: &dyn Engine) -> Result<Content, EngineError> {
     let mut content = Content::new();
-    for shard in 0..SHARDS {
+    for shard in all_shards() {
         content.extend(page(engine, shard, None, usize::MAX)?.into_iter().map(|(key, record)| ((shard, key), record)));
     }
     Ok(content)
@@ -180,7 +186,7 @@ fn content(engine: &dyn Engine) -> Result<Content, EngineError> {
 /// The same by a visit, which may come in any order: by rising key, so that a record that is visited twice is there twice.
 fn visited(engine: &dyn Engine) -> Result<Vec<((u32, Vec<u8>), Vec<u8>)>, EngineError> {
     let mut visited = Vec::new();
-    for shard in 0..SHARDS {
+    for shard in all_shards() {
         engine.visit(ShardId(shard), &mut |key, record| {
             visited.push(((shard, key.to_vec()), record.to_vec()));
             ControlFlow::Continue(())
@@ -226,7 +232,7 @@ impl<W: World> Test<W> {
     }
 
     fn empty(&self) -> Result<(), Breach> {
-        for shard in 0..SHARDS {
+        for shard in all_shards() {
             Self::expect("clears", self.engine().clear(ShardId(shard)))?;
         }
         self.compare("clears", &Content::new())
@@ -300,7 +306,7 @@ impl<W: World> Test<W> {
     fn keeps_shards_apart(&self) -> Result<(), Breach> {
         let rule = "keeps shards apart";
         let (engine, mut expected) = (self.engine(), Content::new());
-        for shard in 0..SHARDS {
+        for shard in all_shards() {
             for key in awkward_keys() {
                 let record = [&shard.to_be_bytes()[..], &key].concat();
                 Self::expect(rule, engine.store(ShardId(shard), &key, &record))?;
@@ -308,7 +314,7 @@ impl<W: World> Test<W> {
             }
         }
         self.compare(rule, &expected)?;
-        for cleared in [1, SHARDS - 1, 0] {
+        for cleared in [1, SHARDS - 1, 0, OTHERS[0], OTHERS[3]] {
             Self::expect(rule, engine.clear(ShardId(cleared)))?;
             expected.retain(|(shard, _), _| *shard != cleared);
             self.compare(rule, &expected)?;
@@ -401,7 +407,7 @@ impl<W: World> Test<W> {
         let rule = "keeps what was durable";
         let mut expected = Content::new();
         let mut last = Commit::NONE;
-        for shard in 0..SHARDS {
+        for shard in all_shards() {
             for key in awkward_keys() {
                 Self::expect(rule, self.engine().store(ShardId(shard), &key, b"old"))?;
                 last = Self::expect(rule, self.engine().store(ShardId(shard), &key, &key))?;
@@ -438,6 +444,7 @@ impl<W: World> Test<W> {
             return Ok(());
         }
         let mut dice = Dice(0x5eed);
+        let shards: Vec<u32> = all_shards().collect();
         let mut state = Content::new();
         let cleared = Self::expect(rule, self.engine().clear(ShardId(0)))?;
         Self::expect(rule, self.engine().durable(cleared).await)?;
@@ -445,7 +452,7 @@ impl<W: World> Test<W> {
             let mut states = vec![state.clone()];
             let mut durable = 0;
             for number in 0..dice.roll(60) {
-                let shard = dice.roll(u64::from(SHARDS)) as u32;
+                let shard = shards[dice.roll(shards.len() as u64) as usize];
                 let (first, second) = ([dice.roll(9) as u8], [dice.roll(9) as u8]);
                 let record = [&round.to_be_bytes()[..], &number.to_be_bytes()].concat();
                 let put = Change::Put { key: &first, record: &record };

@@ -56,6 +56,19 @@ pub enum EngineError {
         /// How many are configured.
         expected: u32,
     },
+    /// The keys of a bucket are held with another number of replicas than is configured now. Nothing was touched.
+    #[error(
+        "the bucket {bucket:?} holds keys with {found} replicas, and is configured with {expected}: the number is for the life of \
+         what it holds"
+    )]
+    OtherReplicas {
+        /// Which; the one without a name is the store's own.
+        bucket: String,
+        /// With how many they are held.
+        found: u8,
+        /// How many are configured: the store's own number, if the bucket is not declared, or says nothing else.
+        expected: u8,
+    },
     /// The folder was written by a build whose format this one does not know. Nothing in it was touched.
     #[error("{} has format {found}, and this build reads {readable}", folder.display())]
     Version {

@@ -15,6 +15,7 @@
 //!
 //! An engine of your own is tested by [`conformance::check`].
 
+mod by_shard;
 pub mod conformance;
 #[cfg(feature = "durable")]
 pub mod durable;
@@ -66,6 +67,10 @@ pub enum Change<'a> {
 }
 
 /// Keeps records by shard and key, and a few values by name.
+///
+/// A store with [`KvConfig::shards`](crate::KvConfig::shards) shards has those from 0 on, and, for buckets with another number
+/// of replicas, n, as many from n · 2^16 on. An engine on disk that holds some of these is asked for them also when no such
+/// bucket is declared any more.
 ///
 /// When a call that writes has returned, every later [`Engine::load`] and [`Engine::scan`] of this process sees what it
 /// wrote. After a crash of the process or of the machine an engine holds what was written up to some commit that is not

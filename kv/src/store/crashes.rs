@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use polity_crdt::Dot;
+use polity_shard::ShardCount;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 

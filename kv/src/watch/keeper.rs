@@ -307,7 +307,7 @@ fn shards(here: &Coordinator, watcher: &Watcher) -> BTreeSet<ShardId> {
     if watcher.interest.exact {
         return [here.store.shard_of(&watcher.interest.place.0)].into();
     }
-    here.store.shard_ids().collect()
+    here.store.layout().shards_of_bucket(&watcher.interest.place.0).collect()
 }
 
 /// Those of which a member is a replica.

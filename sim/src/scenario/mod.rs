@@ -52,6 +52,10 @@ impl Scenario {
             let is_possible = workload.name != workload::owners::WORKLOAD.name || !settings.upgrade;
             if is_drawn && is_possible { settings.and(workload) } else { settings }
         });
+        let others = &mut StdRng::seed_from_u64(seed_of(seed, self.name, OTHER_REPLICAS));
+        // The build before refuses nodes that have such buckets.
+        let has_others = others.random_bool(WITH_OTHER_REPLICAS) && !settings.upgrade;
+        let settings = if has_others { settings.with_other_replicas(others) } else { settings };
         Case::new(self.name, seed, settings, acts)
     }
 }
@@ -81,6 +85,10 @@ const LATER: &[(Workload, f64)] = &[
     (workload::deletes::WORKLOAD, 0.3),
     (workload::repeats::WORKLOAD, 0.2),
 ];
+
+/// The stream from which it is drawn whether some buckets have another number of replicas, and in how many worlds they have.
+const OTHER_REPLICAS: u64 = 100;
+const WITH_OTHER_REPLICAS: f64 = 0.25;
 
 /// The scenario of a name.
 #[must_use]

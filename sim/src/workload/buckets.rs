@@ -1,6 +1,5 @@
 //! Buckets of sets and counters, `bs<i>` and `bn<i>`: what the other sets and counters do by hand, as single writes.
 
-use polity::KvConfig;
 use polity::kv::{Bucket, BucketConfig, Counter, Set};
 use rand::RngExt as _;
 
@@ -25,10 +24,9 @@ pub(super) const WORKLOAD: Workload = Workload {
     },
 };
 
-/// Declares the buckets.
-pub(super) fn declare(config: KvConfig) -> KvConfig {
-    config.bucket("sets", BucketConfig::set()).bucket("counters", BucketConfig::counter())
-}
+/// Its buckets.
+pub(super) const BUCKETS: [(&str, BucketConfig); 2] =
+    [("sets", BucketConfig::set()), ("counters", BucketConfig::counter())];
 
 pub(super) fn sets(client: &Client) -> Bucket<Set> {
     client.node.kv().bucket("sets").expect("it is declared")

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use polity::KvConfig;
 use polity::kv::{Bucket, BucketConfig, Causal, LastWriterWins};
 use rand::RngExt as _;
 
@@ -35,10 +34,9 @@ const SPAN: Duration = Duration::from_secs(5);
 /// How soon what is written expires, in milliseconds.
 const SOON: std::ops::Range<u32> = 100..3000;
 
-/// Declares the buckets.
-pub(super) fn declare(config: KvConfig) -> KvConfig {
-    config.bucket("leases", BucketConfig::last_writer_wins()).bucket("causal leases", BucketConfig::causal())
-}
+/// Its buckets.
+pub(super) const BUCKETS: [(&str, BucketConfig); 2] =
+    [("leases", BucketConfig::last_writer_wins()), ("causal leases", BucketConfig::causal())];
 
 fn latest(client: &Client) -> Bucket<LastWriterWins> {
     client.node.kv().bucket("leases").expect("it is declared")

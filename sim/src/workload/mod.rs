@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use polity::cluster::BoxFuture;
+use polity::shard::ReplicaCount;
 use polity::{Context, KvConfig, KvError, Node, Outcome as KvOutcome};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -86,9 +87,19 @@ pub const ALL: [Workload; 16] = [
 /// keeps its case.
 pub(crate) const DRAWN: usize = 11;
 
-/// Declares the buckets of all workloads.
-pub(crate) fn declare(config: KvConfig) -> KvConfig {
-    leases::declare(buckets::declare(config))
+/// The workload whose keys are all in buckets.
+pub(crate) const BUCKETS: Workload = buckets::WORKLOAD;
+
+/// The buckets that can have another number of replicas than the store: two that share it, beside two that do not.
+pub const OTHERS: [&str; 2] = ["sets", "leases"];
+
+/// Declares the buckets of all workloads, [`OTHERS`] with that number of replicas.
+pub(crate) fn declare(config: KvConfig, others: Option<ReplicaCount>) -> KvConfig {
+    let buckets = buckets::BUCKETS.into_iter().chain(leases::BUCKETS);
+    buckets.fold(config, |config, (name, bucket)| match others.filter(|_| OTHERS.contains(&name)) {
+        Some(replicas) => config.bucket(name, bucket.replicas(replicas)),
+        None => config.bucket(name, bucket),
+    })
 }
 
 /// Keys that the clients of all hosts share: `s0`, `s1` and so on.
@@ -341,6 +352,16 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         let keys: Vec<String> = ALL.iter().flat_map(|workload| (workload.keys)(9)).collect();
         assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
+    }
+
+    #[test]
+    fn two_buckets_can_have_another_number_of_replicas() {
+        let text = |others: Option<u8>| {
+            let others = others.map(|count| ReplicaCount::new(count).expect("a possible number"));
+            declare(KvConfig::default(), others).must_match()[1].1.clone()
+        };
+        assert_eq!(text(None), "3");
+        assert_eq!(text(Some(5)), "3, \"leases\" 5, \"sets\" 5");
     }
 
     #[test]

@@ -16,7 +16,9 @@ use polity_shard::{ShardCount, ShardId};
 use tokio::sync::watch;
 
 use super::pending::{Key, Pending, Value};
-use super::{engine_error, of_library, panic_text};
+use super::tables::Tables;
+use super::{engine_error, panic_text};
+use crate::engine::by_shard::ByShard;
 use crate::engine::{Commit, EngineError};
 
 /// What may wait for the disk in memory: some seconds of what a slow one takes. Beyond that nothing is taken.
@@ -60,7 +62,7 @@ type Progress = (Commit, Option<EngineError>);
 
 struct Shared {
     folder: PathBuf,
-    shards: Vec<RwLock<Pending>>,
+    shards: ByShard<RwLock<Pending>>,
     meta: RwLock<BTreeMap<Arc<str>, (Commit, Slice)>>,
     queue: Mutex<Queue>,
     wake: Condvar,
@@ -78,18 +80,18 @@ impl Committer {
         folder: &Path,
         shards: ShardCount,
         database: Database,
-        records: Keyspace,
+        tables: Tables,
         meta: Keyspace,
     ) -> Result<Self, EngineError> {
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
-            shards: shards.iter().map(|_| RwLock::default()).collect(),
+            shards: ByShard::new(shards, RwLock::default),
             meta: RwLock::default(),
             queue: Mutex::default(),
             wake: Condvar::new(),
         });
         let (announce, progress) = watch::channel((Commit::NONE, None));
-        let worker = Worker { shared: shared.clone(), announce, database, records, meta };
+        let worker = Worker { shared: shared.clone(), announce, database, tables, meta };
         let thread = std::thread::Builder::new().name("polity-commit".to_owned()).spawn(move || worker.run());
         let thread = thread.map_err(|error| EngineError::of_io("started its thread", folder, &error))?;
         Ok(Self { shared, progress, thread: Some(thread) })
@@ -97,7 +99,7 @@ impl Committer {
 
     /// What of a shard is not in the tables yet.
     pub(super) fn pending(&self, shard: ShardId) -> RwLockReadGuard<'_, Pending> {
-        self.shared.shards[shard.0 as usize].read().unwrap_or_else(PoisonError::into_inner)
+        self.shared.shards.of(shard).read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn pending_meta(&self, name: &str) -> Option<Slice> {
@@ -159,7 +161,7 @@ impl Shared {
     }
 
     fn pending_mut(&self, shard: ShardId) -> RwLockWriteGuard<'_, Pending> {
-        self.shards[shard.0 as usize].write().unwrap_or_else(PoisonError::into_inner)
+        self.shards.of(shard).write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enqueue(&self, op: Op) -> Result<Commit, EngineError> {
@@ -190,7 +192,7 @@ struct Worker {
     shared: Arc<Shared>,
     announce: watch::Sender<Progress>,
     database: Database,
-    records: Keyspace,
+    tables: Tables,
     meta: Keyspace,
 }
 
@@ -228,11 +230,12 @@ impl Worker {
         let (mut done, mut bytes) = (Vec::new(), 0);
         for (at, op) in ops {
             match &op {
-                Op::Write { changes, .. } => {
+                Op::Write { shard, changes } => {
+                    let records = self.tables.made_for(*shard)?;
                     for (key, value) in changes {
                         match value {
-                            Some(record) => batch.insert(&self.records, key.clone(), record.clone()),
-                            None => batch.remove(&self.records, key.clone()),
+                            Some(record) => batch.insert(records, key.clone(), record.clone()),
+                            None => batch.remove(records, key.clone()),
                         }
                     }
                 }
@@ -261,8 +264,9 @@ impl Worker {
     fn clear(&self, shard: ShardId) -> fjall::Result<()> {
         let new = || self.database.batch().durability(Some(PersistMode::SyncData));
         let mut batch: OwnedWriteBatch = new();
-        for entry in of_library(&self.records, shard, None) {
-            batch.remove(&self.records, entry.key()?);
+        let Some(records) = self.tables.of(shard) else { return Ok(()) };
+        for entry in self.tables.scan(shard, None) {
+            batch.remove(records, entry.key()?);
             if batch.len() >= MAX_REMOVALS {
                 mem::replace(&mut batch, new()).commit()?;
             }

@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 use super::Owner;
 use crate::engine::EngineError;
 
-/// The only format that is read. One before kept no standing: a build of it would write records past what is kept.
+/// The format of a folder all of whose shards have the store's own number of replicas. One before kept no standing: a build of
+/// it would write records past what is kept.
 const FORMAT: &str = "2";
+/// The format of one that has had others: a build that reads [`FORMAT`] only would look for their keys elsewhere.
+const WITH_CLASSES: &str = "3";
+const READABLE: &str = "2 and 3";
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
 const DATA: &str = "data";
@@ -18,6 +22,7 @@ const FRESH: &str = "data.new";
 /// A folder that is locked, and whose owner is who opened it.
 pub(super) struct Folder {
     path: PathBuf,
+    has_classes: bool,
     _lock: File,
 }
 
@@ -36,11 +41,11 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
-        match &identity {
-            Some(bytes) => check(path, bytes, owner)?,
+        let has_classes = match &identity {
+            Some(bytes) => check(path, bytes, owner)? == WITH_CLASSES,
             None if path.join(DATA).exists() => return Err(foreign()),
-            None => {}
-        }
+            None => false,
+        };
         let lock = OpenOptions::new().create(true).append(true).open(path.join(LOCK)).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -48,9 +53,14 @@ impl Folder {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         if identity.is_none() {
-            write(path, IDENTITY, describe(owner).as_bytes()).map_err(failed)?;
+            write(path, IDENTITY, describe(FORMAT, owner).as_bytes()).map_err(failed)?;
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), has_classes, _lock: lock })
+    }
+
+    /// Whether it has had shards of other numbers of replicas than the store's own, when it was locked.
+    pub(super) fn has_classes(&self) -> bool {
+        self.has_classes
     }
 
     /// The folder of the data, which `make` makes in another place if there are none: a start that was interrupted leaves
@@ -75,13 +85,14 @@ fn text_of(owner: &Owner) -> String {
 }
 
 /// The file that says whose a folder is. Its format is in `docs/STORAGE.md`.
-fn describe(owner: &Owner) -> String {
+fn describe(format: &str, owner: &Owner) -> String {
     let Owner { cluster, node, shards } = owner;
     let cluster = cluster.escape_default();
-    format!("polity-kv {FORMAT}\nshards {}\nnode {node}\ncluster {cluster}\n", shards.get())
+    format!("polity-kv {format}\nshards {}\nnode {node}\ncluster {cluster}\n", shards.get())
 }
 
-fn check(path: &Path, bytes: &[u8], owner: &Owner) -> Result<(), EngineError> {
+/// Which format it has.
+fn check(path: &Path, bytes: &[u8], owner: &Owner) -> Result<&'static str, EngineError> {
     let damaged = |cause: &str| EngineError::Damaged {
         file: path.join(IDENTITY),
         offset: None,
@@ -91,9 +102,9 @@ fn check(path: &Path, bytes: &[u8], owner: &Owner) -> Result<(), EngineError> {
     let mut lines = text.lines();
     let mut field = |name: &str| lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
     let format = field("polity-kv").ok_or_else(|| damaged("it does not begin with `polity-kv`"))?;
-    if format != FORMAT {
-        return Err(EngineError::Version { folder: path.to_owned(), found: format.to_owned(), readable: FORMAT });
-    }
+    let Some(format) = [FORMAT, WITH_CLASSES].into_iter().find(|known| *known == format) else {
+        return Err(EngineError::Version { folder: path.to_owned(), found: format.to_owned(), readable: READABLE });
+    };
     let shards = field("shards").and_then(|shards| shards.parse::<u32>().ok()).ok_or_else(|| damaged("no shards"))?;
     let node = field("node").ok_or_else(|| damaged("no node"))?;
     let cluster = field("cluster").ok_or_else(|| damaged("no cluster"))?;
@@ -105,7 +116,13 @@ fn check(path: &Path, bytes: &[u8], owner: &Owner) -> Result<(), EngineError> {
     if shards != expected {
         return Err(EngineError::OtherShards { folder: path.to_owned(), found: shards, expected });
     }
-    Ok(())
+    Ok(format)
+}
+
+/// Says in a folder that from now on it has shards of other numbers of replicas.
+pub(super) fn begin_classes(path: &Path, owner: &Owner) -> Result<(), EngineError> {
+    let failed = |error: io::Error| EngineError::of_io("changed the format of its folder", path, &error);
+    write(path, IDENTITY, describe(WITH_CLASSES, owner).as_bytes()).map_err(failed)
 }
 
 /// Writes a file at once: after a crash it is there as a whole or not at all.
@@ -134,10 +151,13 @@ mod tests {
     fn golden_bytes() {
         let node = NodeName::new("n1").expect("valid");
         let owner = Owner { cluster: "shop".to_owned(), node, shards: ShardCount::new(256).expect("valid") };
-        let text = describe(&owner);
+        let text = describe(FORMAT, &owner);
         assert_eq!(text, "polity-kv 2\nshards 256\nnode n1\ncluster shop\n", "the format: docs/STORAGE.md");
         let check = |text: &str| check(Path::new("f"), text.as_bytes(), &owner);
-        assert_eq!(check(&text), Ok(()));
+        assert_eq!(check(&text), Ok(FORMAT));
+        let newer = describe(WITH_CLASSES, &owner);
+        assert_eq!(newer, text.replace("kv 2", "kv 3"), "the format: docs/STORAGE.md");
+        assert_eq!(check(&newer), Ok(WITH_CLASSES));
         assert!(matches!(check(&text.replace("n1", "n2")), Err(EngineError::NotOurs { .. })));
         assert!(matches!(check(&text.replace("shop", "shops")), Err(EngineError::NotOurs { .. })));
         assert!(matches!(check(&text.replace("256", "16")), Err(EngineError::OtherShards { found: 16, .. })));

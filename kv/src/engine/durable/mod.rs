@@ -16,6 +16,7 @@ mod committer;
 mod folder;
 mod journal;
 mod pending;
+mod tables;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -29,14 +30,11 @@ use polity_shard::{ShardCount, ShardId};
 use self::committer::{Committer, Op};
 use self::folder::Folder;
 use self::pending::Found;
+use self::tables::{MAX_PREFIX_BYTES, Tables, key_of, prefix_bytes};
 use super::{Change, Commit, Engine, EngineError, Visit};
 
 /// The library's limit, less the shard that each of its keys begins with.
-pub const MAX_KEY_BYTES: usize = u16::MAX as usize - SHARD_BYTES;
-const SHARD_BYTES: usize = size_of::<u16>();
-/// Up to this length a key is put together without an allocation.
-const MAX_SHORT_KEY: usize = 128;
-const _: () = assert!(ShardCount::MAX as usize <= 1 << u16::BITS, "every shard fits into its prefix");
+pub const MAX_KEY_BYTES: usize = u16::MAX as usize - MAX_PREFIX_BYTES;
 
 /// The library's cache of blocks that were read. Few: the system caches files too.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -52,7 +50,7 @@ pub struct Owner {
     pub cluster: String,
     /// The node's.
     pub node: NodeName,
-    /// The shards of its store.
+    /// The shards of its store ([`KvConfig::shards`](crate::KvConfig::shards)).
     pub shards: ShardCount,
 }
 
@@ -62,7 +60,7 @@ pub struct Owner {
 /// returns when the folder may be opened again.
 pub struct DurableEngine {
     folder: PathBuf,
-    records: Keyspace,
+    tables: Tables,
     meta: Keyspace,
     committer: Committer,
     /// The library's own threads end with the last handle of it.
@@ -89,8 +87,17 @@ impl DurableEngine {
         let data = lock.prepare(|fresh| drop_quietly(open_database(fresh)))?;
         journal::mend(&data)?;
         let (database, records, meta) = open_database(&data)?;
-        let committer = Committer::start(&path, owner.shards, database.clone(), records.clone(), meta.clone())?;
-        Ok(Self { folder: path, records, meta, committer, _database: database, _lock: lock })
+        let classes = lock.has_classes().then(|| open_classes(&path, &database)).transpose()?;
+        let make = {
+            let (path, owner, database) = (path.clone(), owner.clone(), database.clone());
+            move || {
+                folder::begin_classes(&path, &owner)?;
+                open_classes(&path, &database)
+            }
+        };
+        let tables = Tables::new(records, classes, make);
+        let committer = Committer::start(&path, owner.shards, database.clone(), tables.clone(), meta.clone())?;
+        Ok(Self { folder: path, tables, meta, committer, _database: database, _lock: lock })
     }
 
     /// Runs what reads tables. The library checks each block that it reads; should one be damaged in a way that it does
@@ -118,12 +125,18 @@ fn open_database(path: &Path) -> Result<Opened, EngineError> {
     guarded(path, "opened its folder", || {
         let builder = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(WORKERS);
         let database = builder.manual_journal_persist(true).open()?;
-        let options =
-            || KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(MEMTABLE_BYTES);
         let records = database.keyspace("records", options)?;
         let meta = database.keyspace("meta", options)?;
         Ok((database, records, meta))
     })
+}
+
+fn open_classes(path: &Path, database: &Database) -> Result<Keyspace, EngineError> {
+    guarded(path, "opened the shards of other replica counts", || database.keyspace("classes", options))
+}
+
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(MEMTABLE_BYTES)
 }
 
 fn drop_quietly(opened: Result<Opened, EngineError>) -> Result<(), EngineError> {
@@ -152,35 +165,6 @@ fn engine_error(folder: &Path, action: &'static str, error: &fjall::Error) -> En
     }
 }
 
-/// The library's key of a record.
-fn key_of(shard: ShardId, key: &[u8]) -> Slice {
-    // Most keys are short, and the library copies what it is given.
-    let mut short = [0; MAX_SHORT_KEY];
-    let length = SHARD_BYTES + key.len();
-    let mut long = Vec::new();
-    let bytes = short.get_mut(..length).unwrap_or_else(|| {
-        long.resize(length, 0);
-        &mut long[..]
-    });
-    bytes[..SHARD_BYTES].copy_from_slice(&(shard.0 as u16).to_be_bytes());
-    bytes[SHARD_BYTES..].copy_from_slice(key);
-    Slice::from(&*bytes)
-}
-
-/// The records of a shard in the tables, as they are now.
-fn of_library(keyspace: &Keyspace, shard: ShardId, after: Option<&[u8]>) -> fjall::Iter {
-    use std::ops::Bound;
-    let from = match after {
-        Some(after) => Bound::Excluded(key_of(shard, after)),
-        None => Bound::Included(key_of(shard, &[])),
-    };
-    let to = match (shard.0 as u16).checked_add(1) {
-        Some(next) => Bound::Excluded(Slice::from(next.to_be_bytes())),
-        None => Bound::Unbounded,
-    };
-    keyspace.range::<Slice, _>((from, to))
-}
-
 impl Engine for DurableEngine {
     fn load(&self, shard: ShardId, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         let key = key_of(shard, key);
@@ -189,7 +173,10 @@ impl Engine for DurableEngine {
         let record = match waiting {
             Found::Record(record) => Some(record),
             Found::Gone => None,
-            Found::Below => self.read(|| self.records.get(&key))?,
+            Found::Below => match self.tables.of(shard) {
+                Some(records) => self.read(|| records.get(&key))?,
+                None => None,
+            },
         };
         Ok(record.map(|record| record.to_vec()))
     }
@@ -214,7 +201,7 @@ impl Engine for DurableEngine {
         // What waits and what is below are taken at one moment: nothing moves from the one to the other meanwhile.
         let pending = self.committer.pending(shard);
         let waiting = pending.after(after.map(|after| key_of(shard, after)).as_deref());
-        let below = if pending.is_cleared() { None } else { Some(of_library(&self.records, shard, after)) };
+        let below = if pending.is_cleared() { None } else { Some(self.tables.scan(shard, after)) };
         drop(pending);
         let mut waiting = waiting.into_iter().peekable();
         let mut below = below.into_iter().flatten();
@@ -227,13 +214,13 @@ impl Engine for DurableEngine {
             {
                 replaced |= next.as_ref().is_some_and(|(next, _)| key[..] == next[..]);
                 if let Some(record) = record
-                    && visit(&key[SHARD_BYTES..], &record) == ControlFlow::Break(())
+                    && visit(&key[prefix_bytes(shard)..], &record) == ControlFlow::Break(())
                 {
                     return Ok(());
                 }
             }
             let Some((key, record)) = next else { return Ok(()) };
-            if !replaced && visit(&key[SHARD_BYTES..], &record) == ControlFlow::Break(()) {
+            if !replaced && visit(&key[prefix_bytes(shard)..], &record) == ControlFlow::Break(()) {
                 return Ok(());
             }
         }

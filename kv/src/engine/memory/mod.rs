@@ -10,6 +10,7 @@ use polity_cluster::BoxFuture;
 use polity_shard::{ShardCount, ShardId};
 
 use self::table::Table;
+use super::by_shard::ByShard;
 use super::{Change, Commit, Engine, EngineError, Visit};
 use crate::sync::RwLock;
 
@@ -17,21 +18,21 @@ use crate::sync::RwLock;
 /// [`Engine::durable`] returns at once.
 #[derive(Debug)]
 pub struct MemoryEngine {
-    shards: Vec<RwLock<Table>>,
+    shards: ByShard<RwLock<Table>>,
     meta: RwLock<BTreeMap<String, Vec<u8>>>,
 }
 
 impl MemoryEngine {
-    /// An empty engine for a store of so many shards.
+    /// An empty engine for a store of so many shards ([`KvConfig::shards`](crate::KvConfig::shards)).
     #[must_use]
     pub fn new(shards: ShardCount) -> Self {
         // Nobody who chooses keys knows where they go. Nothing that can be seen depends on it.
         let seed = RandomState::new().build_hasher().finish();
-        Self { shards: (0..shards.get()).map(|_| RwLock::new(Table::new(seed))).collect(), meta: RwLock::default() }
+        Self { shards: ByShard::new(shards, move || RwLock::new(Table::new(seed))), meta: RwLock::default() }
     }
 
     fn shard(&self, shard: ShardId) -> &RwLock<Table> {
-        &self.shards[shard.0 as usize]
+        self.shards.of(shard)
     }
 }
 

@@ -73,7 +73,7 @@ mutations! {
     ReplacesUnseen = "replaces-unseen",
     /// A write that is asked for again under its idempotency key is done again.
     ForgetsIdempotencyKeys = "forgets-idempotency-keys",
-    /// What two attempts at one time have added to a counter is not taken back.
+    /// What two replicas add to a counter under one idempotency key is not the same.
     CountsTwice = "counts-twice",
     /// A put takes away what it finds elsewhere afterwards, also what is still being written.
     ReplacesWhatIsBeingWritten = "replaces-what-is-being-written",

@@ -26,6 +26,9 @@ pub enum Consistency {
     All,
 }
 
+/// Room for the causal history beside a record's values: some hundred writers of one key.
+const MAX_HISTORY_BYTES: usize = 64 << 10;
+
 /// How many bytes of names of buckets are compared in words when a node joins: a setting has at most 256.
 const MAX_LIST_BYTES: usize = 200;
 
@@ -62,7 +65,7 @@ pub struct KvConfig {
     /// the members forget it, and comes back with its folder after that time may bring back what was deleted meanwhile.
     pub tombstone_grace: Duration,
     /// For how long an [`IdempotencyKey`](crate::IdempotencyKey) counts, from when it was made. 2 minutes; at least twice `timeout`. Wall
-    /// clocks must differ by less, and splits end sooner. A key of the store takes 1,024 of them in that time.
+    /// clocks must differ by less, and splits end sooner. A key of the store takes 1,024 of them in twice that time. Must match.
     pub idempotency_window: Duration,
     /// What [`KvConfig::bucket`] has declared.
     pub(crate) buckets: Vec<(String, BucketConfig)>,
@@ -114,8 +117,12 @@ impl KvConfig {
 
     /// The settings in which all members must agree.
     #[must_use]
-    pub fn must_match(&self) -> [(&'static str, String); 2] {
-        [("kv.shards", self.shards.get().to_string()), ("kv.replicas", self.replicas_text())]
+    pub fn must_match(&self) -> [(&'static str, String); 3] {
+        [
+            ("kv.shards", self.shards.get().to_string()),
+            ("kv.replicas", self.replicas_text()),
+            ("kv.idempotency_window", format!("{:?}", self.idempotency_window)),
+        ]
     }
 
     /// The buckets with another number of replicas than the store's own, in the order of their names.
@@ -172,9 +179,9 @@ impl KvConfig {
         Ok(())
     }
 
-    /// The most bytes that the siblings of a key may take together.
+    /// The most bytes of a record that is written, but for the traces of idempotency keys: the siblings of its key, and their history.
     pub(crate) fn max_record_bytes(&self) -> usize {
-        3 * self.max_value_bytes
+        3 * self.max_value_bytes + MAX_HISTORY_BYTES
     }
 }
 

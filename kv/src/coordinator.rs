@@ -122,11 +122,13 @@ impl Coordinator {
         let deadline = Instant::now() + within;
         loop {
             match self.gather(key, level, deadline).await {
-                Ok(gathered) => {
+                Ok(mut gathered) => {
+                    let now = millis(self.wall());
+                    gathered.merged.forget_keys(now);
                     self.mend(key, &gathered);
                     let mut record = gathered.merged;
                     if !mutated(Mutation::ShowsExpired) {
-                        record.latch(millis(self.wall()));
+                        record.latch(now);
                     }
                     return Ok(record);
                 }
@@ -138,14 +140,15 @@ impl Coordinator {
 
     /// Sends the merge of what was read to the replicas that had less. Nobody waits for it.
     fn mend(&self, key: &Blob, Gathered { merged, answers }: &Gathered) {
-        let equal = answers.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        let equal = answers.windows(2).all(|pair| content(&pair[0].1) == content(&pair[1].1));
         if equal || !merged.is_written() || mend::is_off() {
             return;
         }
         let record = Blob::from(record::encode(merged));
         let (shard, map) = (self.store.shard_of(&key.0), self.map());
         let placed = self.store.placed(shard);
-        let had_less = |(node, held): &&(NodeId, Option<Blob>)| held.as_ref() != Some(&record) && placed.contains(node);
+        let all = record::content(&record.0);
+        let had_less = |(node, held): &&(NodeId, Option<Blob>)| content(held) != Some(all) && placed.contains(node);
         for (node, _) in answers.iter().filter(had_less) {
             if *node == self.node {
                 match self.store.merge(shard, &key.0, &record.0, placed.id()) {
@@ -407,6 +410,11 @@ impl Coordinator {
         }
         Ok(())
     }
+}
+
+/// What a replica has of a key, without what replicas need not agree on.
+fn content(held: &Option<Blob>) -> Option<&[u8]> {
+    held.as_ref().map(|held| record::content(&held.0))
 }
 
 /// What replicas have of a key.

@@ -94,8 +94,9 @@ pub enum KvError {
         /// For how long a key counts.
         window: std::time::Duration,
     },
-    /// Too many writes to the key had idempotency keys within the window. Nothing was written: write without, to other keys, or later.
-    #[error("a key takes {limit} writes under idempotency keys within their window")]
+    /// Too many writes to the key have had idempotency keys, which are kept for twice the window. Nothing was written: write without, to
+    /// other keys, or later.
+    #[error("a key takes {limit} writes under idempotency keys within twice their window")]
     TooManyIdempotencyKeys {
         /// The most.
         limit: usize,

@@ -13,7 +13,7 @@ use crate::coordinator::Coordinator;
 use crate::pace::RECORDS_A_PIECE;
 use crate::place::MAX_BUCKET_BYTES;
 use crate::reconcile::{Offer, Offered, Pull, Pulled, Sketch, Sketched, bytes_of};
-use crate::record::{Blob, MAX_STEPS, Update};
+use crate::record::{Blob, MAX_STEPS, MAX_TRACES, TRACE_BYTES, Update};
 use crate::roster::Roster;
 use crate::settled;
 use crate::store::{Looked, Store, WriteError};
@@ -90,7 +90,7 @@ impl Limits {
         Self {
             key: config.max_key_bytes + MAX_BUCKET_BYTES + 1,
             value: config.max_value_bytes,
-            record: 2 * config.max_record_bytes(),
+            record: 2 * config.max_record_bytes() + MAX_TRACES * TRACE_BYTES,
         }
     }
 

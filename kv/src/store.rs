@@ -94,7 +94,7 @@ pub(crate) enum WriteError {
     TooManySiblings(usize),
     #[error("{0} siblings are too large")]
     RecordTooLarge(usize),
-    #[error("the key has {MAX_DONE} writes under idempotency keys within the window")]
+    #[error("the key has {MAX_DONE} writes under idempotency keys already")]
     TooManyKeys,
     #[error(transparent)]
     Engine(EngineError),
@@ -562,11 +562,11 @@ impl Store {
         let at = guard.clock.now(wall);
         let writing = Writing { replica: guard.replica, above: guard.counted, context, at, window: self.window };
         let applied = record.apply(update, &writing)?;
-        if record.siblings() > self.max_siblings && !update.clears {
+        if record.siblings() > self.max_siblings && !update.clears && !applied.again {
             return Err(WriteError::TooManySiblings(record.siblings()));
         }
         let bytes = record::encode(&record);
-        if bytes.len() > self.max_record_bytes + MAX_HISTORY_BYTES {
+        if record::content(&bytes).len() > self.max_record_bytes && !applied.again {
             return Err(WriteError::RecordTooLarge(record.siblings()));
         }
         // Of a key that was never written there is nothing to delete, and nothing that the other replicas would keep.
@@ -757,9 +757,6 @@ fn read_meta<T>(
 
 /// How many keys of a shard are looked at while others wait for it.
 const EXPIRED_AT_ONCE: usize = 64;
-
-/// Room for the causal history beside a record's values: some hundred writers of one key.
-const MAX_HISTORY_BYTES: usize = 64 << 10;
 
 /// A page that is being filled.
 struct Filling {

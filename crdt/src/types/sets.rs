@@ -144,6 +144,15 @@ impl<E: Key> AwSet<E> {
         mark(&self.0, w, element, ())
     }
 
+    /// The writes that an element is there by; `None` if it is not there.
+    #[must_use]
+    pub fn dots<Q: Ord + ?Sized>(&self, element: &Q) -> Option<VersionVector>
+    where
+        E: Borrow<Q>,
+    {
+        self.0.get(element).map(DotFun::dots)
+    }
+
     /// Removes an element as far as it is seen; nothing, if it is not there.
     #[must_use]
     pub fn remove<Q: Ord + ?Sized>(&self, element: &Q) -> Option<SetDelta<E, ()>>

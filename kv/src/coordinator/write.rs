@@ -8,7 +8,9 @@
 //! | the write is handed over | no replica could be reached | not applied |
 //! | | the replica was reached, and did not answer | unknown |
 //! | what is to be replaced is read from a quorum | too few answer | not applied |
-//! | its idempotency key is looked for in what a quorum knows | it is there | done, and nothing changes |
+//! | its idempotency key is looked at | it is too old or too new by the clock here | not applied |
+//! | | so many writes have one that there is no room | not applied |
+//! | it is looked for in what a quorum knows | it is there | done, and nothing changes |
 //! | the write is counted and stored at the coordinator | it is refused there | not applied |
 //! | the record is merged at the others | too few answer | unknown |
 //! | meanwhile it is made durable at the coordinator | it is not, or not in time | unknown |
@@ -143,7 +145,9 @@ impl Coordinator {
         }
         let wall = self.wall();
         let once = write.update.once;
-        if once.is_some_and(|key| !key.counts_at(millis(wall), millis(self.config.idempotency_window))) {
+        let window = millis(self.config.idempotency_window);
+        let counts = |wall| once.is_none_or(|key| key.counts_at(millis(wall), window));
+        if !counts(wall) {
             return WriteAnswer::KeyOutOfWindow;
         }
         let named = target.id();
@@ -174,6 +178,11 @@ impl Coordinator {
                     },
                     false => None,
                 };
+                // It may have taken a while.
+                let wall = self.wall();
+                if !counts(wall) {
+                    return WriteAnswer::KeyOutOfWindow;
+                }
                 let asked = store::Write { update: &write.update, context: write.context.as_ref(), known, wall };
                 let written = match self.store.write(shard, &write.key.0, asked, named) {
                     Ok(written) => written,

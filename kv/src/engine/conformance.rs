@@ -107,8 +107,11 @@ pub async fn check(world: impl World) -> Result<(), Breach> {
     test.serves_many_threads().await
 }
 
+/// A key and its shard.
+type ShardKey = (u32, Vec<u8>);
+
 /// All records of an engine, by shard and key.
-type Content = BTreeMap<(u32, Vec<u8>), Vec<u8>>;
+type Content = BTreeMap<ShardKey, Vec<u8>>;
 
 /// A key and its record.
 type Record = (Vec<u8>, Vec<u8>);
@@ -184,7 +187,7 @@ fn content(engine: &dyn Engine) -> Result<Content, EngineError> {
 }
 
 /// The same by a visit, which may come in any order: by rising key, so that a record that is visited twice is there twice.
-fn visited(engine: &dyn Engine) -> Result<Vec<((u32, Vec<u8>), Vec<u8>)>, EngineError> {
+fn visited(engine: &dyn Engine) -> Result<Vec<(ShardKey, Vec<u8>)>, EngineError> {
     let mut visited = Vec::new();
     for shard in all_shards() {
         engine.visit(ShardId(shard), &mut |key, record| {

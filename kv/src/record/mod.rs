@@ -25,7 +25,7 @@ use polity_crdt::{DvvSet, ReplicaId, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use self::once::Done;
-pub(crate) use self::once::MAX_DONE;
+pub(crate) use self::once::{MAX_DONE, MAX_TRACES, TRACE_BYTES};
 use self::part::{Part, Value};
 pub(crate) use self::update::{MAX_STEPS, Refused, Step, Update, Writing};
 
@@ -135,10 +135,7 @@ impl Record {
 
     /// The sum of a counter; 0 of anything else.
     pub(crate) fn total(&self) -> i128 {
-        match self.value() {
-            Some(Value::Counter(counter)) => counter.value().value(),
-            _ => 0,
-        }
+        self.shown().map_or(0, Part::total)
     }
 
     /// The elements of a set, in order.
@@ -172,6 +169,11 @@ impl Record {
     pub(crate) fn next_due(&self, after: Millis) -> Option<Millis> {
         let keys = self.done.next_end().filter(|at| *at > after);
         self.next_expiry(after).into_iter().chain(keys).min()
+    }
+
+    /// Forgets the writes under idempotency keys that have been kept for long enough.
+    pub(crate) fn forget_keys(&mut self, now: Millis) {
+        self.done.forget(now);
     }
 
     /// When all that it shows will have expired; `None`: never, or nothing is there.
@@ -215,11 +217,7 @@ impl Record {
                 }
             }
         }
-        if self.done.merge(other.done) {
-            is_new = true;
-            self.count_once();
-        }
-        is_new
+        is_new | self.done.merge(other.done)
     }
 
     /// Removes what has expired by now, in a copy that is read, or as one that knows what a quorum knows: another may have given
@@ -296,7 +294,7 @@ pub(crate) fn content(bytes: &[u8]) -> &[u8] {
 /// The writes under idempotency keys, if there are any, and the rest.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.strip_prefix(&[WITH_DONE])?.split_first_chunk()?;
-    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize).filter(|(done, _)| !done.is_empty())
 }
 
 /// Tells the contents of two records of a key apart by their bytes.

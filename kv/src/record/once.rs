@@ -3,26 +3,33 @@
 //! A caller that does not know what became of a write asks for it again under the same [`IdempotencyKey`], and the record of the key
 //! says whether the write is in it. So such a write asks a quorum first: what a quorum has acknowledged, every quorum knows.
 //!
-//! Two attempts that run at the same time, or on two sides of a split, do not know of each other, and both are applied. The traces that
-//! they leave meet wherever the copies do. Of a counter all but the least are then taken back, under a writer that follows from the
-//! trace: so it does not matter who does it, and how often ([`Record::count_once`]). Of other kinds both stay what they are: the same
-//! value twice, or an element that is added, or removed, again.
+//! Two attempts that run at the same time, or on two sides of a split, do not know of each other, and both are applied. In a counter they
+//! are one: what is added under a key is an element of an add-wins set ([`Added`]) beside the count, which is there once
+//! whoever adds it, and goes with a removal that has seen it. When the key is over, the replica that added it makes it part of its count, the next
+//! time that it counts ([`Part::settle`](super::part::Part::settle)): so it is as every replica's count is, which is one piece. Of
+//! other kinds both attempts stay what they are: the same value twice, or an element that is added, or removed, again.
 //!
 //! Traces are kept by time, not by who has heard of them: see `KvConfig::idempotency_window`.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::{Dot, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-use super::part::Value;
-use super::{Kind, Millis, NotARecord, Part, Record};
+use super::{Millis, NotARecord};
 
 /// The most traces of one record before writes under other keys are refused.
 pub(crate) const MAX_DONE: usize = 1024;
 
-/// Names a write: asked for again under the same name, it takes effect once. See [`Put::idempotency_key`](crate::Put::idempotency_key).
+/// The most traces that a record may have: sides of a split do not know of each other's.
+pub(crate) const MAX_TRACES: usize = 16 * MAX_DONE;
+
+/// About the most bytes of a trace.
+pub(crate) const TRACE_BYTES: usize = 64;
+
+/// Names a write, and no other ever: asked for again under the same name, it takes effect once. See [`Put::idempotency_key`](crate::Put::idempotency_key).
 ///
 /// It has a time, from which on it counts for [`KvConfig::idempotency_window`](crate::KvConfig::idempotency_window): make it when the
 /// write is asked for the first time, with [`Kv::idempotency_key`](crate::Kv::idempotency_key), and keep it until the write has succeeded.
@@ -34,8 +41,8 @@ pub struct IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// The key of this name, since a time after the Unix epoch. Names must differ between writes to one key of the store within the window,
-    /// and may be of any length.
+    /// The key of this name, since a time after the Unix epoch. A name may be of any length, and stands for one write to one key of the
+    /// store: another under it is taken for the same.
     #[must_use]
     pub fn new(name: impl AsRef<[u8]>, since: Duration) -> Self {
         let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
@@ -54,22 +61,34 @@ impl IdempotencyKey {
     }
 }
 
-/// What a write under an idempotency key leaves in the record: which write of which replica it was, and what it added.
+/// What is added to a counter under an idempotency key: an element of a set, so all attempts are one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(super) struct Added {
+    pub(super) id: u128,
+    pub(super) by: i64,
+}
+
+impl Added {
+    pub(super) fn new(key: IdempotencyKey, by: i64, replica: ReplicaId) -> Self {
+        let own = if mutated(Mutation::CountsTwice) { u128::from(replica.0) } else { 0 };
+        Self { id: key.id ^ own, by }
+    }
+}
+
+/// What a write under an idempotency key leaves in the record: which write of which replica it was.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(super) struct Trace {
     id: u128,
     by: ReplicaId,
     /// The replica's count of its writes then; 0 if it put no causal value.
     count: u64,
-    /// What it added to a counter.
-    added: i64,
     until: Millis,
 }
 
 impl Trace {
     /// Kept for twice the window, so that clocks may differ by as much as it is long.
-    pub(super) fn new(key: IdempotencyKey, (by, count): (ReplicaId, u64), added: i64, window: Millis) -> Self {
-        Self { id: key.id, by, count, added, until: key.since.saturating_add(window.saturating_mul(2)) }
+    pub(super) fn new(key: IdempotencyKey, (by, count): (ReplicaId, u64), window: Millis) -> Self {
+        Self { id: key.id, by, count, until: key.since.saturating_add(window.saturating_mul(2)) }
     }
 
     fn name(&self) -> (u128, ReplicaId, u64) {
@@ -79,15 +98,6 @@ impl Trace {
     /// The write that put a causal value.
     pub(super) fn dot(&self) -> Option<Dot> {
         (self.count > 0).then_some(Dot { replica: self.by, counter: self.count })
-    }
-
-    /// As whom it is taken back.
-    fn taker(&self) -> ReplicaId {
-        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-        hasher.update(&self.id.to_le_bytes());
-        hasher.update(&self.by.0.to_le_bytes());
-        hasher.update(&self.count.to_le_bytes());
-        ReplicaId(hasher.digest())
     }
 }
 
@@ -104,8 +114,8 @@ impl Done {
         let (traces, rest): (Vec<Trace>, _) =
             postcard::take_from_bytes(bytes).map_err(|error| NotARecord(error.to_string()))?;
         let in_order = traces.windows(2).all(|pair| pair[0].name() < pair[1].name());
-        if traces.is_empty() || !in_order || !rest.is_empty() {
-            return Err(NotARecord("the writes under idempotency keys are not in order".to_owned()));
+        if traces.is_empty() || traces.len() > MAX_TRACES || !in_order || !rest.is_empty() {
+            return Err(NotARecord("the writes under idempotency keys are too many, or not in order".to_owned()));
         }
         Ok(Self(traces))
     }
@@ -116,6 +126,11 @@ impl Done {
 
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Whether something was done under the key of this id.
+    pub(super) fn has(&self, id: u128) -> bool {
+        self.0.binary_search_by_key(&id, |trace| trace.id).is_ok()
     }
 
     /// What was done under a key.
@@ -136,7 +151,14 @@ impl Done {
 
     /// Takes in those of another copy. Returns whether any was new.
     pub(super) fn merge(&mut self, other: Self) -> bool {
-        other.0.into_iter().fold(false, |is_new, trace| self.insert(trace) | is_new)
+        if other.is_in(self) {
+            return false;
+        }
+        self.0.extend(other.0);
+        // Of two of one name the one that is kept for longer comes first.
+        self.0.sort_unstable_by_key(|trace| (trace.name(), Reverse(trace.until)));
+        self.0.dedup_by_key(|trace| trace.name());
+        true
     }
 
     /// Whether another copy has all of these, and for as long.
@@ -158,44 +180,11 @@ impl Done {
         self.0.retain(|trace| trace.until > now);
         self.0.len() < before
     }
-
-    /// What was done under a key that was done before, too.
-    fn repeats(&self) -> impl Iterator<Item = &Trace> {
-        self.0.windows(2).filter(|pair| pair[0].id == pair[1].id).map(|pair| &pair[1])
-    }
-}
-
-impl Record {
-    /// Takes back what was added to a counter more than once under one key.
-    ///
-    /// Copies that have the same traces take back the same, whoever merges what first: everything but the least trace of a key, each as
-    /// its own writer. What was taken back stays so when an even lesser one is found. A removal has seen what is taken back
-    /// wherever it has seen both traces, so it leaves nothing behind.
-    pub(super) fn count_once(&mut self) {
-        let counter = self.parts.iter_mut().find(|part| part.kind() == Kind::Counter);
-        let Some(Part { value: Value::Counter(counter), .. }) = counter else { return };
-        if mutated(Mutation::CountsTwice) {
-            return;
-        }
-        for trace in self.done.repeats().filter(|trace| trace.added != 0) {
-            let taker = trace.taker();
-            if counter.context().max(taker) > 0 {
-                continue;
-            }
-            // In two steps, as the opposite of the least number is none.
-            let halves = [trace.added / 2, trace.added - trace.added / 2];
-            for half in halves {
-                if let Err(error) = counter.update(taker, |state, w| state.add(w, -half)) {
-                    tracing::warn!(%error, "a count that was made twice is not taken back");
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Blob, Refused, Step, Update, Writing, content, decode, encode};
+    use super::super::{Blob, Kind, Record, Refused, Step, Update, Writing, content, decode, encode};
     use super::*;
     use polity_crdt::Timestamp;
     use proptest::prelude::*;
@@ -276,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_amounts_are_taken_back_too() {
+    fn the_greatest_amounts_count_once_too() {
         for by in [i64::MIN, i64::MAX, -1] {
             let update = Update { once: Some(key(1)), ..Update::of(Kind::Counter, vec![Step::Add(by)]) };
             let mut sides = [Record::default(), Record::default()];
@@ -311,6 +300,35 @@ mod tests {
     }
 
     #[test]
+    fn what_was_added_under_keys_that_are_over_becomes_part_of_the_count() {
+        let mut sides = [Record::default(), Record::default()];
+        for (replica, side) in (1..).zip(&mut sides) {
+            add(side, replica, 5);
+            add(side, replica, 10 + replica as u16);
+        }
+        let [mut a, mut b] = sides;
+        a.merge(b.clone());
+        b.merge(a.clone());
+        let plain = Update::of(Kind::Counter, vec![Step::Add(100)]);
+        let length = encode(&a).len();
+        for record in [&mut a, &mut b] {
+            record.latch(1_000);
+        }
+        // One counts on, and the other hears of it by a delta.
+        let delta = a.apply(&plain, &writing(1)).expect("room").delta.expect("a delta");
+        b.merge(delta);
+        assert_eq!((a.total(), b.total()), (128, 128));
+        let delta = b.apply(&plain, &writing(2)).expect("room").delta.expect("a delta");
+        a.merge(delta);
+        assert_eq!((a.total(), &a), (228, &b));
+        assert!(encode(&a).len() < length && a.parts.iter().all(|part| part.contexts()[2].replica_count() <= 2));
+        let (mut removed, kept) = (a.clone(), a);
+        removed.clear();
+        removed.merge(kept);
+        assert!(!removed.is_live());
+    }
+
+    #[test]
     fn there_is_room_for_so_many() {
         let mut record = Record::default();
         for name in 0..MAX_DONE {
@@ -324,7 +342,7 @@ mod tests {
 
     #[test]
     fn traces_out_of_order_are_refused() {
-        let trace = |id| Trace { id, by: ReplicaId(1), count: 1, added: 0, until: 1 };
+        let trace = |id| Trace { id, by: ReplicaId(1), count: 1, until: 1 };
         for traces in [vec![trace(2), trace(1)], vec![trace(1), trace(1)], vec![]] {
             let bytes = postcard::to_allocvec(&traces).expect("encodes");
             assert!(Done::decode(&bytes).is_err(), "{traces:?}");
@@ -335,9 +353,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
         /// Attempts on any of four replicas, whole records and deltas that arrive anywhere, in any order: in the end every write
-        /// counts once.
+        /// counts once; and what was removed by some who had seen an attempt once, or not at all.
         #[test]
-        fn every_write_counts_once(deeds in prop::collection::vec((0..4usize, 0..4usize, 0..8u16), 0..40)) {
+        fn every_write_counts_once(deeds in prop::collection::vec((0..4usize, 0..4usize, 0..8u16), 0..40), removes in any::<bool>()) {
             let mut records = vec![Record::default(); 4];
             let mut done = std::collections::BTreeSet::new();
             for (at, other, name) in deeds {
@@ -347,17 +365,39 @@ mod tests {
                     if at != other {
                         records[other].merge(delta);
                     }
+                } else if name == 5 && removes {
+                    records[at].clear();
                 } else {
                     let heard = records[other].clone();
                     records[at].merge(heard);
                 }
             }
-            let mut all = Record::default();
-            for record in records {
-                all.merge(record);
+            let (mut all, mut back) = (Record::default(), Record::default());
+            for (record, other) in records.iter().zip(records.iter().rev()) {
+                all.merge(record.clone());
+                back.merge(other.clone());
             }
+            prop_assert_eq!(&all, &back);
             let expected: i128 = done.into_iter().map(|name| 1 << name).sum();
-            prop_assert_eq!(all.total(), expected);
+            if removes {
+                // Each number is a bit of its own.
+                prop_assert!(all.total() & !expected == 0, "{} of {}", all.total(), expected);
+            } else {
+                prop_assert_eq!(all.total(), expected);
+            }
+        }
+
+        /// Deletes on both sides that have seen one attempt each leave nothing, and nothing less.
+        #[test]
+        fn what_two_deletes_have_removed_is_not_taken_back(sides in 2..5usize) {
+            let mut all = Record::default();
+            for replica in 0..sides {
+                let mut side = Record::default();
+                add(&mut side, replica as u64 + 1, 5);
+                side.clear();
+                all.merge(side);
+            }
+            prop_assert!(all.total() == 0 && !all.is_live());
         }
     }
 }

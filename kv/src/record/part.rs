@@ -1,7 +1,8 @@
 //! What a key holds of one kind other than causal: a replicated value, and when it expires.
 
-use polity_crdt::{AwSet, Crdt, LwwRegister, OrMap, PnCounter, VersionVector};
+use polity_crdt::{AwSet, Crdt, LwwRegister, OrMap, PnCounter, ReplicaId, VersionVector};
 
+use super::once::{Added, Done};
 use super::stored::Stored;
 use super::update::{Refused, Step, Writing};
 use super::{Blob, Kind, Millis, NotARecord, Timed};
@@ -35,6 +36,8 @@ macro_rules! with_stored {
 pub(super) struct Part {
     pub(super) value: Value,
     until: Stored<Until>,
+    /// What was added to a counter under idempotency keys, until it is part of the count: see [`Part::settle`].
+    keyed: Stored<AwSet<Added>>,
 }
 
 impl Part {
@@ -47,7 +50,7 @@ impl Part {
             Kind::Set => Value::Set(Stored::default()),
             Kind::Map => Value::Map(Stored::default()),
         };
-        Some(Self { value, until: Stored::default() })
+        Some(Self { value, until: Stored::default(), keyed: Stored::default() })
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -62,15 +65,21 @@ impl Part {
     pub(super) fn is_live(&self) -> bool {
         match &self.value {
             Value::LastWriterWins(register) => register.value().value().is_some(),
-            Value::Counter(counter) => !counter.is_bottom(),
+            Value::Counter(counter) => !counter.is_bottom() || !self.keyed.value().is_empty(),
             Value::Set(set) => !set.value().is_empty(),
             Value::Map(map) => !map.value().is_empty(),
         }
     }
 
-    /// All writes that it knows of: of the value, and of when it expires.
-    pub(super) fn contexts(&self) -> [&VersionVector; 2] {
-        [with_stored!(&self.value, stored => stored.context()), self.until.context()]
+    /// All writes that it knows of: of the value, of when it expires, and under idempotency keys.
+    pub(super) fn contexts(&self) -> [&VersionVector; 3] {
+        [with_stored!(&self.value, stored => stored.context()), self.until.context(), self.keyed.context()]
+    }
+
+    /// The sum of a counter; 0 of anything else.
+    pub(super) fn total(&self) -> i128 {
+        let Value::Counter(counter) = &self.value else { return 0 };
+        counter.value().value() + self.keyed.value().iter().map(|added| i128::from(added.by)).sum::<i128>()
     }
 
     pub(super) fn is_written(&self) -> bool {
@@ -92,7 +101,7 @@ impl Part {
 
     /// Joins a copy of the same kind. Returns whether anything was new.
     pub(super) fn merge(&mut self, other: Self) -> bool {
-        let is_later = self.until.merge(other.until);
+        let is_later = self.until.merge(other.until) | self.keyed.merge(other.keyed);
         let is_new = match (&mut self.value, other.value) {
             (Value::LastWriterWins(ours), Value::LastWriterWins(theirs)) => ours.merge(theirs),
             (Value::Counter(ours), Value::Counter(theirs)) => ours.merge(theirs),
@@ -106,7 +115,7 @@ impl Part {
     /// Removes all that is there. Returns whether anything was.
     pub(super) fn clear(&mut self) -> bool {
         self.until.clear();
-        with_stored!(&mut self.value, stored => stored.clear())
+        with_stored!(&mut self.value, stored => stored.clear()) | self.keyed.clear()
     }
 
     /// All that a replica has counted up to here is known, and gone where it is not here. Others are told.
@@ -114,6 +123,30 @@ impl Part {
         let gone = with_stored!(&mut self.value, stored => stored.claim(writing.replica, writing.above));
         with_stored!(&mut delta.value, told => told.kill(&gone));
         delta.until.kill(&self.until.claim(writing.replica, writing.above));
+        delta.keyed.kill(&self.keyed.claim(writing.replica, writing.above));
+    }
+
+    /// Adds to a counter under an idempotency key: an element that is there once, whoever adds it.
+    pub(super) fn add_keyed(&mut self, added: Added, replica: ReplicaId, delta: &mut Self) -> Result<bool, Refused> {
+        let Value::Counter(_) = self.value else { return Err(Refused::Nonsense) };
+        let put = self.keyed.update(replica, |state, w| state.add(w, added))?;
+        Ok(gather(&mut delta.keyed, put))
+    }
+
+    /// A replica that adds to a counter makes what it has added under keys that are over part of its count. Of what several have
+    /// added the least does, and nobody else.
+    pub(super) fn settle(&mut self, done: &Done, replica: ReplicaId, delta: &mut Self) -> Result<(), Refused> {
+        let (Value::Counter(counter), Value::Counter(told)) = (&mut self.value, &mut delta.value) else {
+            return Ok(());
+        };
+        let keyed = self.keyed.value();
+        let least = |added: &Added| keyed.dots(added).and_then(|dots| dots.iter().next().map(|(replica, _)| replica));
+        let is_over = |added: &&Added| !done.has(added.id) && least(added) == Some(replica);
+        for added in keyed.iter().filter(is_over).copied().collect::<Vec<_>>() {
+            gather(told, counter.update(replica, |state, w| state.add(w, added.by))?);
+            gather(&mut delta.keyed, self.keyed.update(replica, |state, _| Ok(state.remove(&added)))?);
+        }
+        Ok(())
     }
 
     /// Makes one step, and adds what it has done to what others are told. Returns whether that changed anything.
@@ -183,13 +216,18 @@ impl Part {
         // Most decide nothing apart from the value.
         let until = if self.until.context().is_empty() { Vec::new() } else { self.until.encode() };
         let value = with_stored!(&self.value, stored => stored.encode());
-        postcard::to_extend(&(&until[..], &value[..]), bytes).expect("it encodes into a growing buffer")
+        let bytes = postcard::to_extend(&(&until[..], &value[..]), bytes).expect("it encodes into a growing buffer");
+        if self.kind() != Kind::Counter {
+            return bytes;
+        }
+        let keyed = if self.keyed.context().is_empty() { Vec::new() } else { self.keyed.encode() };
+        postcard::to_extend(&keyed[..], bytes).expect("it encodes into a growing buffer")
     }
 
     /// Reads one of this kind. Returns the rest of the bytes, too.
     pub(super) fn decode(kind: Kind, bytes: &[u8]) -> Result<(Self, &[u8]), NotARecord> {
         let taken = postcard::take_from_bytes::<(&[u8], &[u8])>(bytes);
-        let ((until, value), rest) = taken.map_err(|error| NotARecord(error.to_string()))?;
+        let ((until, value), mut rest) = taken.map_err(|error| NotARecord(error.to_string()))?;
         let damaged = |error: polity_crdt::DecodeError| NotARecord(error.to_string());
         let value = match kind {
             Kind::Causal => return Err(NotARecord("causal values are no part".to_owned())),
@@ -199,7 +237,15 @@ impl Part {
             Kind::Map => Value::Map(Stored::decode(value).map_err(damaged)?),
         };
         let until = if until.is_empty() { Stored::default() } else { Stored::decode(until).map_err(damaged)? };
-        let part = Self { value, until };
+        let mut keyed = Stored::default();
+        if kind == Kind::Counter {
+            let taken = postcard::take_from_bytes::<&[u8]>(rest).map_err(|error| NotARecord(error.to_string()))?;
+            rest = taken.1;
+            if !taken.0.is_empty() {
+                keyed = Stored::decode(taken.0).map_err(damaged)?;
+            }
+        }
+        let part = Self { value, until, keyed };
         if part.is_written() { Ok((part, rest)) } else { Err(NotARecord(format!("nothing was written to its {kind}"))) }
     }
 }

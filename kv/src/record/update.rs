@@ -4,7 +4,7 @@ use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::{Dot, ReplicaId, Timestamp, VersionVector};
 use serde::{Deserialize, Serialize};
 
-use super::once::{IdempotencyKey, MAX_DONE, Trace};
+use super::once::{Added, IdempotencyKey, MAX_DONE, Trace};
 use super::{Blob, Kind, Millis, Part, Record, Timed};
 
 /// The most steps of one update.
@@ -121,6 +121,8 @@ pub(crate) struct Applied {
     pub(crate) context: VersionVector,
     /// The write that put a causal value.
     pub(crate) dot: Option<Dot>,
+    /// Whether it was done before, under its idempotency key.
+    pub(crate) again: bool,
 }
 
 /// Why a write was not done. Nothing was changed.
@@ -152,7 +154,7 @@ impl Record {
         let once = update.once.filter(|_| !mutated(Mutation::ForgetsIdempotencyKeys));
         if let Some(trace) = once.and_then(|key| self.done.of(key)) {
             let context = trace.dot().filter(|_| update.puts_a_causal_value()).into_iter().collect();
-            return Ok(Applied { delta: None, changed: 0, context, dot: None });
+            return Ok(Applied { delta: None, changed: 0, context, dot: None, again: true });
         }
         if self.is_live() && self.kind() != kind {
             return Err(Refused::WrongKind(self.kind()));
@@ -165,17 +167,15 @@ impl Record {
             Some(part) => self.change_part(part, update, writing),
         }?;
         if let Some(key) = once {
-            let too_much = || Refused::Exhausted("it adds too much at once".to_owned());
             let count = match kind {
                 Kind::Causal => applied.dot.map_or(0, |dot| dot.counter),
                 _ => self.counted(writing.replica),
             };
-            let added = update.adds().ok_or_else(too_much)?;
-            let trace = Trace::new(key, (writing.replica, count), added, writing.window);
-            self.done.insert(trace);
-            if let Some(delta) = &mut applied.delta {
-                delta.done.insert(trace);
-            }
+            self.done.insert(Trace::new(key, (writing.replica, count), writing.window));
+        }
+        // No copy knows of a write without its trace.
+        if let Some(delta) = &mut applied.delta {
+            delta.done = self.done.clone();
         }
         Ok(applied)
     }
@@ -244,7 +244,7 @@ impl Record {
             seen.insert(dot);
             put = Some(dot);
         }
-        Ok(Applied { delta: None, changed, context: seen, dot: put })
+        Ok(Applied { delta: None, changed, context: seen, dot: put, again: false })
     }
 
     /// What a write does to a value of another kind. `told` is of that kind, and empty.
@@ -260,8 +260,21 @@ impl Record {
         if update.counts() || (expires.is_some() && part.is_live()) {
             part.claim(writing, &mut told);
         }
-        for step in steps {
-            changed += u32::from(part.step(step, expires.flatten(), writing, &mut told)?);
+        if kind == Kind::Counter && update.counts() {
+            part.settle(&self.done, writing.replica, &mut told)?;
+        }
+        let forgets = mutated(Mutation::ForgetsIdempotencyKeys);
+        if let Some(key) = update.once.filter(|_| kind == Kind::Counter && !forgets) {
+            if !steps.iter().all(|step| matches!(step, Step::Add(_))) {
+                return Err(Refused::Nonsense);
+            }
+            let too_much = || Refused::Exhausted("it adds too much at once".to_owned());
+            let added = Added::new(key, update.adds().ok_or_else(too_much)?, writing.replica);
+            changed += u32::from(added.by != 0 && part.add_keyed(added, writing.replica, &mut told)?);
+        } else {
+            for step in steps {
+                changed += u32::from(part.step(step, expires.flatten(), writing, &mut told)?);
+            }
         }
         // Only what is there can be given another time, and what is put was given one with it.
         let puts = kind == Kind::LastWriterWins && !steps.is_empty();
@@ -276,6 +289,6 @@ impl Record {
         let is_whole = *clears || kind == Kind::LastWriterWins;
         let told = Self { parts: Some(told).into_iter().filter(Part::is_written).collect(), ..Self::default() };
         let context = self.context().clone();
-        Ok(Applied { delta: (!is_whole).then_some(told), changed, context, dot: None })
+        Ok(Applied { delta: (!is_whole).then_some(told), changed, context, dot: None, again: false })
     }
 }

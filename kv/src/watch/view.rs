@@ -48,7 +48,9 @@ pub(crate) enum Given<T> {
 
 impl View {
     /// A replica has this under a key. Returns whether the reader has something to take.
-    pub(crate) fn merge(&mut self, place: &Blob, record: Record) -> bool {
+    pub(crate) fn merge(&mut self, place: &Blob, mut record: Record) -> bool {
+        // Whether a write was done twice is for the replicas to find out.
+        record.forget_keys(Millis::MAX);
         let (held, is_new) = match self.held.get_mut(place) {
             Some(held) => {
                 let is_new = held.record.merge(record);

@@ -15,7 +15,7 @@ const WITH_CLASSES: &str = "3";
 const READABLE: &str = "2 and 3";
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
-const DATA: &str = "data";
+pub(super) const DATA: &str = "data";
 /// Where the data are made. It becomes [`DATA`] when they can be opened.
 const FRESH: &str = "data.new";
 
@@ -36,25 +36,27 @@ impl Folder {
             whose: "somebody who left no `identity` in it".to_owned(),
             own: text_of(owner),
         };
-        let identity = match fs::read(path.join(IDENTITY)) {
-            Ok(bytes) => Some(bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(error)),
+        let format = || match fs::read(path.join(IDENTITY)) {
+            Ok(bytes) => check(path, &bytes, owner).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
         };
-        let has_classes = match &identity {
-            Some(bytes) => check(path, bytes, owner)? == WITH_CLASSES,
-            None if path.join(DATA).exists() => return Err(foreign()),
-            None => false,
-        };
+        // Nothing is left in a folder that is somebody else's.
+        if format()?.is_none() && path.join(DATA).exists() {
+            return Err(foreign());
+        }
         let lock = OpenOptions::new().create(true).append(true).open(path.join(LOCK)).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(EngineError::InUse { folder: path.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        if identity.is_none() {
+        // As it is now that nobody else has it.
+        let format = format()?;
+        if format.is_none() {
             write(path, IDENTITY, describe(FORMAT, owner).as_bytes()).map_err(failed)?;
         }
+        let has_classes = format == Some(WITH_CLASSES);
         Ok(Self { path: path.to_owned(), has_classes, _lock: lock })
     }
 
@@ -136,6 +138,12 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Makes the names in a folder durable, where the system can do that.
+/// Makes durable which tables there are: the library makes a folder for each, and does not wait for that.
+pub(super) fn sync_tables(data: &Path) -> Result<(), EngineError> {
+    let tables = data.join("keyspaces");
+    sync_folder(&tables).map_err(|error| EngineError::of_io("made its folder", &tables, &error))
+}
+
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }

@@ -84,7 +84,8 @@ impl DurableEngine {
     pub fn open(folder: impl AsRef<Path>, owner: &Owner) -> Result<Self, EngineError> {
         let path = folder.as_ref().to_owned();
         let lock = Folder::lock(&path, owner)?;
-        let data = lock.prepare(|fresh| drop_quietly(open_database(fresh)))?;
+        let data =
+            lock.prepare(|fresh| drop_quietly(open_database(fresh)).and_then(|()| folder::sync_tables(fresh)))?;
         journal::mend(&data)?;
         let (database, records, meta) = open_database(&data)?;
         let classes = lock.has_classes().then(|| open_classes(&path, &database)).transpose()?;
@@ -92,7 +93,9 @@ impl DurableEngine {
             let (path, owner, database) = (path.clone(), owner.clone(), database.clone());
             move || {
                 folder::begin_classes(&path, &owner)?;
-                open_classes(&path, &database)
+                let classes = open_classes(&path, &database)?;
+                folder::sync_tables(&path.join(folder::DATA))?;
+                Ok(classes)
             }
         };
         let tables = Tables::new(records, classes, make);

@@ -9,9 +9,9 @@ use crate::engine::EngineError;
 
 /// The format of a folder all of whose shards have the store's own number of replicas. One before kept no standing: a build of
 /// it would write records past what is kept.
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 /// The format of one that has had others: a build that reads [`FORMAT`] only would look for their keys elsewhere.
-const WITH_CLASSES: &str = "3";
+const WITH_CLASSES: &str = "4";
 const READABLE: &str = "2 and 3";
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
@@ -160,16 +160,16 @@ mod tests {
         let node = NodeName::new("n1").expect("valid");
         let owner = Owner { cluster: "shop".to_owned(), node, shards: ShardCount::new(256).expect("valid") };
         let text = describe(FORMAT, &owner);
-        assert_eq!(text, "polity-kv 2\nshards 256\nnode n1\ncluster shop\n", "the format: docs/STORAGE.md");
+        assert_eq!(text, "polity-kv 3\nshards 256\nnode n1\ncluster shop\n", "the format: docs/STORAGE.md");
         let check = |text: &str| check(Path::new("f"), text.as_bytes(), &owner);
         assert_eq!(check(&text), Ok(FORMAT));
         let newer = describe(WITH_CLASSES, &owner);
-        assert_eq!(newer, text.replace("kv 2", "kv 3"), "the format: docs/STORAGE.md");
+        assert_eq!(newer, text.replace("kv 3", "kv 4"), "the format: docs/STORAGE.md");
         assert_eq!(check(&newer), Ok(WITH_CLASSES));
         assert!(matches!(check(&text.replace("n1", "n2")), Err(EngineError::NotOurs { .. })));
         assert!(matches!(check(&text.replace("shop", "shops")), Err(EngineError::NotOurs { .. })));
         assert!(matches!(check(&text.replace("256", "16")), Err(EngineError::OtherShards { found: 16, .. })));
-        assert!(matches!(check(&text.replace("kv 2", "kv 1")), Err(EngineError::Version { .. })));
+        assert!(matches!(check(&text.replace("kv 3", "kv 2")), Err(EngineError::Version { .. })));
         for length in 0..text.len() - 1 {
             assert!(check(&text[..length]).is_err(), "{length}");
         }

@@ -61,8 +61,8 @@ fn all_kinds(text: &str) -> History {
         (Action::Count(7), done(&[])),
         (Action::Once { id: 3, by: 7 }, done(&[])),
         (Action::Total, Outcome::Total(7)),
-        (Action::Order(OpId(8)), done(&[])),
-        (Action::Orders, done(&[8])),
+        (Action::Order(OpId(9)), done(&[])),
+        (Action::Orders, done(&[9])),
         (Action::Spend, Outcome::Exhausted),
     ];
     for (number, (action, outcome)) in (0..).zip(actions) {
@@ -98,10 +98,11 @@ fn every_kind_of_event_operation_and_outcome_appears() {
         "#4 add k: done",
         "#5 elements k: found #4",
         "#6 count +7 k: done",
-        "#7 total k: found a total of 7",
-        "#8 order k: done",
-        "#9 orders k: found #8",
-        "#10 spend k: exhausted",
+        "#7 count +7 under the key 3 k: done",
+        "#8 total k: found a total of 7",
+        "#9 order k: done",
+        "#10 orders k: found #9",
+        "#11 spend k: exhausted",
         "#99 get something: unknown: the caller died",
     ];
     for said in said {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use polity_shard::ShardCount;
 use shuttle::future::{block_on, spawn};
 use shuttle::scheduler::DfsScheduler;
 use shuttle::{Config, Runner};

@@ -169,12 +169,13 @@ impl<'a, T> Put<'a, T> {
         self
     }
 
-    /// Does it once, however often, and on whatever nodes, it is asked for under this key: one that was done already succeeds, and
-    /// changes nothing. So a write of unknown outcome can be asked for again. Costs a round trip.
+    /// Does it once, however often, and on whatever nodes, it is asked for under this key: one that was done already succeeds,
+    /// and changes nothing. So a write of unknown outcome can be asked for again. Costs a round trip.
     ///
-    /// Once a quorum has the write, no other attempt at quorum takes effect. Attempts that run at the same time, or on two sides of a split, count once
-    /// where the key holds a counter; elsewhere both take effect. A context that one returns which changed nothing covers
-    /// the value that was put, and nothing else; counts of what was changed are 0. See [`IdempotencyKey`] for how long it holds.
+    /// Once a quorum has the write, no other attempt at quorum takes effect. Attempts that run at the same time, or on two sides
+    /// of a split, count once where the key holds a counter; elsewhere both take effect. A context that one returns which
+    /// changed nothing covers the value that was put, and nothing else; counts of what was changed are 0. See [`IdempotencyKey`]
+    /// for how long it holds.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn idempotency_key(mut self, key: IdempotencyKey) -> Self {
         self.update.once = Some(key);

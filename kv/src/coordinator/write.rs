@@ -143,19 +143,12 @@ impl Coordinator {
         if let Err(few) = self.is_possible(&map, &rosters, write.level) {
             return not_enough(few);
         }
-        let wall = self.wall();
-        let once = write.update.once;
-        let window = millis(self.config.idempotency_window);
-        let counts = |wall| once.is_none_or(|key| key.counts_at(millis(wall), window));
-        if !counts(wall) {
-            return WriteAnswer::KeyOutOfWindow;
-        }
         let named = target.id();
         // What a put replaces may have to be asked of all replicas afterwards. If that cannot be, it is asked first.
         let is_calm = || rosters.len() == 1 && target.nodes().iter().all(|node| self.answers(&map, node));
         let may_be_amended = || !write.update.puts_a_causal_value() || (write.level != Consistency::One && is_calm());
         let first = if write.context.is_none() && may_be_amended() {
-            match self.store.write_blindly(shard, &write.key.0, &write.update, wall, named) {
+            match self.store.write_blindly(shard, &write.key.0, &write.update, self.wall(), named) {
                 Ok(first) => first,
                 Err(error) => return refused(error),
             }
@@ -171,6 +164,7 @@ impl Coordinator {
             None => {
                 // To replace what a quorum knows, or to know what a quorum has done, ask a quorum. At level `One` nobody else
                 // is asked.
+                let once = write.update.once;
                 let known = match write.context.is_none() || once.is_some() {
                     true => match self.gather(&write.key, write.level, deadline).await {
                         Ok(gathered) => Some(gathered.merged),
@@ -178,9 +172,8 @@ impl Coordinator {
                     },
                     false => None,
                 };
-                // It may have taken a while.
-                let wall = self.wall();
-                if !counts(wall) {
+                let (wall, window) = (self.wall(), millis(self.config.idempotency_window));
+                if once.is_some_and(|key| !key.counts_at(millis(wall), window)) {
                     return WriteAnswer::KeyOutOfWindow;
                 }
                 let asked = store::Write { update: &write.update, context: write.context.as_ref(), known, wall };

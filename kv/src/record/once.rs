@@ -3,11 +3,12 @@
 //! A caller that does not know what became of a write asks for it again under the same [`IdempotencyKey`], and the record of the key
 //! says whether the write is in it. So such a write asks a quorum first: what a quorum has acknowledged, every quorum knows.
 //!
-//! Two attempts that run at the same time, or on two sides of a split, do not know of each other, and both are applied. In a counter they
-//! are one: what is added under a key is an element of an add-wins set ([`Added`]) beside the count, which is there once
-//! whoever adds it, and goes with a removal that has seen it. When the key is over, the replica that added it makes it part of its count, the next
-//! time that it counts ([`Part::settle`](super::part::Part::settle)): so it is as every replica's count is, which is one piece. Of
-//! other kinds both attempts stay what they are: the same value twice, or an element that is added, or removed, again.
+//! Two attempts that run at the same time, or on two sides of a split, do not know of each other, and both are applied. In a
+//! counter they are one: what is added under a key is an element of an add-wins set ([`Added`]) beside the count, which is there
+//! once whoever adds it, and goes with a removal that has seen it. When the key is over, the replica that added it makes it part
+//! of its count, the next time that it counts ([`Part::settle`](super::part::Part::settle)): then it is as every replica's
+//! count is, which is one piece. Of other kinds both attempts stay what they are: the same value twice, or an element that is
+//! added, or removed, again.
 //!
 //! Traces are kept by time, not by who has heard of them: see `KvConfig::idempotency_window`.
 
@@ -29,10 +30,12 @@ pub(crate) const MAX_TRACES: usize = 16 * MAX_DONE;
 /// About the most bytes of a trace.
 pub(crate) const TRACE_BYTES: usize = 64;
 
-/// Names a write, and no other ever: asked for again under the same name, it takes effect once. See [`Put::idempotency_key`](crate::Put::idempotency_key).
+/// Names a write, and no other ever: asked for again under the same name, it takes effect once. See
+/// [`Put::idempotency_key`](crate::Put::idempotency_key).
 ///
-/// It has a time, from which on it counts for [`KvConfig::idempotency_window`](crate::KvConfig::idempotency_window): make it when the
-/// write is asked for the first time, with [`Kv::idempotency_key`](crate::Kv::idempotency_key), and keep it until the write has succeeded.
+/// It has a time, from which on it counts for [`KvConfig::idempotency_window`](crate::KvConfig::idempotency_window): make it
+/// when the write is asked for the first time, with [`Kv::idempotency_key`](crate::Kv::idempotency_key), and keep it until the
+/// write has succeeded.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
 pub struct IdempotencyKey {
     /// The hash of what the caller calls it.
@@ -139,14 +142,10 @@ impl Done {
         self.0.get(at).filter(|trace| trace.id == key.id)
     }
 
-    /// Adds a trace. Returns whether it is new, or is to be kept for longer.
-    pub(super) fn insert(&mut self, trace: Trace) -> bool {
-        match self.0.binary_search_by_key(&trace.name(), Trace::name) {
-            Ok(at) if self.0[at].until >= trace.until => return false,
-            Ok(at) => self.0[at].until = trace.until,
-            Err(at) => self.0.insert(at, trace),
-        }
-        true
+    /// Adds the trace of a key that has none yet.
+    pub(super) fn insert(&mut self, trace: Trace) {
+        let at = self.0.partition_point(|other| other.name() < trace.name());
+        self.0.insert(at, trace);
     }
 
     /// Takes in those of another copy. Returns whether any was new.
@@ -385,6 +384,40 @@ mod tests {
             } else {
                 prop_assert_eq!(all.total(), expected);
             }
+        }
+
+        /// When all keys are over and all have heard of them, they become part of counts, each of one, whoever counts on at the same
+        /// time and hears of what later.
+        #[test]
+        fn what_is_over_is_counted_by_one(
+            keyed in prop::collection::vec((0..4usize, 0..5u16), 0..12),
+            deeds in prop::collection::vec((0..4usize, 0..4usize, any::<bool>()), 0..30),
+        ) {
+            let mut records = vec![Record::default(); 4];
+            for (at, name) in &keyed {
+                add(&mut records[*at], *at as u64 + 1, 1 << name);
+            }
+            let mut all = Record::default();
+            for record in &records {
+                all.merge(record.clone());
+            }
+            let mut expected = all.total();
+            all.latch(10 + 2 * WINDOW);
+            records.fill(all.clone());
+            for (at, other, counts) in deeds {
+                let heard = if counts {
+                    expected += 1000;
+                    let plain = Update::of(Kind::Counter, vec![Step::Add(1000)]);
+                    records[at].apply(&plain, &writing(at as u64 + 1)).expect("room").delta.expect("a delta")
+                } else {
+                    records[at].clone()
+                };
+                records[other].merge(heard);
+            }
+            for record in records {
+                all.merge(record);
+            }
+            prop_assert_eq!(all.total(), expected);
         }
 
         /// Deletes on both sides that have seen one attempt each leave nothing, and nothing less.

@@ -214,14 +214,13 @@ impl Part {
     /// Appends its bytes.
     pub(super) fn encode(&self, bytes: Vec<u8>) -> Vec<u8> {
         // Most decide nothing apart from the value.
-        let until = if self.until.context().is_empty() { Vec::new() } else { self.until.encode() };
+        let until = encode_written(&self.until);
         let value = with_stored!(&self.value, stored => stored.encode());
         let bytes = postcard::to_extend(&(&until[..], &value[..]), bytes).expect("it encodes into a growing buffer");
         if self.kind() != Kind::Counter {
             return bytes;
         }
-        let keyed = if self.keyed.context().is_empty() { Vec::new() } else { self.keyed.encode() };
-        postcard::to_extend(&keyed[..], bytes).expect("it encodes into a growing buffer")
+        postcard::to_extend(&encode_written(&self.keyed)[..], bytes).expect("it encodes into a growing buffer")
     }
 
     /// Reads one of this kind. Returns the rest of the bytes, too.
@@ -236,18 +235,24 @@ impl Part {
             Kind::Set => Value::Set(Stored::decode(value).map_err(damaged)?),
             Kind::Map => Value::Map(Stored::decode(value).map_err(damaged)?),
         };
-        let until = if until.is_empty() { Stored::default() } else { Stored::decode(until).map_err(damaged)? };
-        let mut keyed = Stored::default();
+        let mut keyed: &[u8] = &[];
         if kind == Kind::Counter {
-            let taken = postcard::take_from_bytes::<&[u8]>(rest).map_err(|error| NotARecord(error.to_string()))?;
-            rest = taken.1;
-            if !taken.0.is_empty() {
-                keyed = Stored::decode(taken.0).map_err(damaged)?;
-            }
+            (keyed, rest) = postcard::take_from_bytes(rest).map_err(|error| NotARecord(error.to_string()))?;
         }
+        let (until, keyed) = (decode_written(until).map_err(damaged)?, decode_written(keyed).map_err(damaged)?);
         let part = Self { value, until, keyed };
         if part.is_written() { Ok((part, rest)) } else { Err(NotARecord(format!("nothing was written to its {kind}"))) }
     }
+}
+
+/// Nothing, if nothing was ever written to it.
+fn encode_written<T: Crdt>(stored: &Stored<T>) -> Vec<u8> {
+    if stored.context().is_empty() { Vec::new() } else { stored.encode() }
+}
+
+/// The inverse of [`encode_written`].
+fn decode_written<T: Crdt>(bytes: &[u8]) -> Result<Stored<T>, polity_crdt::DecodeError> {
+    if bytes.is_empty() { Ok(Stored::default()) } else { Stored::decode(bytes) }
 }
 
 /// Adds what a step has changed to what others are told. Returns whether that was anything.

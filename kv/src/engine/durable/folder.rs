@@ -12,7 +12,7 @@ use crate::engine::EngineError;
 const FORMAT: &str = "3";
 /// The format of one that has had others: a build that reads [`FORMAT`] only would look for their keys elsewhere.
 const WITH_CLASSES: &str = "4";
-const READABLE: &str = "2 and 3";
+const READABLE: &str = "3 and 4";
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
 pub(super) const DATA: &str = "data";
@@ -137,13 +137,13 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     sync_folder(folder)
 }
 
-/// Makes the names in a folder durable, where the system can do that.
 /// Makes durable which tables there are: the library makes a folder for each, and does not wait for that.
 pub(super) fn sync_tables(data: &Path) -> Result<(), EngineError> {
     let tables = data.join("keyspaces");
     sync_folder(&tables).map_err(|error| EngineError::of_io("made its folder", &tables, &error))
 }
 
+/// Makes the names in a folder durable, where the system can do that.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }

@@ -122,10 +122,17 @@ impl Map {
 }
 
 /// The map, and who is whose heir: all that the standing of a shard asks for.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Sight {
     pub(crate) map: Arc<Map>,
     pub(crate) heirs: Arc<Heirs>,
+}
+
+impl Sight {
+    /// Whether nothing has changed between the two.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.map, &other.map) && Arc::ptr_eq(&self.heirs, &other.heirs)
+    }
 }
 
 impl Fates for Sight {

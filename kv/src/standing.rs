@@ -114,6 +114,8 @@ pub(crate) struct Standing {
     overflowed: bool,
     /// Counts the changes of what is kept on disk.
     changes: u64,
+    /// Counts all changes but those of the members.
+    news: u64,
 }
 
 impl Standing {
@@ -127,6 +129,7 @@ impl Standing {
             round: 0,
             overflowed: false,
             changes: 1,
+            news: 0,
         };
         for roster in owed {
             standing.learn(roster);
@@ -143,6 +146,11 @@ impl Standing {
     /// How often what is kept of it has changed: the current roster, those that are owed, and whether some are missing.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// How often it has changed. With the same members, what has not changed waits for the same as before.
+    pub(crate) fn news(&self) -> u64 {
+        self.news
     }
 
     /// Whether something was owed that found no room.
@@ -185,6 +193,7 @@ impl Standing {
         self.heard.clear();
         self.mute.clear();
         self.round += 1;
+        self.news += 1;
     }
 
     /// The round in which an account is asked for. Must be taken before it is.
@@ -212,6 +221,7 @@ impl Standing {
     }
 
     fn owe(&mut self, roster: Roster) {
+        self.news += 1;
         if self.owed.len() < MAX_OWED || self.owed.contains(&roster) {
             self.changes += u64::from(self.owed.insert(roster));
         } else {
@@ -226,20 +236,21 @@ impl Standing {
             self.owed.remove(&roster);
             self.covered.insert(roster);
             self.changes += 1;
+            self.news += 1;
         }
     }
 
     /// All that `node` has was merged here; it was asked for in `round`.
     pub(crate) fn hear(&mut self, node: &NodeId, round: u64) {
         if round == self.round {
-            self.heard.insert(node.clone());
+            self.news += u64::from(self.heard.insert(node.clone()));
         }
     }
 
     /// `node` answered that it has just started and knows nothing; it was asked in `round`.
     pub(crate) fn find_mute(&mut self, node: &NodeId, round: u64) {
         if round == self.round {
-            self.mute.insert(node.clone());
+            self.news += u64::from(self.mute.insert(node.clone()));
         }
     }
 

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
 use crate::errands::{self, Ask, Beside, Shards};
-use crate::map::Map;
+use crate::map::{Map, Sight};
 use crate::pace::Pace;
 use crate::reconcile::Purpose;
 use crate::roster::Roster;
@@ -57,6 +57,30 @@ pub(crate) struct Upkeep {
     patrols: usize,
     /// When the store is half of the time older that tombstones lie.
     next_age: Instant,
+    waits: Waits,
+}
+
+/// What shards waited for at the last look. One that has not changed since waits for the same, so that looking again and
+/// again at many shards that wait is cheap.
+#[derive(Default)]
+struct Waits {
+    /// The members as they were.
+    sight: Sight,
+    shards: BTreeMap<ShardId, Wait>,
+}
+
+struct Wait {
+    /// How often the standing of the shard had changed.
+    news: u64,
+    /// Whom it asked.
+    asked: Arc<BTreeSet<NodeId>>,
+}
+
+impl Waits {
+    /// What is still known now.
+    fn shards_under(self, sight: &Sight) -> BTreeMap<ShardId, Wait> {
+        if self.sight.is_same(sight) { self.shards } else { BTreeMap::new() }
+    }
 }
 
 impl Upkeep {
@@ -74,6 +98,7 @@ impl Upkeep {
             next_patrol: Instant::now(),
             patrols: 0,
             next_age: Instant::now(),
+            waits: Waits::default(),
         }
     }
 
@@ -212,30 +237,38 @@ impl Upkeep {
     }
 
     /// What each shard asks for.
-    fn sort_out(&self) -> Lists {
+    fn sort_out(&mut self) -> Lists {
         let (sight, own) = (self.here.sight(), &self.here.node);
         let map = &sight.map;
+        let before = std::mem::take(&mut self.waits).shards_under(&sight);
+        self.waits.sight = sight.clone();
         let mut todo = Todo::default();
         // Before the members are known, what it stood for when it stopped is all it knows.
         let placed = self.here.store.shard_ids().filter(|shard| !self.here.store.placed(*shard).is_empty());
         for shard in placed {
+            let known = before.get(&shard);
             let step = self.here.store.with_standing(shard, |standing| match standing.current().contains(own) {
-                true if standing.settle(own, &sight) => Step::Nothing,
-                true => {
-                    let ask = Ask { shard, under: standing.current().clone(), round: standing.round() };
-                    Step::Cover(standing.to_ask(own, &sight), ask)
-                }
+                true => match known.filter(|wait| wait.news == standing.news()) {
+                    None if standing.settle(own, &sight) => Step::Nothing,
+                    known => {
+                        let look = || Arc::new(standing.to_ask(own, &sight));
+                        let asked = known.map_or_else(look, |wait| wait.asked.clone());
+                        let ask = Ask { shard, under: standing.current().clone(), round: standing.round() };
+                        Step::Cover(Wait { news: standing.news(), asked }, ask)
+                    }
+                },
                 false if standing.is_ready() => Step::HandOver(standing.current().clone()),
                 false => Step::Relieve,
             });
             match step.unwrap_or(Step::Nothing) {
                 Step::Nothing => {}
-                Step::Cover(nodes, ask) => {
+                Step::Cover(wait, ask) => {
                     todo.waiting = true;
-                    for peer in nodes.iter().filter(|node| map.is_up(node)).filter_map(|node| map.peer(node)) {
+                    for peer in wait.asked.iter().filter(|node| map.is_up(node)).filter_map(|node| map.peer(node)) {
                         let (_, shards) = todo.cover.entry(peer.node.clone()).or_insert_with(|| (peer, Vec::new()));
                         shards.push(ask.clone());
                     }
+                    self.waits.shards.insert(shard, wait);
                 }
                 Step::Relieve => todo.relieve.push(shard),
                 Step::HandOver(to) if self.here.store.holds_records(shard) => todo.hand_over.push((shard, to)),
@@ -276,7 +309,7 @@ impl Upkeep {
 
 enum Step {
     Nothing,
-    Cover(BTreeSet<NodeId>, Ask),
+    Cover(Wait, Ask),
     Relieve,
     HandOver(Roster),
 }

@@ -20,8 +20,8 @@ use crate::store::{Looked, Store, WriteError};
 use crate::tombstones;
 use crate::wire::{
     ACCOUNT, AccountAnswer, AccountRequest, COLLECT, FETCH, Fetch, INTRODUCE, LEN, Len, MERGE, Merge, MergeAnswer,
-    OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, REPAIR_PAGE_BYTES, Read, ReadAnswer, ReadyRequest, Rosters,
-    SCAN, SKETCH, Scan, ScanAnswer, WRITE, check_shards,
+    OFFER, PAGE_BYTES, PROGRESS, PULL, Page, READ, READY, REPAIR_BACK_BYTES, REPAIR_PAGE_BYTES, Read, ReadAnswer,
+    ReadyRequest, Rosters, SCAN, SKETCH, Scan, ScanAnswer, WRITE, check_shards,
 };
 
 /// Registers everything that peers may ask for.
@@ -238,7 +238,7 @@ async fn handle_offer(here: Arc<Coordinator>, limits: Limits, offer: Offer) -> R
     let mut answer = Offered { back: Vec::new(), all: true };
     for records in offer.records.chunks(RECORDS_A_PIECE) {
         let _turn = here.pace.turn().await;
-        let room = REPAIR_PAGE_BYTES.saturating_sub(bytes_of(&answer.back) as usize);
+        let room = REPAIR_BACK_BYTES.saturating_sub(bytes_of(&answer.back) as usize);
         let taken = here.store.take_offer(records, offer.back, room);
         let Offered { back, all } = taken.map_err(|error| Failure::unknown(format!("{error:?}")))?;
         answer.back.extend(back);

@@ -77,6 +77,9 @@ pub(crate) const PAGE_BYTES: usize = 64 << 10;
 /// takes to make one (ADR 0032).
 pub(crate) const REPAIR_PAGE_BYTES: usize = 16 << 10;
 
+/// The same of what is sent back for such a page: what was written on both sides is twice as much then.
+pub(crate) const REPAIR_BACK_BYTES: usize = 2 * REPAIR_PAGE_BYTES;
+
 /// A list of rosters per shard. Few rosters serve many shards, so each is sent once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rosters {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use polity_cluster::{Boot, NodeId, NodeName};
 use polity_crdt::VersionVector;
-use polity_shard::{ReplicaCount, ShardId};
+use polity_shard::{ReplicaCount, ShardCount, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,7 +17,7 @@ use crate::place;
 use crate::record::{Blob, Kind, Update};
 use crate::roster::{Roster, RosterId};
 use crate::store::{Store, Write};
-use crate::wire::{Page, REPAIR_PAGE_BYTES};
+use crate::wire::{Page, REPAIR_BACK_BYTES, REPAIR_PAGE_BYTES};
 
 /// The length of a key and of a value.
 const KEY_BYTES: usize = 12;
@@ -83,8 +83,13 @@ impl Pair {
     /// Both hold so many keys.
     #[must_use]
     pub fn new(keys: u64) -> Self {
+        Self::with_shards(keys, KvConfig::default().shards)
+    }
+
+    /// Both hold so many keys, in so many shards.
+    pub(super) fn with_shards(keys: u64, shards: ShardCount) -> Self {
         let roster = Roster::new(["a", "b"].map(boot));
-        let config = KvConfig { replicas: ReplicaCount::new(2).expect("two"), ..KvConfig::default() };
+        let config = KvConfig { shards, replicas: ReplicaCount::new(2).expect("two"), ..KvConfig::default() };
         let [here, there] = ["a", "b"].map(|name| {
             let engine = Arc::new(MemoryEngine::new(config.shards));
             let store = Store::new(boot(name), &config, engine).expect("memory works");
@@ -195,7 +200,7 @@ impl Pair {
             Ask::Offer(offer) => {
                 let offer = self.carry(&offer);
                 let answer =
-                    self.there.take_offer(&offer.records, offer.back, REPAIR_PAGE_BYTES).expect("memory works");
+                    self.there.take_offer(&offer.records, offer.back, REPAIR_BACK_BYTES).expect("memory works");
                 let answer = self.carry_back(&answer);
                 reconciliation.handle_offered(&self.here, &answer);
             }

@@ -7,8 +7,8 @@ use crate::record::Blob;
 /// The most symbols of one answer, and of one shard: 0.9 MB.
 pub(crate) const MAX_SYMBOLS: usize = 1 << 16;
 
-/// The most keys that one message asks for: with records of 130 bytes a page, and the question is a thirtieth of it.
-pub(crate) const MAX_TAGS: usize = 2_048;
+/// The most keys that one message asks for: with records of 64 bytes a page. What found no room in it is asked for again.
+pub(crate) const MAX_TAGS: usize = 256;
 
 /// How many records are looked at for one answer, unless those of the first shard are more: some milliseconds.
 pub(crate) const MAX_VISITS: u64 = 16_384;

@@ -272,14 +272,16 @@ impl Reconciliation {
         }
         for (at, shard) in asked.iter().enumerate() {
             let Some(part) = self.parts.get_mut(shard) else { continue };
-            if unknown {
-                // Two keys of one tag, one here and one there: the other's is asked for as one that is lacking.
-                part.dispute_nothing();
-            }
+            // Two keys of one tag, one here and one there: the other's is asked for as one that is lacking.
+            let is_asked_anew = unknown && part.dispute_nothing();
             if at < done as usize {
                 part.pulled(self.purpose);
-            } else if at == done as usize && (after.is_some() || done == 0) && !part.goes_on(after.as_ref()) {
-                self.give_up(*shard, "it does not go on");
+            } else if at == done as usize && !is_asked_anew {
+                // The page may have been full before its turn came.
+                let has_begun = after.as_ref().is_some_and(|after| !part.is_at(after));
+                if (has_begun || done == 0) && !part.goes_on(after.as_ref()) {
+                    self.give_up(*shard, "it does not go on");
+                }
             }
         }
     }

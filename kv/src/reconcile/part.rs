@@ -384,11 +384,15 @@ impl Part {
         true
     }
 
-    /// Asks for what is disputed as if it were lacking.
-    pub(super) fn dispute_nothing(&mut self) {
+    /// Asks for what is disputed as if it were lacking. Returns whether anything is: once a round, then.
+    pub(super) fn dispute_nothing(&mut self) -> bool {
+        if self.disputed.is_empty() {
+            return false;
+        }
         self.lacking.append(&mut self.disputed);
         self.asked.clear();
         (self.after, self.pages) = (None, 0);
+        true
     }
 
     /// All that was asked for has come.
@@ -403,6 +407,11 @@ impl Part {
             }
         }
         (self.after, self.pages) = (None, 0);
+    }
+
+    /// Whether what was asked for has come up to this key before.
+    pub(super) fn is_at(&self, after: &Blob) -> bool {
+        self.after.as_ref() == Some(after)
     }
 
     /// A part of what was asked for has come: up to this key. Returns whether that is further than before.

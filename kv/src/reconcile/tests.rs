@@ -37,6 +37,20 @@ fn bytes_follow_the_difference() {
     }
 }
 
+/// A page may be full before it is the turn of a shard of which a part has come.
+#[test]
+fn shards_of_which_more_differs_than_one_message_asks_for_become_equal() {
+    let mut pair = Pair::with_shards(6_000, ShardCount::new(4).expect("four"));
+    for how in DIFFERING {
+        for count in [1_100, 1_600, 2_400] {
+            pair.differ(count, how);
+            let keys = if how == Differing::Concurrent { 2 * count } else { count };
+            let report = pair.reconcile(keys);
+            assert!(report.equal && report.bytes <= allowed(keys, report.payload), "{how:?} {count}: {report:?}");
+        }
+    }
+}
+
 #[test]
 fn equal_replicas_say_so_in_few_bytes() {
     let report = Pair::new(3_000).reconcile(0);
@@ -215,6 +229,31 @@ fn nonsense_ends() {
                     let all = dice.below(2) == 0;
                     reconciliation.handle_offered(&here, &Offered { back: records, all });
                 }
+            }
+        }
+    }
+}
+
+/// One that always names keys that nobody has asked for.
+#[test]
+fn lesser_records_that_there_are_not_end() {
+    for done in 0..2 {
+        let (here, there) = (store("a1"), store("b2"));
+        let dice = &mut Dice(7);
+        (0..100).for_each(|_| write(&here, dice, 50));
+        (0..100).for_each(|_| write(&there, dice, 70));
+        let theirs = there.digest(SHARD);
+        let mut reconciliation = Reconciliation::new(&here, Purpose::Equalise, SALT, 1 << 12, [(SHARD, theirs)]);
+        let mut asks = 0;
+        while let Some(ask) = reconciliation.next(&here).expect("memory works") {
+            asks += 1;
+            assert!(asks < 500, "it does not end");
+            match ask {
+                Ask::Pull(_) => {
+                    let lesser = Pulled { records: Vec::new(), lesser: vec![u64::MAX], done, after: None };
+                    reconciliation.handle_pulled(&here, lesser);
+                }
+                ask => answer(&mut reconciliation, &here, &there, ask, 400),
             }
         }
     }

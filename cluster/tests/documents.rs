@@ -106,6 +106,18 @@ async fn misuse_is_refused_and_changes_nothing() {
     assert_eq!(document.update(|map, _| Ok(map.remove("k"))), Err(DocumentError::Stopped));
 }
 
+/// However far their tasks have come when they are ended.
+#[tokio::test]
+async fn all_documents_of_a_node_that_has_stopped_say_so() {
+    let node = start("n1", None).await;
+    let open = |at| node.document::<Map>(&format!("d{at}")).expect("open");
+    let documents: Vec<_> = (0..200).map(open).collect();
+    node.stop().await;
+    for document in documents {
+        assert_eq!(document.flushed().await, Err(DocumentError::Stopped));
+    }
+}
+
 #[tokio::test]
 async fn a_type_that_differs_is_noticed() {
     let first = start("n1", None).await;

@@ -130,15 +130,18 @@ impl<T: Crdt> Shared<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The node's stop counts from when it has stopped, and not from when the driver has heard of it.
+    fn check_running(&self, state: &State<T>) -> Result<(), DocumentError> {
+        if state.stopped || self.rpc.is_stopped() { Err(DocumentError::Stopped) } else { Ok(()) }
+    }
+
     pub(super) fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
         look(self.lock().engine.replica())
     }
 
     pub(super) fn update(&self, mutate: impl FnOnce(&T, &mut Writer<'_>) -> Change<T>) -> Result<bool, DocumentError> {
         let mut state = self.lock();
-        if state.stopped {
-            return Err(DocumentError::Stopped);
-        }
+        self.check_running(&state)?;
         let within_limit = |value: &T, w: &mut Writer<'_>| {
             let delta = mutate(value, w)?;
             match delta.as_ref().map_or(0, |delta| delta.encode().len()) {
@@ -158,9 +161,7 @@ impl<T: Crdt> Shared<T> {
 
     pub(super) fn import(&self, export: T::Delta) -> Result<bool, DocumentError> {
         let mut state = self.lock();
-        if state.stopped {
-            return Err(DocumentError::Stopped);
-        }
+        self.check_running(&state)?;
         let changed = state.engine.import(self.now(), export);
         self.happened(state);
         self.wake.notify_one();
@@ -182,9 +183,7 @@ impl<T: Crdt> Shared<T> {
             answered.borrow_and_update();
             {
                 let state = self.lock();
-                if state.stopped {
-                    return Err(DocumentError::Stopped);
-                }
+                self.check_running(&state)?;
                 if state.engine.lag(self.now()) == (0, Duration::ZERO) {
                     return Ok(());
                 }
@@ -199,9 +198,7 @@ impl<T: Crdt> Shared<T> {
             return Err(DocumentError::IsUp(boot.clone()));
         }
         let mut state = self.lock();
-        if state.stopped {
-            return Err(DocumentError::Stopped);
-        }
+        self.check_running(&state)?;
         let holders = holders(&state.engine).filter(|(_, holder)| holder.node == *boot).map(|(id, _)| id);
         let first = Holder { node: boot.clone(), life: 0 }.replica(&self.name);
         let replicas = holders.chain([first]).collect();

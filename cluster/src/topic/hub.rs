@@ -96,6 +96,11 @@ impl Hub {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The node's stop counts from when it has stopped, and not from when the driver has heard of it.
+    fn check_running(&self, core: &Core) -> Result<(), TopicError> {
+        if core.stopped || self.rpc.is_stopped() { Err(TopicError::Stopped) } else { Ok(()) }
+    }
+
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
@@ -111,9 +116,7 @@ impl Hub {
             answered.borrow_and_update();
             let until = {
                 let (now, mut core) = (self.now(), self.lock());
-                if core.stopped {
-                    return Err(TopicError::Stopped);
-                }
+                self.check_running(&core)?;
                 match core.publisher.room(now, topic, body.len()) {
                     Room::Enough => {
                         let sequence = core.publisher.publish(now, topic, body);
@@ -141,9 +144,7 @@ impl Hub {
             answered.borrow_and_update();
             {
                 let core = self.lock();
-                if core.stopped {
-                    return Err(TopicError::Stopped);
-                }
+                self.check_running(&core)?;
                 if core.publisher.waiting() == 0 {
                     return Ok(());
                 }
@@ -162,9 +163,7 @@ impl Hub {
     /// The number of the new subscriber, the epoch of the node's subscription, and what wakes the subscriber.
     pub(super) fn subscribe(&self, topic: &str, limit: usize) -> Result<(u64, u64, Arc<Notify>), TopicError> {
         let mut core = self.lock();
-        if core.stopped {
-            return Err(TopicError::Stopped);
-        }
+        self.check_running(&core)?;
         let (number, epoch, is_new) = core.subscriber.subscribe(topic, limit);
         if is_new {
             let put = self.directory.update(|map, w| map.put(w, topic.to_owned(), epoch));
@@ -198,9 +197,7 @@ impl Hub {
             up.up().filter(|member| is_wanted(&member.id)).map(|m| Peer { node: m.id.clone(), addr: m.addr }).collect();
         let request = Subscribed { topic: topic.to_owned(), epoch };
         loop {
-            if self.lock().stopped {
-                return Err(TopicError::Stopped);
-            }
+            self.check_running(&self.lock())?;
             let call = |peer: Peer| (self.rpc.call(&peer, &TOPIC_SUBSCRIBED, &request, ESTABLISH_WITHIN), peer);
             let calls: Vec<_> = peers.drain(..).map(call).collect();
             for (call, peer) in calls {

@@ -244,6 +244,22 @@ fn a_restart_at_the_same_address_within_the_suspicion_is_no_death() {
 }
 
 #[test]
+fn one_whom_all_the_others_have_forgotten_meets_their_new_boots_when_it_suspects_the_old_ones() {
+    for seed in 0..20 {
+        let mut cluster = formed(6, seed);
+        for host in 0..5 {
+            let plan = Plan { begin: Begin::Ask { remembered: 1 }, ..cluster.plan(host, &format!("n{host}")) };
+            cluster.start(host, plan);
+        }
+        // Nobody tells them of the sixth, and what it sends is sealed for their boots of before.
+        cluster.run(ms(500));
+        assert!(!cluster.agreed());
+        let took = cluster.run_until_agreed(CONVERGENCE).expect("they agree");
+        assert!(took < ms(3_500), "seed {seed}: after {took:?}, which is when it gave the old ones up");
+    }
+}
+
+#[test]
 fn a_name_that_returns_at_a_new_address_is_the_same_member() {
     let mut cluster = formed(5, 13);
     cluster.crash(4);

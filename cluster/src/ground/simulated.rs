@@ -76,10 +76,14 @@ struct Clock {
 }
 
 impl Clock {
-    fn at(&self, now: Duration) -> Duration {
+    /// What it shows at a time of the simulation, which began at the epoch.
+    fn at(&self, epoch: Duration, now: Duration) -> Duration {
         let now_ms = now.as_millis() as i64;
         let drift_ms = (now_ms - self.since_ms) * self.drift_ppm / 1_000_000;
-        Duration::from_millis(now_ms.saturating_add(self.skew_ms).saturating_add(drift_ms).max(0).unsigned_abs())
+        let off_ms = self.skew_ms.saturating_add(drift_ms);
+        (epoch + Duration::from_millis(now_ms.unsigned_abs()))
+            .saturating_add(Duration::from_millis(off_ms.max(0).unsigned_abs()))
+            .saturating_sub(Duration::from_millis(off_ms.min(0).unsigned_abs()))
     }
 }
 
@@ -202,9 +206,8 @@ impl Ground for Simulated {
 
     fn wall_clock(&self) -> SystemTime {
         let now = turmoil::sim_elapsed().unwrap_or_default();
-        // The drift counts from a moment of the simulation, the epoch is added after it.
         let epoch = turmoil::since_epoch().unwrap_or_default().saturating_sub(now);
-        SystemTime::UNIX_EPOCH + epoch + self.memory.lock().clock.at(now)
+        SystemTime::UNIX_EPOCH + self.memory.lock().clock.at(epoch, now)
     }
 
     fn seed(&self) -> [u8; 32] {
@@ -418,10 +421,12 @@ mod tests {
 
     #[test]
     fn a_clock_jumps_and_drifts() {
-        let at = |skew_ms, drift_ppm| Clock { skew_ms, drift_ppm, since_ms: 1_000 }.at(Duration::from_secs(11));
-        assert_eq!(at(0, 0), Duration::from_secs(11));
-        assert_eq!(at(-4_000, 0), Duration::from_secs(7));
-        assert_eq!(at(-40_000, 0), Duration::ZERO);
-        assert_eq!(at(0, 100_000), Duration::from_secs(12));
+        let epoch = Duration::from_secs(100);
+        let at = |skew_ms, drift_ppm| Clock { skew_ms, drift_ppm, since_ms: 1_000 }.at(epoch, Duration::from_secs(11));
+        assert_eq!(at(0, 0), Duration::from_secs(111));
+        assert_eq!(at(-4_000, 0), Duration::from_secs(107));
+        assert_eq!(at(-40_000, 0), Duration::from_secs(71), "it goes on also before the simulation began");
+        assert_eq!(at(-200_000, 0), Duration::ZERO);
+        assert_eq!(at(0, 100_000), Duration::from_secs(112));
     }
 }

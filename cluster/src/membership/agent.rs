@@ -6,6 +6,9 @@
 //!   for minutes (memberlist's push-pull has the same reason). Whose node state gossip did not bring is asked for sooner.
 //! - **Greeting seeds for ever** while nobody is up at their address: a seed may be new, or the other half of a cluster
 //!   that was split.
+//! - **Greeting whom this node accuses.** A datagram opens at the boot that it was sealed for only, and a restarted process
+//!   need not know who else is there: if many restart at once, they may form a cluster of their own. Whoever is at the address
+//!   says who it is.
 //! - **Farewells**: a node that leaves tells some members directly and falls silent. From then on it is deaf, or it would
 //!   take its own farewell for a mistake and come back.
 //!
@@ -444,6 +447,15 @@ impl Agent {
         self.errands += self.outputs.len() - before;
     }
 
+    /// Asks who is where a member does not answer. When many are silent, half of the errands are left for those who are not.
+    fn greet_accused(&mut self, addr: SocketAddr) {
+        if self.errands < MAX_ERRANDS / 2 {
+            self.errands += 1;
+            let within = self.timings.probe_period * 4;
+            self.outputs.push_back(Output::Greet { addr, within });
+        }
+    }
+
     fn fall_silent(&mut self) {
         self.core.leave();
         self.phase = Phase::Silent;
@@ -530,6 +542,7 @@ impl Agent {
                 self.outputs.push_back(Output::Rejoined((*id).clone()));
             }
             core::Output::Superseded(by) => self.outputs.push_back(Output::Superseded(by)),
+            core::Output::Accused(id) => self.greet_accused(id.addr),
         }
     }
 

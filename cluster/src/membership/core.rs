@@ -82,6 +82,8 @@ pub(crate) enum Output {
     Rejoined(Handle),
     /// A newer boot of our name exists.
     Superseded(Boot),
+    /// We could get no answer from this member: it may be that another boot runs where it ran.
+    Accused(Handle),
 }
 
 /// What was known of a member and what is known of it now.
@@ -707,6 +709,7 @@ impl Core {
         self.take(now, suspect, own, true);
         // The suspect hears first: whatever is sent to it begins with that.
         self.send(target, Message::Gossip);
+        self.outputs.push_back(Output::Accused(target.clone()));
         true
     }
 

@@ -19,7 +19,7 @@ use crate::membership::core::SharedTable;
 use crate::membership::view::Members;
 use crate::rpc::{Peer, Reply, Rpc, RpcError};
 use crate::secure::Secret;
-use crate::secure::ring::{KEYS_KEY, KeyId, Peers, Ring, Shown};
+use crate::secure::ring::{KEYS_KEY, KeyId, Owed, Peers, Ring, Shown};
 use crate::secure::tls::TlsIdentity;
 use crate::transport::Transport;
 
@@ -29,8 +29,8 @@ pub(crate) const QUEUE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often node state is looked through at most: in a large cluster something changes all the time.
 const PACE: Duration = Duration::from_millis(50);
-/// How long a member must lack a key before it is sent one that was not installed here: time enough to hear that another
-/// node has sent it.
+/// How long a member must lack a key before it is sent one that was not installed here, and [`AGAIN`] for each that goes first:
+/// time enough to hear that another node has sent it.
 const GRACE: Duration = Duration::from_millis(200);
 /// How long to wait for an answer, and before a secret is sent again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -202,8 +202,10 @@ impl Keeper {
         let now = Instant::now();
         let owed = work.ring.owed(&self.own.name, &peers);
         let before = std::mem::take(&mut work.owed);
-        for at in owed {
-            let due = before.get(&at).copied().unwrap_or(now + GRACE);
+        for Owed { to, key, before: others } in owed {
+            let in_turn = now + GRACE + AGAIN.saturating_mul(u32::try_from(others).unwrap_or(u32::MAX));
+            let at = (to, key);
+            let due = before.get(&at).map_or(in_turn, |due| in_turn.min(*due));
             work.owed.insert(at, due);
         }
         for ((name, key), due) in &mut work.owed {

@@ -283,8 +283,8 @@ impl Ring {
         }
     }
 
-    /// What this node must send to whom: keys that members lack, where no member with a lower name can send them.
-    pub(crate) fn owed(&self, own: &NodeName, peers: &Peers) -> Vec<(NodeName, KeyId)> {
+    /// What this node has to send to whom: keys that members lack.
+    pub(crate) fn owed(&self, own: &NodeName, peers: &Peers) -> Vec<Owed> {
         let ours = self.shown();
         let gives = self.keys.keys().filter(|id| ours.gives(**id) && !self.is_removed(**id));
         let mut owed = Vec::new();
@@ -297,13 +297,23 @@ impl Ring {
                 let Some(shown) = shown.as_ref().filter(|shown| !shown.held.contains_key(id)) else { continue };
                 // Who shares no key with a member cannot connect to it.
                 let reaches = |giver: &&Shown| giver.held.keys().any(|key| shown.held.contains_key(key));
-                if reaches(&&ours) && !givers.iter().any(reaches) {
-                    owed.push((name.clone(), *id));
+                if reaches(&&ours) {
+                    let before = givers.iter().filter(|giver| reaches(giver)).count();
+                    owed.push(Owed { to: name.clone(), key: *id, before });
                 }
             }
         }
         owed
     }
+}
+
+/// A key that a member lacks.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Owed {
+    pub(crate) to: NodeName,
+    pub(crate) key: KeyId,
+    /// How many members with lower names can send it, and go first. Any of them may believe it down.
+    pub(crate) before: usize,
 }
 
 fn names(peers: &Peers, wanted: impl Fn(&Option<Shown>) -> bool) -> Vec<NodeName> {

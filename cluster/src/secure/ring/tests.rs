@@ -20,6 +20,10 @@ fn name(at: usize) -> NodeName {
     NodeName::new(&format!("n{at}")).expect("valid")
 }
 
+fn owed(to: usize, key: u8, before: usize) -> Owed {
+    Owed { to: name(to), key: id(key), before }
+}
+
 fn peers<const N: usize>(rings: [&Ring; N]) -> Peers {
     rings.iter().enumerate().map(|(at, ring)| (name(at), Some(ring.shown()))).collect()
 }
@@ -67,7 +71,7 @@ fn a_removed_key_is_kept_while_a_member_that_is_known_needs_it() {
     let mut c = ring(&[2, 1]);
     c.observe(&peers([&a, &joiner]));
     assert!(c.secret(id(1)).is_some(), "the joiner could talk to nobody else");
-    assert_eq!(c.owed(&name(9), &peers([&joiner])), [(name(0), id(2))]);
+    assert_eq!(c.owed(&name(9), &peers([&joiner])), [owed(0, 2, 0)]);
     joiner.install(secret(2)).expect("room");
     joiner.observe(&peers([&a, &c]));
     assert_eq!(joiner.primary().0, id(2), "its own key was removed, and this is what the others have");
@@ -79,21 +83,21 @@ fn a_removed_key_is_kept_while_a_member_that_is_known_needs_it() {
 fn the_last_key_that_two_nodes_share_is_not_removed() {
     let (mut a, b) = (ring(&[2, 4]), ring(&[1, 4]));
     assert_eq!(a.remove(id(4), &peers([&b])), Err(KeyringError::InUse { key: id(4), members: vec![name(0)] }));
-    assert_eq!(a.owed(&name(1), &peers([&b])), [(name(0), id(2))]);
+    assert_eq!(a.owed(&name(1), &peers([&b])), [owed(0, 2, 0)]);
     a.install(secret(1)).expect("room");
     assert_eq!(a.remove(id(4), &peers([&b])), Ok(()));
 }
 
 #[test]
-fn the_lowest_name_that_has_a_key_to_give_sends_it() {
+fn the_lowest_name_that_has_a_key_to_give_sends_it_first() {
     let (mut a, b, stranger) = (ring(&[1]), ring(&[1, 2]), ring(&[1]));
     assert_eq!(b.owed(&name(1), &peers([&a])), [], "what a node was told to trust is its own affair");
     a.install(secret(2)).expect("room");
     let others = Peers::from([(name(2), Some(stranger.shown())), (name(3), None)]);
-    assert_eq!(a.owed(&name(1), &others), [(name(2), id(2))], "who has not said what it holds waits");
+    assert_eq!(a.owed(&name(1), &others), [owed(2, 2, 0)], "who has not said what it holds waits");
     let mut lower = others.clone();
     lower.insert(name(0), Some(a.shown()));
-    assert_eq!(a.owed(&name(1), &lower), []);
+    assert_eq!(a.owed(&name(1), &lower), [owed(2, 2, 1)], "the lower one may believe the member down");
 }
 
 #[test]
@@ -227,9 +231,9 @@ impl World {
     fn send(&mut self, from: usize, which: usize) -> bool {
         let Some(host) = self.hosts.get(&from) else { return false };
         let owed = host.ring.owed(&name(from), &host.peers());
-        let Some((to, key)) = owed.get(which % owed.len().max(1)).cloned() else { return false };
-        let secret = host.ring.secret(key).expect("it is owed").clone();
-        let to = (0..NODES).find(|at| name(*at) == to).expect("a node");
+        let Some(Owed { to, key, .. }) = owed.get(which % owed.len().max(1)) else { return false };
+        let secret = host.ring.secret(*key).expect("it is owed").clone();
+        let to = (0..NODES).find(|at| name(*at) == *to).expect("a node");
         if !self.connects(&host.ring, to) {
             return false;
         }

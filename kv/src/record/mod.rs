@@ -123,7 +123,7 @@ impl Record {
     }
 
     /// The write that a causal value is from.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "shuttle")))]
     pub(crate) fn dot_of(&self, value: &Blob) -> Option<polity_crdt::Dot> {
         self.causal.siblings().find(|(_, timed)| timed.value == *value).map(|(dot, _)| dot)
     }

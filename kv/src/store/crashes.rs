@@ -11,7 +11,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::*;
 use crate::engine::faulty::Fault;
 use crate::engine::{Disk, FaultyEngine};
+use crate::record::{Blob, Kind, Update, Writing};
 use crate::roster::tests::{boot, roster};
+use polity_crdt::VersionVector;
 
 const SHARDS: u32 = 2;
 /// Lives of the node in each run, and what it does in each.

@@ -11,7 +11,9 @@ use shuttle::{Config, Runner};
 
 use super::*;
 use crate::engine::MemoryEngine;
+use crate::record::{Blob, Kind, Update, Writing};
 use crate::roster::tests::{boot, roster};
+use polity_crdt::VersionVector;
 
 const SHARD: ShardId = ShardId(0);
 

@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use polity_crdt::sketch::Symbol;
 use polity_shard::ShardId;
 
-use super::{Filling, Store, WriteError};
+use super::pages::Filling;
+use super::{Store, WriteError};
 use crate::digest::{element, key_id, tag, tag_of};
 use crate::engine::EngineError;
 use crate::reconcile::{

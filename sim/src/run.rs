@@ -8,9 +8,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::time::Duration;
 
-#[cfg(feature = "mutations")]
-use polity::{cluster, shard};
-
 use crate::case::Case;
 use crate::checker::{Violation, judge};
 use crate::history::{Event, History};
@@ -115,40 +112,6 @@ pub fn run(case: &Case) -> Report {
     drop(watched);
     let violations = judge(&history);
     Report { case: case.clone(), trace, datagrams, violations, history }
-}
-
-/// A deliberate fault of one of the floors.
-#[cfg(feature = "mutations")]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Mutation {
-    /// Of the cluster, its documents or the store.
-    Cluster(cluster::mutation::Mutation),
-    /// Of ownership.
-    Shard(shard::mutation::Mutation),
-}
-
-#[cfg(feature = "mutations")]
-impl fmt::Display for Mutation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cluster(mutation) => fmt::Display::fmt(mutation, f),
-            Self::Shard(mutation) => fmt::Debug::fmt(mutation, f),
-        }
-    }
-}
-
-/// Runs a case on a system with this fault.
-#[cfg(feature = "mutations")]
-#[must_use]
-pub fn run_mutated(case: &Case, mutation: Mutation) -> Report {
-    match mutation {
-        Mutation::Cluster(mutation) => cluster::mutation::set(Some(mutation)),
-        Mutation::Shard(mutation) => shard::mutation::set(Some(mutation)),
-    }
-    let report = run(case);
-    cluster::mutation::set(None);
-    shard::mutation::set(None);
-    report
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

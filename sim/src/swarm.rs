@@ -10,7 +10,7 @@ use crate::run::{Report, run};
 use crate::scenario::Scenario;
 
 /// How many seeds of each scenario are run even if the budget does not suffice.
-pub const MIN_SEEDS: u64 = 20;
+pub const MIN_SEEDS: u64 = 10;
 
 /// What to run.
 #[derive(Clone, Debug)]

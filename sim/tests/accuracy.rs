@@ -52,7 +52,6 @@ fn slow_members_cause_a_fiftieth_of_the_mistakes_of_swim() {
 }
 
 /// Without local health we are no better than SWIM, and the comparison notices.
-#[cfg(feature = "mutations")]
 #[test]
 fn without_local_health_the_comparison_fails() {
     use polity::cluster::mutation::{self, Mutation};

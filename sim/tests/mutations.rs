@@ -1,6 +1,7 @@
 //! Promise D2: every checker catches a deliberate fault of the system, and says nothing of the system without it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,8 +10,38 @@ use polity::shard::mutation::{self as owners, Mutation as Owners};
 use polity_sim::case::Case;
 use polity_sim::checker::{self, Facts};
 use polity_sim::history::History;
-use polity_sim::run::{Mutation as Wrong, run, run_mutated};
+use polity_sim::run::{Report, run};
 use polity_sim::scenario;
+
+/// A deliberate fault of one of the floors.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Wrong {
+    /// Of the cluster, its documents or the store.
+    Cluster(Mutation),
+    /// Of ownership.
+    Shard(Owners),
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster(mutation) => fmt::Display::fmt(mutation, f),
+            Self::Shard(mutation) => fmt::Debug::fmt(mutation, f),
+        }
+    }
+}
+
+/// Runs a case on a system with this fault: all of a run is on one thread.
+fn run_mutated(case: &Case, wrong: Wrong) -> Report {
+    match wrong {
+        Wrong::Cluster(mutation) => mutation::set(Some(mutation)),
+        Wrong::Shard(mutation) => owners::set(Some(mutation)),
+    }
+    let report = run(case);
+    mutation::set(None);
+    owners::set(None);
+    report
+}
 
 /// A fault, the checker that must catch it, and the promise that this one must name; in one of these cases, which are
 /// run until it does.

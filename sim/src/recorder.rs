@@ -29,6 +29,8 @@ pub struct Now {
     pub read_all: bool,
     /// Its operations that have not ended.
     pub open: u32,
+    /// When its process was told that a newer one has its name, and stopped.
+    pub superseded: Option<Duration>,
 }
 
 /// The state that [`Recorder`] guards.
@@ -165,10 +167,13 @@ impl Record {
                 *hosts.entry(*host).or_default() = Now { running: true, ..Now::default() };
             }
             Event::Ready { host, life } => hosts.entry(*host).or_default().life = Some(*life),
-            Event::Crashed { host, .. }
-            | Event::Left { host }
-            | Event::StartFailed { host, .. }
-            | Event::Stopped { host, .. } => *hosts.entry(*host).or_default() = Now::default(),
+            Event::Stopped { host, superseded } => {
+                let superseded = superseded.then_some(self.clock);
+                *hosts.entry(*host).or_default() = Now { superseded, ..Now::default() };
+            }
+            Event::Crashed { host, .. } | Event::Left { host } | Event::StartFailed { host, .. } => {
+                *hosts.entry(*host).or_default() = Now::default();
+            }
             Event::View { host, members } => hosts.entry(*host).or_default().view.clone_from(members),
             Event::Settled { host } => hosts.entry(*host).or_default().settled = true,
             Event::FinalReadsDone { host } => hosts.entry(*host).or_default().read_all = true,

@@ -23,7 +23,7 @@ use crate::fault::{Fault, Step};
 use crate::history::{Event, History, Host};
 use crate::network::Network;
 use crate::process::{Command, Given, Program, Standard};
-use crate::recorder::{Record, Recorder};
+use crate::recorder::{Now, Record, Recorder};
 use crate::rotation::Secrets;
 use crate::settings::Settings;
 use crate::workload::seed_of;
@@ -32,6 +32,8 @@ use crate::workload::seed_of;
 const UDP_CAPACITY: usize = 65_536;
 /// Longer than any run: turmoil's own limit is not used.
 const NO_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// How long a supervisor waits before it starts again what has stopped by itself.
+const RESTARTED_AFTER: Duration = Duration::from_secs(1);
 /// How long stores may take to settle when nothing fails: repair of every shard, and a patrol interval.
 pub const SETTLE_BOUND: Duration = Duration::from_secs(30);
 /// How long the final reads may take: some dozens of keys, a round trip or two each.
@@ -195,6 +197,18 @@ impl World {
             self.recorder.event(Event::Panicked { message: error.to_string() });
         }
         self.recorder.lock().set_clock(self.sim.elapsed());
+        self.supervise();
+    }
+
+    /// Starts what has stopped because a newer process seemed to have its name, as its supervisor would: nothing else runs on
+    /// its host.
+    fn supervise(&mut self) {
+        let due = |now: &Now| now.superseded.is_some_and(|at| self.sim.elapsed() >= at + RESTARTED_AFTER);
+        let due: Vec<Host> = {
+            let record = self.recorder.lock();
+            record.hosts().iter().filter(|(_, now)| due(now)).map(|(host, _)| *host).collect()
+        };
+        due.into_iter().for_each(|host| self.start(host));
     }
 
     /// Lets time pass.

@@ -53,7 +53,10 @@ fn folder(name: &str) -> std::path::PathBuf {
 fn a_seed_has_the_same_trace_in_two_processes() {
     for scenario in SCENARIOS {
         let call = format!("run {scenario} --seed 1");
-        let (first, second) = (polity_sim(&call), polity_sim(&call));
+        let (first, second) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| polity_sim(&call));
+            (polity_sim(&call), other.join().expect("the program runs"))
+        });
         assert_eq!(verdict(&first), verdict(&second));
         assert_eq!(text(&first.stdout), text(&second.stdout));
         let trace = verdict(&first);

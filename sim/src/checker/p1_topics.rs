@@ -8,10 +8,10 @@
 //! A gap needs a reason. That a subscriber was slow is one for those that mean to be, and for the others only while they
 //! wait to be established and take nothing: afterwards they take each event at once, and the most that can come together,
 //! after a pause or a split of the few seconds in which nobody is down, is less than their queue holds. Anything else was
-//! lost because the publisher has taken the subscriber's node for down, and was published before it took it for up again.
+//! lost because one of the two nodes has taken the other for down, and was published before it took it for up again.
 //! Or the publisher is new: it asked for as long as it waits who subscribes, while the links were disturbed, and was not told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Facts, Violation, violation};
@@ -55,6 +55,8 @@ struct State<'a> {
     subscribers: BTreeMap<u64, Subscriber<'a>>,
     /// The lives that each host takes for up now, with how often they were declared down.
     up: BTreeMap<Host, BTreeMap<Host, (Life, u32)>>,
+    /// And those that it takes for down.
+    down: BTreeMap<Host, BTreeSet<Who>>,
 }
 
 struct Published {
@@ -75,6 +77,8 @@ struct Subscriber<'a> {
     /// The publishers that have taken its node for down since it began, or have not taken it for up; and until when, if it
     /// is over.
     cut_off: BTreeMap<Who, Option<Duration>>,
+    /// The same of the publishers that its own node has taken for down.
+    given_up: BTreeMap<Who, Option<Duration>>,
     /// How often its node was declared down, as publishers see it.
     rejoins: BTreeMap<Who, u32>,
     /// What must come next, if something has come.
@@ -140,8 +144,9 @@ impl Subscriber<'_> {
             });
         }
         let unaware = unaware.filter(|_| first == 1);
-        let cut_off = self.cut_off.get(&publisher).map(|until| until.unwrap_or(Duration::MAX));
-        let Some(until) = cut_off.max(unaware) else {
+        let since =
+            |down: &BTreeMap<Who, Option<Duration>>| down.get(&publisher).map(|until| until.unwrap_or(Duration::MAX));
+        let Some(until) = since(&self.cut_off).max(since(&self.given_up)).max(unaware) else {
             return Err(format!("lacks {missed} messages of {name}, which has seen its node all the time"));
         };
         let is_cut = |message: &&Published| message.at <= until.saturating_add(SLACK);
@@ -174,11 +179,14 @@ impl<'a> State<'a> {
             Event::Crashed { host, .. } | Event::Left { host } | Event::Stopped { host, .. } => {
                 self.lives.remove(host);
                 self.up.remove(host);
+                self.down.remove(host);
                 self.subscribers.retain(|_, subscriber| subscriber.who.is_none_or(|(other, _)| other != *host));
             }
             Event::View { host, members } => {
                 let up = members.iter().filter(|(_, seen)| seen.standing.is_up());
                 self.up.insert(*host, up.map(|(other, seen)| (*other, (seen.life, seen.rejoin))).collect());
+                let down = members.iter().filter(|(_, seen)| !seen.standing.is_up());
+                self.down.insert(*host, down.map(|(other, seen)| (*other, seen.life)).collect());
                 self.views_changed(at, *host);
             }
             Event::Subscriber { host, topic, subscriber, stage, slow } => {
@@ -225,6 +233,7 @@ impl<'a> State<'a> {
                     established: None,
                     told,
                     cut_off: BTreeMap::new(),
+                    given_up: BTreeMap::new(),
                     rejoins: BTreeMap::new(),
                     next: BTreeMap::new(),
                     unplaced: BTreeMap::new(),
@@ -252,6 +261,13 @@ impl<'a> State<'a> {
                 subscriber.told.retain(|other, told| up.get(other) == Some(told));
             }
             if at == host {
+                for (who, until) in subscriber.given_up.iter_mut().filter(|(_, until)| until.is_none()) {
+                    if up.get(&who.0).is_some_and(|(life, _)| *life == who.1) {
+                        *until = Some(now);
+                    }
+                }
+                let down = self.down.get(&host).into_iter().flatten();
+                subscriber.given_up.extend(down.map(|who| (*who, None)));
                 continue;
             }
             let publisher = (host, *life);
@@ -409,6 +425,17 @@ mod tests {
         assert_eq!(judge(blip(&[lacks(2_011, 2, false), got(2_012, 4), got(2_013, 5)])), Vec::<String>::new());
         let lost = judge(blip(&[lacks(2_011, 3, false), got(2_013, 5)]));
         assert!(lost[0].contains("lacks message 4 of n0, which has seen its node since message 3"));
+    }
+
+    #[test]
+    fn a_gap_reaches_to_when_the_publisher_was_seen_again_and_no_further() {
+        let down = [(0, 1, Standing::Down), (1, 1, Standing::Alive)];
+        let blip = |rest: &[Entry]| {
+            let seen = [view(25, 1, &down), view(1_990, 1, &UP)];
+            [&seen[..], &[published(2_000, 4), published(2_150, 5)], rest].concat()
+        };
+        assert_eq!(judge(blip(&[lacks(2_160, 4, false), got(2_161, 5)])), Vec::<String>::new());
+        assert!(judge(blip(&[lacks(2_160, 5, false)]))[0].contains("lacks message 5 of n0"));
     }
 
     #[test]

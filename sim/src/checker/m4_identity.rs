@@ -124,14 +124,23 @@ fn lists_are_true(facts: &Facts<'_>) -> Vec<Violation> {
 
 fn the_newest_stays(facts: &Facts<'_>) -> Vec<Violation> {
     let mut violations = Vec::new();
+    // The newest boot of each host that anybody has listed: a process may have been seen and have died before it was ready.
+    let mut newest: BTreeMap<Host, Life> = BTreeMap::new();
     for entry in &facts.history.entries {
+        if let Event::View { host: observer, members } = &entry.event
+            && !observer.is_stranger()
+        {
+            for (host, seen) in members {
+                newest.entry(*host).and_modify(|life| *life = seen.life.max(*life)).or_insert(seen.life);
+            }
+        }
         let Event::Stopped { host, superseded: true } = entry.event else { continue };
         // Processes of a host live one after the other here, so whoever is running is the newest; but for one that could
         // not know what its host was before, and chose a boot that is older.
         let until = facts.processes.iter().filter(|process| process.host == host && process.launched <= entry.at);
         let mut lives = until.rev().map(|process| process.ready.map(|(_, life)| life));
         let own = lives.next().flatten();
-        if lives.all(|older| older < own) {
+        if lives.chain([newest.get(&host).copied()]).all(|other| other <= own) {
             violations.push(violation("M4", entry.at, format!("{host} was told that a newer process has its name")));
         }
     }
@@ -297,5 +306,19 @@ mod tests {
         assert_eq!(restarted(2, vec![back(2500, 2), stopped.clone()]).len(), 1);
         let again = [vec![back(2500, 2), stopped], start(4000, 1, 3).to_vec(), vec![back(4500, 3)]].concat();
         assert_eq!(restarted(2, again).len(), 1, "whatever runs there later");
+    }
+
+    #[test]
+    fn one_may_be_sent_away_for_a_newer_one_that_was_seen_and_never_ready() {
+        let seen = |generation| {
+            let mut entries = [start(0, 0, 1), start(0, 1, 1)].concat();
+            entries.push(at(100, Event::Crashed { host: Host(1), wiped: false }));
+            entries.extend([at(200, Event::Launched { host: Host(1) }), back(210, generation)]);
+            entries.push(at(300, Event::Crashed { host: Host(1), wiped: false }));
+            entries.extend(start(400, 1, 3));
+            entries.push(at(500, Event::Stopped { host: Host(1), superseded: true }));
+            judged(the_newest_stays, entries).len()
+        };
+        assert_eq!([seen(7), seen(2)], [0, 1]);
     }
 }

@@ -260,6 +260,23 @@ fn one_whom_all_the_others_have_forgotten_meets_their_new_boots_when_it_suspects
 }
 
 #[test]
+fn one_that_is_cut_off_from_many_that_come_back_without_knowing_it_meets_them_at_once() {
+    for seed in 0..20 {
+        let mut cluster = formed(12, seed);
+        (0..11).for_each(|host| cluster.crash(host));
+        // It has accused all of them, and buries none before 40 s: whoever loses so many may be cut off.
+        cluster.run(secs(15));
+        assert_eq!(cluster.status(11, "n0"), Some(Status::Suspect));
+        for host in 0..11 {
+            let plan = Plan { begin: Begin::Ask { remembered: 1 }, ..cluster.plan(host, &format!("n{host}")) };
+            cluster.start(host, plan);
+        }
+        let took = cluster.run_until_agreed(CONVERGENCE).expect("they agree");
+        assert!(took < secs(5), "seed {seed}: after {took:?}");
+    }
+}
+
+#[test]
 fn a_name_that_returns_at_a_new_address_is_the_same_member() {
     let mut cluster = formed(5, 13);
     cluster.crash(4);

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
 use super::KeyringError;
+use super::debts::{AGAIN, Debts};
 use super::wire::{GIVE, Give, Given};
 use crate::ground::Env;
 use crate::identity::{NodeId, NodeName};
@@ -19,7 +20,7 @@ use crate::membership::core::SharedTable;
 use crate::membership::view::Members;
 use crate::rpc::{Peer, Reply, Rpc, RpcError};
 use crate::secure::Secret;
-use crate::secure::ring::{KEYS_KEY, KeyId, Owed, Peers, Ring, Shown};
+use crate::secure::ring::{KEYS_KEY, KeyId, Peers, Ring, Shown};
 use crate::secure::tls::TlsIdentity;
 use crate::transport::Transport;
 
@@ -29,11 +30,6 @@ pub(crate) const QUEUE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often node state is looked through at most: in a large cluster something changes all the time.
 const PACE: Duration = Duration::from_millis(50);
-/// How long a member must lack a key before it is sent one that was not installed here, and [`AGAIN`] for each that goes first:
-/// time enough to hear that another node has sent it.
-const GRACE: Duration = Duration::from_millis(200);
-/// How long to wait for an answer, and before a secret is sent again.
-const AGAIN: Duration = Duration::from_secs(1);
 /// How many secrets are on their way at once.
 const MAX_SENDING: usize = 32;
 
@@ -107,7 +103,7 @@ impl Keeper {
     /// Runs for as long as the node does.
     pub(crate) async fn run(self, mut orders: mpsc::Receiver<Order>, mut brought: Brought) {
         let ring = Ring::clone(&self.ring.borrow());
-        let mut work = Work { ring, pending: Vec::new(), owed: BTreeMap::new(), sending: JoinSet::new() };
+        let mut work = Work { ring, pending: Vec::new(), debts: Debts::default(), sending: JoinSet::new() };
         let mut looked = Instant::now();
         let mut due = Some(looked);
         loop {
@@ -165,8 +161,7 @@ impl Keeper {
                 self.put(&work.ring);
                 if goal == Goal::Held {
                     // Whom the operator asked sends it at once; all others wait whether somebody does.
-                    let now = Instant::now();
-                    work.owed.extend(peers.keys().map(|name| ((name.clone(), key), now)));
+                    work.debts.install(Instant::now(), key, peers.keys());
                 }
                 work.pending.push(Pending { goal, key, until: Instant::now() + PATIENCE, done });
             }
@@ -200,27 +195,21 @@ impl Keeper {
             self.put(&work.ring);
         }
         let now = Instant::now();
-        let owed = work.ring.owed(&self.own.name, &peers);
-        let before = std::mem::take(&mut work.owed);
-        for Owed { to, key, before: others } in owed {
-            let in_turn = now + GRACE + AGAIN.saturating_mul(u32::try_from(others).unwrap_or(u32::MAX));
-            let at = (to, key);
-            let due = before.get(&at).map_or(in_turn, |due| in_turn.min(*due));
-            work.owed.insert(at, due);
-        }
-        for ((name, key), due) in &mut work.owed {
-            if *due > now || work.sending.len() >= MAX_SENDING {
-                continue;
-            }
+        work.debts.update(now, work.ring.owed(&self.own.name, &peers));
+        for at in work.debts.due(now) {
+            let (name, key) = &at;
             let (Some(peer), Some(secret)) = (addrs.get(name), work.ring.secret(*key)) else { continue };
-            *due = now + AGAIN;
-            let (call, name, key) = (self.rpc.call(peer, &GIVE, &Give(secret.clone()), AGAIN), name.clone(), *key);
-            work.sending.spawn(async move { (name, key, call.await) });
+            if work.sending.len() >= MAX_SENDING {
+                break;
+            }
+            work.debts.sent(now, &at);
+            let call = self.rpc.call(peer, &GIVE, &Give(secret.clone()), AGAIN);
+            work.sending.spawn(async move { (at.0, at.1, call.await) });
         }
         work.settle(&peers, now);
         let waits = work.pending.iter().map(|pending| pending.until);
         // What waits for room is looked at again when a call ends.
-        waits.chain(work.owed.values().copied().filter(|due| *due > now)).min()
+        waits.chain(work.debts.next(now)).min()
     }
 
     /// Lets transport and driver have the ring, if it is another than they have. In this order: who sees what this node
@@ -250,8 +239,7 @@ impl Keeper {
 struct Work {
     ring: Ring,
     pending: Vec<Pending>,
-    /// What this node has to send to whom, and when.
-    owed: BTreeMap<(NodeName, KeyId), Instant>,
+    debts: Debts,
     sending: JoinSet<Sent>,
 }
 

@@ -21,6 +21,7 @@
 //! during the whole rotation shares no key with the others; it is refused, says so in its log, and comes back when it is
 //! started with the new secret.
 
+mod debts;
 mod driver;
 mod wire;
 

@@ -6,9 +6,9 @@
 //!   for minutes (memberlist's push-pull has the same reason). Whose node state gossip did not bring is asked for sooner.
 //! - **Greeting seeds for ever** while nobody is up at their address: a seed may be new, or the other half of a cluster
 //!   that was split.
-//! - **Greeting whom this node accuses.** A datagram opens at the boot that it was sealed for only, and a restarted process
-//!   need not know who else is there: if many restart at once, they may form a cluster of their own. Whoever is at the address
-//!   says who it is.
+//! - **Greeting whoever does not answer**, after each probe of a member that is not down yet. A datagram opens at the boot that it
+//!   was sealed for only, and a restarted process need not know who else is there: if many restart at once, they may form a
+//!   cluster of their own. Whoever is at the address says who it is.
 //! - **Farewells**: a node that leaves tells some members directly and falls silent. From then on it is deaf, or it would
 //!   take its own farewell for a mistake and come back.
 //!
@@ -403,7 +403,10 @@ impl Agent {
 
     fn met(&mut self, now: Duration, identity: Handle) {
         self.core.handle_met(now, identity.clone());
-        self.exchange(identity);
+        // Under an address that another name had before it may be ourselves.
+        if identity.key() != self.identity().key() {
+            self.exchange(identity);
+        }
     }
 
     /// Exchanges everything with one random member; every other time with one that was not heard in time, if there is such
@@ -440,20 +443,20 @@ impl Agent {
 
     fn greet_absent_seeds(&mut self) {
         let absent = self.seeds.iter().filter(|(_, up)| **up == 0).map(|(addr, _)| *addr);
-        let room = MAX_ERRANDS.saturating_sub(self.errands);
-        let within = self.timings.announce_interval;
-        let before = self.outputs.len();
-        self.outputs.extend(absent.take(room).map(|addr| Output::Greet { addr, within }));
-        self.errands += self.outputs.len() - before;
+        let some: Vec<SocketAddr> = absent.take(MAX_ERRANDS.saturating_sub(self.errands)).collect();
+        some.into_iter().for_each(|addr| self.greet(addr, self.timings.announce_interval));
     }
 
-    /// Asks who is where a member does not answer. When many are silent, half of the errands are left for those who are not.
-    fn greet_accused(&mut self, addr: SocketAddr) {
+    /// Asks who is where a member does not answer. When many do not, half of the errands are left for those that do.
+    fn greet_unanswered(&mut self, addr: SocketAddr) {
         if self.errands < MAX_ERRANDS / 2 {
-            self.errands += 1;
-            let within = self.timings.probe_period * 4;
-            self.outputs.push_back(Output::Greet { addr, within });
+            self.greet(addr, self.timings.probe_period * 4);
         }
+    }
+
+    fn greet(&mut self, addr: SocketAddr, within: Duration) {
+        self.errands += 1;
+        self.outputs.push_back(Output::Greet { addr, within });
     }
 
     fn fall_silent(&mut self) {
@@ -542,7 +545,7 @@ impl Agent {
                 self.outputs.push_back(Output::Rejoined((*id).clone()));
             }
             core::Output::Superseded(by) => self.outputs.push_back(Output::Superseded(by)),
-            core::Output::Accused(id) => self.greet_accused(id.addr),
+            core::Output::Unanswered(id) => self.greet_unanswered(id.addr),
         }
     }
 

@@ -82,8 +82,8 @@ pub(crate) enum Output {
     Rejoined(Handle),
     /// A newer boot of our name exists.
     Superseded(Boot),
-    /// We could get no answer from this member: it may be that another boot runs where it ran.
-    Accused(Handle),
+    /// Nobody could get an answer from this member, and it is not down yet: another boot may run where it ran.
+    Unanswered(Handle),
 }
 
 /// What was known of a member and what is known of it now.
@@ -692,6 +692,9 @@ impl Core {
                 // Whoever has just failed may not be the only one: half of the cluster may be cut off.
                 self.probe_next(now, 1);
             }
+            if self.known.get(target.key()).is_some_and(|known| *known.id() == target && known.is_up()) {
+                self.outputs.push_back(Output::Unanswered(target));
+            }
         }
     }
 
@@ -709,7 +712,6 @@ impl Core {
         self.take(now, suspect, own, true);
         // The suspect hears first: whatever is sent to it begins with that.
         self.send(target, Message::Gossip);
-        self.outputs.push_back(Output::Accused(target.clone()));
         true
     }
 

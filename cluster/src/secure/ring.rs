@@ -6,7 +6,7 @@
 //! - Which key is primary is a register that the newest choice wins. A member takes a choice over once it holds the key.
 //! - A removed key leaves a tombstone. Whoever holds the key drops it when nobody whom it knows to be live has it as its
 //!   primary or shares no other key with it, and nobody takes it in again.
-//! - Whoever lacks a key that others seal with, or that was installed, is sent it by the lowest name that has it.
+//! - Whoever lacks a key that others seal with, or that was installed, is sent it by those that have it, the lowest name first.
 //!
 //! So no rule needs a leader, and each looks only at what one node knows: a node never gives up a key under which a
 //! member that it knows seals.
@@ -28,6 +28,9 @@ pub(crate) const KEYS_KEY: &str = ".keys";
 pub const MAX_KEYS_OF_RING: usize = 4;
 /// How many removed keys are remembered, the newest: a member that is longer behind shares no key with the others.
 const MAX_REMOVED: usize = 16;
+/// How many members take turns to send a member a key. Each may believe it down; that so many do while others do not is not to
+/// be expected, and should they, its next push-pull tells it.
+const GIVERS: usize = 8;
 
 /// What a secret is called: four bytes that follow from it, and tell nothing of it. Written in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -283,7 +286,7 @@ impl Ring {
         }
     }
 
-    /// What this node has to send to whom: keys that members lack.
+    /// What this node has to send to whom: keys that members lack, if few with lower names can send them.
     pub(crate) fn owed(&self, own: &NodeName, peers: &Peers) -> Vec<Owed> {
         let ours = self.shown();
         let gives = self.keys.keys().filter(|id| ours.gives(**id) && !self.is_removed(**id));
@@ -298,8 +301,8 @@ impl Ring {
                 // Who shares no key with a member cannot connect to it.
                 let reaches = |giver: &&Shown| giver.held.keys().any(|key| shown.held.contains_key(key));
                 if reaches(&&ours) {
-                    let before = givers.iter().filter(|giver| reaches(giver)).count();
-                    owed.push(Owed { to: name.clone(), key: *id, before });
+                    let before = givers.iter().filter(|giver| reaches(giver)).take(GIVERS).count();
+                    owed.extend((before < GIVERS).then(|| Owed { to: name.clone(), key: *id, before: before as u32 }));
                 }
             }
         }
@@ -313,7 +316,7 @@ pub(crate) struct Owed {
     pub(crate) to: NodeName,
     pub(crate) key: KeyId,
     /// How many members with lower names can send it, and go first. Any of them may believe it down.
-    pub(crate) before: usize,
+    pub(crate) before: u32,
 }
 
 fn names(peers: &Peers, wanted: impl Fn(&Option<Shown>) -> bool) -> Vec<NodeName> {

@@ -20,7 +20,7 @@ fn name(at: usize) -> NodeName {
     NodeName::new(&format!("n{at}")).expect("valid")
 }
 
-fn owed(to: usize, key: u8, before: usize) -> Owed {
+fn owed(to: usize, key: u8, before: u32) -> Owed {
     Owed { to: name(to), key: id(key), before }
 }
 
@@ -98,6 +98,12 @@ fn the_lowest_name_that_has_a_key_to_give_sends_it_first() {
     let mut lower = others.clone();
     lower.insert(name(0), Some(a.shown()));
     assert_eq!(a.owed(&name(1), &lower), [owed(2, 2, 1)], "the lower one may believe the member down");
+    let many = |givers: usize| {
+        let mut peers: Peers = (0..givers).map(|at| (name(at), Some(a.shown()))).collect();
+        peers.insert(name(99), Some(stranger.shown()));
+        a.owed(&name(98), &peers).len()
+    };
+    assert_eq!([many(GIVERS - 1), many(GIVERS)], [1, 0], "that many do not err together");
 }
 
 #[test]

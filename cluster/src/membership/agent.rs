@@ -402,6 +402,11 @@ impl Agent {
     }
 
     fn met(&mut self, now: Duration, identity: Handle) {
+        let known = self.core.member(identity.key());
+        // Whoever is up in this very life has nothing to hear of us that gossip does not tell it.
+        if known.is_some_and(|known| *known.id() == identity && known.is_up()) {
+            return;
+        }
         self.core.handle_met(now, identity.clone());
         // Under an address that another name had before it may be ourselves.
         if identity.key() != self.identity().key() {

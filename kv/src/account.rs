@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use polity_cluster::NodeId;
 use polity_shard::ShardId;
 
 use crate::digest::{BLOCK, Digest, block};
@@ -60,6 +61,18 @@ impl Account {
     /// Whether it knows what it should have of the shard at a place.
     pub(crate) fn is_known(&self, at: usize) -> bool {
         self.known.get(at).is_some_and(|known| *known)
+    }
+
+    /// Whether it is fetching what it lacks of the shard at a place: it owes rosters of it, so it asks their boots for all that they
+    /// have, and holds less than `ours`.
+    pub(crate) fn is_catching_up(&self, at: usize, ours: &Digest) -> bool {
+        let holds_less = self.differs(at, ours).is_some_and(|theirs| theirs.count() < ours.count());
+        holds_less && self.rosters.list(at).len() > 1
+    }
+
+    /// Whether it owes a roster of the shard at a place that this boot is in: it may ask it yet for all that it has.
+    pub(crate) fn counts_on(&self, at: usize, boot: &NodeId) -> bool {
+        self.rosters.list(at).iter().skip(1).any(|roster| roster.contains(boot))
     }
 
     /// What it held after the fence, if that is something else than `ours`, what this node held when it asked.

@@ -1,5 +1,7 @@
 //! What upkeep sends a node out for: one conversation with a replica each. Each may fail at any point and be done again.
 
+pub(crate) mod hand_over;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -12,7 +14,6 @@ use tokio::time::Instant;
 
 use crate::account::{self, Account};
 use crate::coordinator::Coordinator;
-use crate::digest::Digest;
 use crate::hints::{Marks, Missed};
 use crate::pace::RECORDS_A_PIECE;
 use crate::reconcile::{self, Offer, Purpose, Reconciliation, Sketched, bytes_of};
@@ -38,9 +39,6 @@ pub(crate) struct Ask {
 
 /// How long the first introduction waits for others, which may know rosters that it does not.
 const INTRODUCTIONS: Duration = Duration::from_millis(500);
-
-/// How many shards are handed over at once.
-const HANDED_OVER_AT_ONCE: usize = 64;
 
 /// How long one message of upkeep may take. Longer than an operation: nobody waits for it, and a page is large.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -116,11 +114,11 @@ pub(crate) async fn cover(
     shards.rotate_left(by);
     let mut answered = true;
     for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
-        if let Err(error) = cover_some(here, peer, some, purpose).await {
+        answered &= cover_some(here, peer, some, purpose).await.unwrap_or_else(|error| {
             // Whoever could not be asked is asked again.
             tracing::debug!(%error, "a replica gave no account");
-            answered = false;
-        }
+            false
+        });
     }
     answered
 }
@@ -179,7 +177,8 @@ async fn offer(here: &Coordinator, peer: &Peer, keys: &[Blob]) -> Result<usize, 
     Ok(keys)
 }
 
-async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Purpose) -> Result<(), RpcError> {
+/// Returns whether it has answered for all of them.
+async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Purpose) -> Result<bool, RpcError> {
     let store = &here.store;
     let turn = here.pace.turn().await;
     let rosters: Vec<_> = shards.iter().map(|ask| vec![ask.under.clone()]).collect();
@@ -191,7 +190,7 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
     here.mending.answered(&peer.node);
     store.note_lineage(&peer.node, answer.lineage.clone());
     let account = Account::new(answer);
-    let mut differing = Vec::new();
+    let (mut differing, mut all) = (Vec::new(), true);
     for (at, ask) in shards.iter().enumerate() {
         if !account.is_known(at) {
             store.with_standing(ask.shard, |standing| standing.find_mute(&peer.node, ask.round));
@@ -200,6 +199,8 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
         let rosters = account.rosters.list(at);
         store.with_standing(ask.shard, |standing| rosters.into_iter().for_each(|roster| standing.learn(roster)));
         match account.differs(at, &ours[at]) {
+            // What it fetches itself, from this node too, would be moved twice.
+            Some(_) if purpose == Purpose::Equalise && account.is_catching_up(at, &ours[at]) => all = false,
             Some(theirs) => differing.push((ask.shard, theirs)),
             None => hear(here, peer, ask),
         }
@@ -208,13 +209,13 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
     let asks: BTreeMap<ShardId, &Ask> = shards.iter().map(|ask| (ask.shard, ask)).collect();
     if mutated(Mutation::FetchesNothing) {
         differing.iter().for_each(|(shard, _)| hear(here, peer, asks[shard]));
-        return Ok(());
+        return Ok(all);
     }
     for group in reconcile::groups(store, differing) {
         let mut reconciliation = Reconciliation::new(store, purpose, here.map().salt(), REPAIR_PAGE_BYTES, group);
         reconcile(here, peer, &mut reconciliation, |shard| hear(here, peer, asks[&shard])).await?;
     }
-    Ok(())
+    Ok(all)
 }
 
 /// All that a boot had was merged here. Settled at once where that was the last: a fence that arrives in between would make
@@ -355,93 +356,4 @@ async fn ask_for_relief(here: &Coordinator, shards: &[ShardId]) -> bool {
         }
     }
     asked.is_empty()
-}
-
-/// Gives the records of shards that are not ours to those whose they are, and drops them once all have them.
-pub(crate) async fn hand_over(here: &Coordinator, shards: Shards) {
-    // What is written to a shard meanwhile keeps it, so a few at a time.
-    for some in shards.chunks(HANDED_OVER_AT_ONCE) {
-        if hand_over_some(here, some).await == 0 {
-            // The others would not do better now.
-            return;
-        }
-    }
-}
-
-/// Returns how many shards were taken by all that are up of those whose they are.
-async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usize {
-    let map = here.map();
-    let mut by_peer: BTreeMap<&NodeId, (Peer, Vec<Gift<'_>>)> = BTreeMap::new();
-    let mut open: BTreeMap<ShardId, (Digest, BTreeSet<&NodeId>)> = BTreeMap::new();
-    for (shard, under) in shards {
-        let given = here.store.digest(*shard);
-        let mut up = BTreeSet::new();
-        for node in under.nodes().iter().filter(|node| map.is_up(node)) {
-            let Some(peer) = map.peer(node) else { continue };
-            up.insert(node);
-            by_peer.entry(node).or_insert_with(|| (peer, Vec::new())).1.push(Gift { shard: *shard, under, given });
-        }
-        if up.len() >= under.quorum() {
-            open.insert(*shard, (given, up));
-        }
-    }
-    let gives = by_peer.iter().map(|(node, (peer, gifts))| async move { (*node, give(here, peer, gifts).await) });
-    let mut gives: FuturesUnordered<_> = gives.collect();
-    let mut taken = 0;
-    while let Some((node, done)) = gives.next().await {
-        for shard in done {
-            let Some((given, missing)) = open.get_mut(&shard) else { continue };
-            missing.remove(node);
-            if !missing.is_empty() {
-                continue;
-            }
-            taken += 1;
-            if let Err(error) = here.store.release(shard, given) {
-                tracing::error!(%error, %shard, "records that were handed over were not dropped");
-            }
-        }
-    }
-    taken
-}
-
-/// A shard to be given away, and what is to be given.
-struct Gift<'a> {
-    shard: ShardId,
-    under: &'a Roster,
-    given: Digest,
-}
-
-/// Gives one replica what it lacks of some shards. Returns those of which it has all.
-async fn give(here: &Coordinator, peer: &Peer, gifts: &[Gift<'_>]) -> Vec<ShardId> {
-    let mut done = Vec::new();
-    if let Err(error) = try_give(here, peer, gifts, &mut done).await {
-        tracing::debug!(%error, node = %peer.node, "records were not handed over");
-    }
-    done
-}
-
-async fn try_give(
-    here: &Coordinator,
-    peer: &Peer,
-    gifts: &[Gift<'_>],
-    done: &mut Vec<ShardId>,
-) -> Result<(), RpcError> {
-    let ids: Vec<ShardId> = gifts.iter().map(|gift| gift.shard).collect();
-    let rosters: Vec<_> = gifts.iter().map(|gift| vec![gift.under.clone()]).collect();
-    let (request, ours) = account::ask(&here.store, &ids, &rosters);
-    let account = Account::new(here.rpc.call(peer, &ACCOUNT, &request, PATIENCE).await?);
-    let mut differing = Vec::new();
-    for (at, gift) in gifts.iter().enumerate().filter(|(at, _)| account.is_known(*at)) {
-        // What was added since `given` is not dropped, whatever the other has: the digest is another one then.
-        match account.differs(at, &ours[at]).filter(|theirs| *theirs != gift.given) {
-            Some(theirs) => differing.push((gift.shard, theirs)),
-            None => done.push(gift.shard),
-        }
-    }
-    for group in reconcile::groups(&here.store, differing) {
-        let mut reconciliation =
-            Reconciliation::new(&here.store, Purpose::Give, here.map().salt(), REPAIR_PAGE_BYTES, group);
-        reconcile(here, peer, &mut reconciliation, |shard| done.push(shard)).await?;
-    }
-    Ok(())
 }

@@ -414,7 +414,8 @@ impl Publisher {
             match ack {
                 Ack::Next(next) => {
                     session.acked = session.acked.max(*next);
-                    session.is_news &= session.acked < session.floor;
+                    // Not `acked`, which begins at what it has yet to hear: this may answer what an ended session has said.
+                    session.is_news &= *next < session.floor;
                     is_whole &= next >= after;
                 }
                 Ack::Unknown => closed.push(topic),

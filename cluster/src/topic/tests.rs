@@ -1,6 +1,6 @@
 //! Directed histories of publishers and subscribers, each of one thing that has gone wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +42,27 @@ fn a_subscription_that_the_directory_confirms_is_not_asked_for() {
     assert_eq!(publisher.poll_timeout(), None);
     publisher.handle_subscribers("t", &BTreeMap::new());
     assert_eq!(publisher.standing("t", &peer), None);
+}
+
+/// Found by the histories of `network`: the gap was never told of.
+#[test]
+fn a_late_answer_to_what_an_ended_session_has_said_is_not_one_to_what_the_next_says() {
+    let (mut publisher, peer, now) = (Publisher::default(), node("a"), Duration::ZERO);
+    let subscribers = BTreeMap::from([(peer.clone(), 1)]);
+    publisher.handle_subscribers("t", &subscribers);
+    publisher.publish(now, "t", &Bytes::from_static(b"heard"));
+    let heard = publisher.poll_batch(now).expect("a message");
+    publisher.handle_up(&BTreeSet::new());
+    publisher.publish(now, "t", &Bytes::from_static(b"missed"));
+    publisher.handle_subscribers("t", &subscribers);
+    let gap = publisher.poll_batch(now).expect("the new beginning");
+    assert_eq!(gap.batch.items[0].floor, 3);
+    publisher.handle_answer(now, heard.id, Some(&[Ack::Next(2)]));
+    publisher.handle_answer(now, gap.id, None);
+    let again = publisher.poll_batch(publisher.poll_timeout().expect("it tries again")).expect("the same");
+    assert_eq!(again.batch.items[0].floor, 3);
+    publisher.handle_answer(now, again.id, Some(&[Ack::Next(3)]));
+    assert_eq!(publisher.poll_timeout(), None);
 }
 
 async fn start(name: &str, seed: Option<&Node>) -> Node {

@@ -280,6 +280,11 @@ impl World {
             Task::HandOver { at, taken, given, reconciliation, .. } => {
                 let store = &self.procs[here].store;
                 match answer {
+                    Ok(Answer::Account(Some((_, rosters)), _))
+                        if rosters.iter().skip(1).any(|roster| roster.contains(&owner)) =>
+                    {
+                        self.finish(task);
+                    }
                     Ok(Answer::Account(Some((Some(theirs), _)), _)) if theirs != *given => {
                         *reconciliation = Some(Reconciliation::new(store, Purpose::Give, SALT, 1, [(SHARD, theirs)]));
                         self.give_page(task);

@@ -22,6 +22,10 @@ const ELEMENT_BYTES: usize = 8;
 /// lacks would take longer, and save little.
 const MOSTLY: u64 = 4;
 
+/// And if all that has to be sent is what a side has, and that is less than one part of so many of what the other has, it is sent as
+/// a whole, too: to list what the other has would cost more.
+const FEW: u64 = 16;
+
 /// How often symbols are asked for anew, because the other's records have changed between two answers, before its elements
 /// are, which need no two answers to fit together.
 const RESTARTS: u32 = 4;
@@ -111,6 +115,8 @@ impl Part {
     pub(super) fn new(purpose: Purpose, ours: &Digest, theirs: &Digest) -> Self {
         let stage = match (ours.count(), theirs.count(), purpose) {
             (0, _, Purpose::Give) | (_, 0, Purpose::Learn) => Stage::Done,
+            (ours, theirs, Purpose::Give) if ours <= theirs / FEW => Stage::Giving { after: None },
+            (ours, theirs, Purpose::Learn) if theirs <= ours / FEW => Stage::Fetching { after: None },
             (ours, theirs, Purpose::Learn | Purpose::Equalise) if ours <= theirs / MOSTLY => {
                 Stage::Fetching { after: None }
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use polity::shard::handoff::BudgetConfig;
 use polity::{Consistency, KvConfig, KvError, Node, Outcome, Preset};
 
 fn builder(name: &str) -> polity::Builder {
@@ -113,4 +114,30 @@ async fn a_node_that_leaves_has_handed_everything_over() {
         }
     }
     assert_eq!(nodes[0].kv().local_records().expect("counts"), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_moves_to_a_node_that_joins_moves_once() {
+    // All compare what they have all the time, while the newcomer needs seconds to fetch what it lacks.
+    let mut config = KvConfig::default();
+    config.patrol_interval = Duration::from_millis(100);
+    config.repair = BudgetConfig { bytes_per_second: 1 << 20, least: 1 << 20, burst: 1 << 16, ..config.repair };
+    let builder = |name: &str| builder(name).kv(config.clone());
+    let mut nodes = vec![builder("n0").start().await.expect("starts")];
+    for i in 1..3 {
+        nodes.push(builder(&format!("n{i}")).seeds([nodes[0].addr()]).start().await.expect("starts"));
+    }
+    settled(&nodes).await;
+    for i in 0..3_000 {
+        let put = nodes[i % 3].kv().put(format!("k{i}"), vec![7; 1_000]);
+        put.consistency(Consistency::All).await.expect("written");
+    }
+    let moved = |nodes: &[Node]| nodes.iter().map(|node| node.kv().stats().repair_bytes).sum::<u64>();
+    let before = moved(&nodes);
+    nodes.push(builder("n3").seeds([nodes[0].addr()]).start().await.expect("starts"));
+    settled(&nodes).await;
+    let records = nodes[3].kv().local_records().expect("counts") as u64;
+    let moved = moved(&nodes) - before;
+    assert!(records > 1_500 && moved > records * 1_000, "{moved} bytes for {records} records");
+    assert!(moved < records * 1_400, "{moved} bytes for {records} records");
 }

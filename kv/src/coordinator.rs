@@ -33,6 +33,7 @@ use crate::store::{Store, millis};
 use crate::sync::RwLock;
 use crate::tally::{Tally, Verdict, Vouch};
 use crate::throttle::Throttle;
+use crate::underway::Underway;
 use crate::wire::{MERGE, Merge, PAGE_BYTES, READ, Read, SCAN, Scan, Vouched};
 
 /// Carries out operations.
@@ -46,6 +47,7 @@ pub(crate) struct Coordinator {
     pub(crate) mending: Arc<Mending>,
     pub(crate) throttle: Arc<Throttle>,
     pub(crate) pace: Pace,
+    pub(crate) underway: Underway,
     env: Env,
 }
 
@@ -87,7 +89,18 @@ impl Coordinator {
     pub(crate) fn new(node: &Node, store: Arc<Store>, config: KvConfig, mending: Arc<Mending>) -> Self {
         let (id, rpc, env) = (node.id().clone(), node.rpc().clone(), node.env().clone());
         let throttle = Arc::new(Throttle::new(config.repair));
-        Self { node: id, rpc, store, map: RwLock::default(), config, mending, throttle, pace: Pace::new(), env }
+        Self {
+            node: id,
+            rpc,
+            store,
+            map: RwLock::default(),
+            config,
+            mending,
+            throttle,
+            pace: Pace::new(),
+            underway: Underway::default(),
+            env,
+        }
     }
 
     pub(crate) fn map(&self) -> Arc<Map> {

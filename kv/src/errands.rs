@@ -87,31 +87,11 @@ pub(crate) async fn introduce(here: &Coordinator) {
     }
 }
 
-/// Which of several errands beside each other this is: each begins with other shards, so that what one has fetched the others need
-/// not.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Beside {
-    pub(crate) at: usize,
-    pub(crate) of: usize,
-}
-
-impl Beside {
-    pub(crate) const NONE: Self = Self { at: 0, of: 1 };
-}
-
 /// Hears from one boot: asks for its account of these shards, fetches what differs, and learns its rosters; to equalise, gives
 /// it what it lacks, too.
 ///
 /// Returns whether it has answered all that it was asked.
-pub(crate) async fn cover(
-    here: &Coordinator,
-    peer: &Peer,
-    mut shards: Vec<Ask>,
-    purpose: Purpose,
-    beside: Beside,
-) -> bool {
-    let by = shards.len() * beside.at / beside.of;
-    shards.rotate_left(by);
+pub(crate) async fn cover(here: &Coordinator, peer: &Peer, shards: Vec<Ask>, purpose: Purpose) -> bool {
     let mut answered = true;
     for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
         answered &= cover_some(here, peer, some, purpose).await.unwrap_or_else(|error| {
@@ -152,7 +132,7 @@ pub(crate) async fn mend(here: &Coordinator, peer: &Peer) {
         store.with_standing(*shard, |s| Ask { shard: *shard, under: s.current().clone(), round: s.round() })
     });
     let asks = asks.filter(|ask| ask.under.contains(&here.node)).collect();
-    let is_over = given == keys.len() && cover(here, peer, asks, Purpose::Equalise, Beside::NONE).await;
+    let is_over = given == keys.len() && cover(here, peer, asks, Purpose::Equalise).await;
     if !is_over {
         let mut left: Marks = wholes.into_iter().map(|shard| (shard, Missed::Whole)).collect();
         for key in keys.split_off(given) {
@@ -211,7 +191,13 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
         differing.iter().for_each(|(shard, _)| hear(here, peer, asks[shard]));
         return Ok(all);
     }
-    for group in reconcile::groups(store, differing) {
+    while !differing.is_empty() {
+        let mut group = Vec::new();
+        let choose = |held: &BTreeSet<ShardId>| {
+            group = reconcile::next_group(store, &mut differing, |shard| !held.contains(&shard));
+            group.iter().map(|(shard, _)| *shard).collect()
+        };
+        let _held = here.underway.hold(choose).await;
         let mut reconciliation = Reconciliation::new(store, purpose, here.map().salt(), REPAIR_PAGE_BYTES, group);
         reconcile(here, peer, &mut reconciliation, |shard| hear(here, peer, asks[&shard])).await?;
     }

@@ -31,6 +31,7 @@
 //! | [`mod@upkeep`] | the task that keeps shards where they belong | driver |
 //! | [`mod@hints`] | who has missed what | pure |
 //! | [`mod@mend`] | what reads and writes leave to be mended | both |
+//! | [`mod@underway`] | which shards an errand is bringing up to date | asynchronous |
 //! | [`mod@throttle`] | how fast repair may be | both |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
@@ -75,6 +76,7 @@ mod sync;
 mod tally;
 mod throttle;
 mod tombstones;
+mod underway;
 mod upkeep;
 mod watch;
 mod wire;

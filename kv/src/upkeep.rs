@@ -7,7 +7,7 @@
 //! | has just started | learns the rosters of the shards of which it has kept none; the first of all founds them |
 //! | is a replica and owes rosters | hears from their boots: fetches what it lacks |
 //! | is no replica and owes rosters | asks the replicas whether they are ready, and tells them what it owes |
-//! | is no replica and holds records | gives them to the replicas, then drops them |
+//! | is no replica and holds records | gives them to the replicas once none counts on it, then drops them |
 //! | knows who has missed a write, and that answers again | gives it what it has missed |
 //! | holds what has expired | removes it |
 //! | holds tombstones that have lain for long enough | has all drop them, if nobody has anything else ([`mod@crate::tombstones`]) |
@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::coordinator::Coordinator;
-use crate::errands::{self, Ask, Beside, Shards};
+use crate::errands::{self, Ask, Shards};
 use crate::map::{Map, Sight};
 use crate::pace::Pace;
 use crate::reconcile::Purpose;
@@ -176,12 +176,11 @@ impl Upkeep {
         let is_more = expired.inspect_err(|error| tracing::error!(%error, "what has expired was not removed"));
         let todo = self.sort_out();
         let busy = is_more.unwrap_or(true) || !todo.is_empty() || !self.introduced;
-        let of = todo.cover.len();
-        for (at, (peer, shards)) in todo.cover.into_iter().enumerate() {
+        for (peer, shards) in todo.cover {
             let here = self.here.clone();
             let errand = Errand::Cover(peer.node.clone());
             self.start(errand, async move {
-                errands::cover(&here, &peer, shards, Purpose::Learn, Beside { at, of }).await;
+                errands::cover(&here, &peer, shards, Purpose::Learn).await;
             });
         }
         if !todo.relieve.is_empty() {
@@ -302,7 +301,7 @@ impl Upkeep {
         });
         let (shards, here) = (shared.collect(), self.here.clone());
         self.start(Errand::Cover(peer.node.clone()), async move {
-            errands::cover(&here, &peer, shards, Purpose::Equalise, Beside::NONE).await;
+            errands::cover(&here, &peer, shards, Purpose::Equalise).await;
         });
     }
 }

@@ -13,7 +13,7 @@ use super::{PATIENCE, Shards, reconcile};
 use crate::account::{self, Account};
 use crate::coordinator::Coordinator;
 use crate::digest::Digest;
-use crate::reconcile::{Purpose, Reconciliation, groups};
+use crate::reconcile::{Purpose, Reconciliation, next_group};
 use crate::roster::Roster;
 use crate::wire::{ACCOUNT, REPAIR_PAGE_BYTES};
 
@@ -135,10 +135,11 @@ async fn ask_needs<'a>(here: &Coordinator, peer: &Peer, gifts: &[Gift<'a>]) -> V
 async fn give(
     here: &Coordinator,
     peer: &Peer,
-    differing: Vec<(ShardId, Digest)>,
+    mut differing: Vec<(ShardId, Digest)>,
     mut done: Vec<ShardId>,
 ) -> Vec<ShardId> {
-    for group in groups(&here.store, differing) {
+    while !differing.is_empty() {
+        let group = next_group(&here.store, &mut differing, |_| true);
         let mut reconciliation =
             Reconciliation::new(&here.store, Purpose::Give, here.map().salt(), REPAIR_PAGE_BYTES, group);
         if let Err(error) = reconcile(here, peer, &mut reconciliation, |shard| done.push(shard)).await {

@@ -9,7 +9,7 @@ use polity_shard::{ReplicaCount, ShardCount, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Ask, Purpose, Reconciliation, groups};
+use super::{Ask, Purpose, Reconciliation, next_group};
 use crate::account::{self, Account};
 use crate::config::KvConfig;
 use crate::engine::MemoryEngine;
@@ -158,10 +158,11 @@ impl Pair {
         let answer = account::answer(&self.there, &request).expect("a request of ours");
         let account = Account::new(self.carry_back(&answer));
         let differing = shards.iter().zip(&ours).enumerate();
-        let differing =
+        let mut differing: Vec<_> =
             differing.filter_map(|(at, (shard, ours))| Some((*shard, account.differs(at, ours)?))).collect();
         let mut complete = true;
-        for group in groups(&self.here, differing) {
+        while !differing.is_empty() {
+            let group = next_group(&self.here, &mut differing, |_| true);
             let mut left = group.len();
             let mut reconciliation = Reconciliation::new(&self.here, Purpose::Equalise, SALT, REPAIR_PAGE_BYTES, group);
             while let Some(ask) = reconciliation.next(&self.here).expect("memory works") {

@@ -344,18 +344,24 @@ impl Reconciliation {
     }
 }
 
-/// Divides shards that differ into groups, each of which is reconciled in one go: few enough records that looking at all of
-/// them takes little time and memory, one shard at least.
-pub(crate) fn groups(store: &Store, differing: Vec<(ShardId, Digest)>) -> Vec<Vec<(ShardId, Digest)>> {
-    let (mut groups, mut visits) = (Vec::<Vec<_>>::new(), u64::MAX);
-    for (shard, theirs) in differing {
-        let count = theirs.count().max(store.digest(shard).count());
-        visits = visits.saturating_add(count);
-        if visits > MAX_VISITS {
-            visits = count;
-            groups.push(Vec::new());
+/// Takes out of shards that differ, and are `free`, the next group to reconcile in one go: few enough records that looking at
+/// all of them takes little time and memory, one shard at least. Empty if none is free.
+pub(crate) fn next_group(
+    store: &Store,
+    differing: &mut Vec<(ShardId, Digest)>,
+    free: impl Fn(ShardId) -> bool,
+) -> Vec<(ShardId, Digest)> {
+    let (mut group, mut visits) = (Vec::new(), 0_u64);
+    differing.retain(|(shard, theirs)| {
+        if visits > MAX_VISITS || !free(*shard) {
+            return true;
         }
-        groups.last_mut().expect("one was just pushed").push((shard, theirs));
-    }
-    groups
+        visits = visits.saturating_add(theirs.count().max(store.digest(*shard).count()));
+        let takes = visits <= MAX_VISITS || group.is_empty();
+        if takes {
+            group.push((*shard, *theirs));
+        }
+        !takes
+    });
+    group
 }

@@ -234,6 +234,21 @@ fn nonsense_ends() {
     }
 }
 
+/// To find out what differs would cost many times as much.
+#[test]
+fn few_records_are_sent_as_they_are() {
+    let (few, many) = (store("a1"), store("b2"));
+    let dice = &mut Dice(3);
+    (0..3).for_each(|_| write(&few, dice, 1_000));
+    (0..1_000).for_each(|_| write(&many, dice, 1_000));
+    let first = |here: &Store, there: &Store, purpose| {
+        let mut reconciliation = Reconciliation::new(here, purpose, SALT, 1 << 16, [(SHARD, there.digest(SHARD))]);
+        reconciliation.next(here).expect("memory works").expect("they differ")
+    };
+    assert!(matches!(first(&few, &many, Purpose::Give), Ask::Offer(offer) if offer.records.len() == 3));
+    assert!(matches!(first(&many, &few, Purpose::Learn), Ask::Fetch(_)));
+}
+
 /// One that always names keys that nobody has asked for.
 #[test]
 fn lesser_records_that_there_are_not_end() {

@@ -25,8 +25,8 @@ pub(crate) async fn hand_over(here: &Coordinator, shards: Shards) {
     // What is written to a shard meanwhile keeps it, so a few at a time.
     for some in shards.chunks(HANDED_OVER_AT_ONCE) {
         if hand_over_some(here, some).await == 0 {
-            // The others would not do better now, and to ask those that fetch again and again would hold them up.
-            return tokio::time::sleep(here.config.upkeep_interval * 4).await;
+            // To ask those that fetch again and again would hold them up; and a shard that waits must not keep the others here.
+            tokio::time::sleep(here.config.upkeep_interval * 4).await;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What upkeep sends a node out for: one conversation with a replica each. Each may fail at any point and be done again.
 
-pub(crate) mod hand_over;
+mod hand_over;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use polity_cluster::rpc::{Peer, RpcError};
 use polity_shard::ShardId;
 use tokio::time::Instant;
 
+pub(crate) use self::hand_over::hand_over;
 use crate::account::{self, Account};
 use crate::coordinator::Coordinator;
 use crate::hints::{Marks, Missed};

@@ -189,7 +189,7 @@ impl Upkeep {
         }
         if !todo.hand_over.is_empty() {
             let here = self.here.clone();
-            self.start(Errand::HandOver, async move { errands::hand_over::hand_over(&here, todo.hand_over).await });
+            self.start(Errand::HandOver, async move { errands::hand_over(&here, todo.hand_over).await });
         }
         let map = self.here.map();
         for peer in self.here.mending.due().iter().filter(|node| map.is_up(node)).filter_map(|node| map.peer(node)) {

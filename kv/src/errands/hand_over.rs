@@ -74,21 +74,22 @@ async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usi
         .map(|(peer, gifts)| async move { (ask_needs(here, &peer, &gifts).await, peer) })
         .collect();
     let needs: Vec<_> = asked.collect().await;
-    let all = || needs.iter().flat_map(|(needs, _)| needs);
-    all().filter(|(_, need)| matches!(need, Need::Later)).for_each(|(gift, _)| drop(open.remove(&gift.shard)));
-    let gives = needs.iter().map(|(needs, peer)| {
-        let needs = needs.iter().filter(|(gift, _)| open.contains_key(&gift.shard));
-        let (done, differing) = needs.fold((Vec::new(), Vec::new()), |(mut done, mut differing), (gift, need)| {
+    let all = needs.iter().flat_map(|(needs, _)| needs);
+    for (gift, _) in all.filter(|(_, need)| matches!(need, Need::Later)) {
+        open.remove(&gift.shard);
+    }
+    let mut gives = FuturesUnordered::new();
+    for (needs, peer) in &needs {
+        let (mut done, mut differing) = (Vec::new(), Vec::new());
+        for (gift, need) in needs.iter().filter(|(gift, _)| open.contains_key(&gift.shard)) {
             match need {
                 Need::Nothing => done.push(gift.shard),
                 Need::Differs(theirs) => differing.push((gift.shard, *theirs)),
                 Need::Unknown | Need::Later => {}
             }
-            (done, differing)
-        });
-        async move { (&peer.node, give(here, peer, differing, done).await) }
-    });
-    let mut gives: FuturesUnordered<_> = gives.collect();
+        }
+        gives.push(async move { (&peer.node, give(here, peer, differing, done).await) });
+    }
     let mut taken = 0;
     while let Some((node, done)) = gives.next().await {
         for shard in done {

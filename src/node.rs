@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use polity_cluster::discovery::Discovery;
 use polity_cluster::{Certificates, DocumentError, Env, Preset, Timings, VersionRange};
-use polity_kv::{ConfigError, Engine, EngineError, Kv, KvConfig, MemoryEngine, StartError};
-use polity_shard::Ownership;
+use polity_kv::{Bucket, BucketKind, ConfigError, Engine, EngineError, Kv, KvConfig, MemoryEngine, StartError};
+use polity_shard::{Ownership, ShardId};
 
-use crate::explain::KeyExplanation;
+use crate::explain::{KeyExplanation, Known};
 use crate::ownership::{Owners, Tenure};
 
 /// Why a node did not start, or what it could not do.
@@ -87,7 +87,7 @@ impl Node {
     /// Where a key is, who owns its shard, why, and what that waits for, as this node knows it: its [`Display`] is for
     /// people. Works on every node, asks nobody, and waits for nothing.
     ///
-    /// The key is one of [`Node::kv`] itself, outside of its buckets.
+    /// The key is one of [`Node::kv`] itself, outside of its buckets: for those there is [`Node::explain_in`].
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -110,10 +110,45 @@ impl Node {
     #[must_use]
     pub fn explain(&self, key: impl AsRef<[u8]>) -> KeyExplanation {
         let key = key.as_ref();
-        let shard = self.kv.shard_of(key);
+        self.explain_at(None, key, self.kv.shard_of(key))
+    }
+
+    /// The same for a key of a bucket.
+    ///
+    /// Shards of a bucket with a number of replicas of its own have no owners, whatever the cluster keeps: then the owner is
+    /// [`Owner::NotCovered`](crate::Owner::NotCovered).
+    ///
+    /// # Panics
+    /// If the bucket is not of this cluster's store, and its key is in a shard that this store has not.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use polity::kv::Set;
+    /// use polity::{Bucket, BucketConfig, KvConfig, Node, Preset};
+    ///
+    /// let node = Node::builder("n1").cluster("explain-in").preset(Preset::Local).no_discovery();
+    /// let node = node.kv(KvConfig::default().bucket("carts", BucketConfig::set())).start().await?;
+    /// let carts: Bucket<Set> = node.kv().bucket("carts")?;
+    /// let told = node.explain_in(&carts, "user-42");
+    /// assert_eq!((told.shard, &told.replicas[0].node), (carts.shard_of("user-42"), node.id()));
+    /// assert!(told.to_string().starts_with("\"user-42\" of \"carts\" is in shard "));
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn explain_in<K: BucketKind>(&self, bucket: &Bucket<K>, key: impl AsRef<[u8]>) -> KeyExplanation {
+        let key = key.as_ref();
+        self.explain_at(Some(bucket.name()), key, bucket.shard_of(key))
+    }
+
+    fn explain_at(&self, bucket: Option<&str>, key: &[u8], shard: ShardId) -> KeyExplanation {
         let status = self.kv.shard(shard).expect("a key's shard is one of the store's");
-        let ownership = self.ownership.as_ref().map(|ownership| ownership.explain(shard));
-        KeyExplanation::new(key, self.cluster.id(), &self.cluster.members().snapshot(), &status, ownership)
+        let owner = match &self.ownership {
+            None => Known::NotKept,
+            // It would say that nobody is there to own it.
+            Some(_) if !self.kv.config().shards.contains(shard) => Known::NotCovered,
+            Some(ownership) => Known::Of(ownership.explain(shard)),
+        };
+        KeyExplanation::new((bucket, key), self.cluster.id(), &self.cluster.members().snapshot(), &status, owner)
     }
 
     /// Waits until this node is a member that has caught up: every shard that belongs to it is here, and it has nothing
@@ -253,7 +288,8 @@ impl Builder {
         Self { cluster: self.cluster.timings(timings), ..self }
     }
 
-    /// This node's share of the work in proportion to the others': 1 to 1,000, 100 unless said otherwise.
+    /// This node's share of the work in proportion to the others': 1 to 1,000, 100 unless said otherwise. While it runs:
+    /// [`set_weight`](polity_cluster::Node::set_weight).
     pub fn weight(self, weight: u16) -> Self {
         Self { cluster: self.cluster.weight(weight), ..self }
     }

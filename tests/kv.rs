@@ -141,3 +141,46 @@ async fn what_moves_to_a_node_that_joins_moves_once() {
     assert!(records > 1_500 && moved > records * 1_000, "{moved} bytes for {records} records");
     assert!(moved < records * 1_400, "{moved} bytes for {records} records");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_weight_moves_what_it_must_and_fails_nothing() {
+    const KEYS: usize = 300;
+    let nodes = five().await;
+    for i in 0..KEYS {
+        nodes[i % 5].kv().put(format!("k{i}"), "0").await.expect("written");
+    }
+    settled(&nodes).await;
+    let mut held = Vec::new();
+    for (round, weight) in [(1, 1_000), (2, 1)] {
+        nodes[0].set_weight(weight).expect("in range");
+        let sees = |node: &Node| {
+            let view = node.members().snapshot();
+            view.up().any(|member| member.profile.as_ref().is_some_and(|profile| profile.weight.get() == weight))
+        };
+        // Callers go on while shards move.
+        let mut written = 0;
+        let moving = async {
+            while !nodes.iter().all(sees) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            settled(&nodes).await;
+        };
+        tokio::pin!(moving);
+        loop {
+            let i = written % KEYS;
+            tokio::select! {
+                biased;
+                put = nodes[written % 5].kv().put(format!("k{i}"), format!("{round}")) => drop(put.expect("written")),
+                () = &mut moving, if written >= KEYS => break,
+            }
+            written += 1;
+        }
+        for i in 0..KEYS {
+            assert_eq!(value(&nodes[(i + 1) % 5], &format!("k{i}")).await, [format!("{round}")], "k{i}");
+        }
+        settled(&nodes).await;
+        held.push(nodes[0].kv().local_records().expect("counts"));
+    }
+    assert!(held[0] > KEYS * 8 / 10 && held[1] < KEYS / 10, "{held:?} of {KEYS}");
+    assert!(nodes[0].set_weight(0).is_err() && nodes[0].set_weight(1_001).is_err());
+}

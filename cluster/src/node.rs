@@ -27,7 +27,7 @@ use crate::membership::view::{Members, Status};
 use crate::presence::{Meta, Presence, PresenceError, Presences};
 use crate::rpc::{Rpc, TransportStats};
 use crate::secure::envelope::DropReason;
-use crate::state::{LOAD_KEY, PROFILE_KEY, Profile, StateError};
+use crate::state::{Entry, LOAD_KEY, PROFILE_KEY, Profile, StateError, Weight, WeightError};
 use crate::stop::StopReason;
 use crate::topic::{Topic, TopicError, Topics};
 use crate::transport::Transport;
@@ -281,24 +281,38 @@ impl Node {
 
     fn write_state(&self, key: &str, value: Vec<u8>) -> Result<(), StateError> {
         let entry = self.inner.table.lock().unwrap_or_else(PoisonError::into_inner).set(key, value)?;
+        self.spread(entry);
+        Ok(())
+    }
+
+    fn spread(&self, entry: Option<Entry>) {
         if let Some(entry) = entry {
             // If the driver's queue is full the hint is lost, and push-pull spreads the entry.
             let _ = self.inner.commands.try_send(Command::Spread(entry));
         }
-        Ok(())
     }
 
+    /// Two changes at the same time are one after the other: neither is undone.
     fn change_profile(&self, change: impl FnOnce(&mut Profile)) {
-        let mut profile = {
-            let table = self.inner.table.lock().unwrap_or_else(PoisonError::into_inner);
-            table
-                .value(&self.inner.id, PROFILE_KEY)
-                .and_then(|bytes| postcard::from_bytes(bytes).ok())
-                .unwrap_or_default()
-        };
+        let mut table = self.inner.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = table.value(&self.inner.id, PROFILE_KEY);
+        let mut profile: Profile = now.and_then(|bytes| postcard::from_bytes(bytes).ok()).unwrap_or_default();
         change(&mut profile);
         let bytes = postcard::to_allocvec(&profile).expect("a profile encodes");
-        self.write_state(PROFILE_KEY, bytes).expect("a profile is within the limits: the builder checked its parts");
+        let entry = table.set(PROFILE_KEY, bytes);
+        drop(table);
+        self.spread(entry.expect("a profile is within the limits: the builder checked its parts"));
+    }
+
+    /// Changes this node's share of the work, in proportion to the others': what is placed on it moves to or from the others
+    /// while all serve. For this boot: a later one begins with what its builder says ([`Builder::weight`](crate::Builder::weight)).
+    ///
+    /// # Errors
+    /// [`WeightError`]: it is not from 1 to 1,000. Nothing was changed then.
+    pub fn set_weight(&self, weight: u16) -> Result<(), WeightError> {
+        let weight = Weight::new(weight)?;
+        self.change_profile(|profile| profile.weight = weight);
+        Ok(())
     }
 
     /// Says to all that this node is about to leave: it goes on serving, and nothing new is placed on it.

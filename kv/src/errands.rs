@@ -143,6 +143,8 @@ pub(crate) async fn mend(here: &Coordinator, peer: &Peer) {
             }
         }
         here.mending.put_back(node, left);
+        // One that is catching up would be asked with each of its answers.
+        tokio::time::sleep(here.config.upkeep_interval * 4).await;
     }
 }
 
@@ -198,7 +200,8 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
             group = reconcile::next_group(store, &mut differing, |shard| !held.contains(&shard));
             group.iter().map(|(shard, _)| *shard).collect()
         };
-        let _held = here.underway.hold(choose).await;
+        // Whoever holds the rest may need long. What is owed by then is asked for again, under what is so then.
+        let Ok(_held) = tokio::time::timeout(PATIENCE, here.underway.hold(choose)).await else { return Ok(false) };
         let mut reconciliation = Reconciliation::new(store, purpose, here.map().salt(), REPAIR_PAGE_BYTES, group);
         reconcile(here, peer, &mut reconciliation, |shard| hear(here, peer, asks[&shard])).await?;
     }

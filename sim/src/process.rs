@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Settle,
     /// Leave within this time.
     Leave(Duration),
+    /// Take this share.
+    Weigh(u16),
     /// Say what you hold, and read all keys until each succeeds.
     ReadAll,
 }
@@ -290,6 +292,7 @@ async fn standard(mut process: Process) -> anyhow::Result<()> {
                     workload::tell_documents(&client, &workloads);
                     process.spawn(workload::read_all(client.clone(), workloads.clone()));
                 }
+                Command::Weigh(weight) => node.set_weight(weight).expect("it was drawn in range"),
                 Command::Leave(within) => {
                     recorder.event(Event::Leaving { host });
                     // The clients of a process that leaves end first, as an orderly shutdown does. Who records goes on.

@@ -277,7 +277,9 @@ impl World {
                 self.memories[&host].set_clock(self.sim.elapsed(), skew_ms, drift_ppm);
                 self.recorder.event(Event::Clock { host, skew_ms, drift_ppm });
             }
+            Step::Weigh(host, weight) => self.tell(*host, Command::Weigh(*weight)),
             Step::Disk(host, fault) => self.memories[host].set_disk(*fault),
+            Step::Store(host, fault) => self.disks[host].set_fault(*fault),
         }
     }
 

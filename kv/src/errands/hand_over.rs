@@ -24,7 +24,13 @@ const HANDED_OVER_AT_ONCE: usize = 64;
 pub(crate) async fn hand_over(here: &Coordinator, shards: Shards) {
     // What is written to a shard meanwhile keeps it, so a few at a time.
     for some in shards.chunks(HANDED_OVER_AT_ONCE) {
-        if hand_over_some(here, some).await == 0 {
+        // A question fences: one under a roster that is over would have it owed again.
+        let is_so = |(shard, under): &&(ShardId, Roster)| {
+            here.store.with_standing(*shard, |standing| standing.is_ready() && standing.current() == under)
+                == Some(true)
+        };
+        let some: Shards = some.iter().filter(is_so).cloned().collect();
+        if hand_over_some(here, &some).await == 0 {
             // To ask those that fetch again and again would hold them up; and a shard that waits must not keep the others here.
             tokio::time::sleep(here.config.upkeep_interval * 4).await;
         }
@@ -47,8 +53,8 @@ enum Need {
     Nothing,
     /// It holds something else, namely so much.
     Differs(Digest),
-    /// It counts on this node yet: it may be fetching all of this, and writes are sent here, too. What was dropped now would
-    /// come again.
+    /// It counts on this node yet, or is fetching what it lacks from others: all of this may be on its way to it, and if writes
+    /// are sent here, too, what was dropped now would come again.
     Later,
 }
 
@@ -59,14 +65,14 @@ async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usi
     let mut open: BTreeMap<ShardId, (Digest, BTreeSet<NodeId>)> = BTreeMap::new();
     for (shard, under) in shards {
         let given = here.store.digest(*shard);
-        let mut up = BTreeSet::new();
-        for node in under.nodes().iter().filter(|node| map.is_up(node)) {
-            let Some(peer) = map.peer(node) else { continue };
-            up.insert(node.clone());
-            by_peer.entry(node).or_insert_with(|| (peer, Vec::new())).1.push(Gift { shard: *shard, under, given });
+        let up = under.nodes().iter().filter(|node| map.is_up(node));
+        let up: Vec<_> = up.filter_map(|node| Some((node, map.peer(node)?))).collect();
+        if up.len() < under.quorum() {
+            continue;
         }
-        if up.len() >= under.quorum() {
-            open.insert(*shard, (given, up));
+        open.insert(*shard, (given, up.iter().map(|(node, _)| (*node).clone()).collect::<BTreeSet<_>>()));
+        for (node, peer) in up {
+            by_peer.entry(node).or_insert_with(|| (peer, Vec::new())).1.push(Gift { shard: *shard, under, given });
         }
     }
     let asked: FuturesUnordered<_> = by_peer
@@ -74,9 +80,12 @@ async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usi
         .map(|(peer, gifts)| async move { (ask_needs(here, &peer, &gifts).await, peer) })
         .collect();
     let needs: Vec<_> = asked.collect().await;
-    let all = needs.iter().flat_map(|(needs, _)| needs);
-    for (gift, _) in all.filter(|(_, need)| matches!(need, Need::Later)) {
-        open.remove(&gift.shard);
+    // Whoever is about to go gives the others what they lack all the same: nobody can ask it afterwards.
+    if !map.is_draining(&here.node) {
+        let all = needs.iter().flat_map(|(needs, _)| needs);
+        for (gift, _) in all.filter(|(_, need)| matches!(need, Need::Later)) {
+            open.remove(&gift.shard);
+        }
     }
     let mut gives = FuturesUnordered::new();
     for (needs, peer) in &needs {
@@ -123,7 +132,7 @@ async fn ask_needs<'a>(here: &Coordinator, peer: &Peer, gifts: &[Gift<'a>]) -> V
         // What was added since `given` is not dropped, whatever the other has: the digest is another one then.
         let need = match account.differs(at, &ours[at]).filter(|theirs| *theirs != gift.given) {
             _ if !account.is_known(at) => Need::Unknown,
-            _ if account.counts_on(at, &here.node) => Need::Later,
+            _ if account.counts_on(at, &here.node) || account.is_catching_up(at, &ours[at]) => Need::Later,
             None => Need::Nothing,
             Some(theirs) => Need::Differs(theirs),
         };

@@ -280,8 +280,9 @@ impl World {
             Task::HandOver { at, taken, given, reconciliation, .. } => {
                 let store = &self.procs[here].store;
                 match answer {
-                    Ok(Answer::Account(Some((_, rosters)), _))
-                        if rosters.iter().skip(1).any(|roster| roster.contains(&owner)) =>
+                    Ok(Answer::Account(Some((theirs, rosters)), _))
+                        if rosters.iter().skip(1).any(|roster| roster.contains(&owner))
+                            || (rosters.len() > 1 && theirs.is_some_and(|theirs| theirs.count() < given.count())) =>
                     {
                         self.finish(task);
                     }

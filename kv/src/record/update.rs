@@ -184,7 +184,8 @@ impl Record {
     /// its kind was written before.
     pub(crate) fn takes_blindly(&self, update: &Update) -> bool {
         let is_begun = match update.kind {
-            Some(Kind::Causal) => !self.context().is_empty(),
+            // Values expire one by one: nothing that others may have is to be cleared first.
+            Some(Kind::Causal) => !self.context().is_empty() || self.parts.is_empty(),
             kind => self.parts.iter().any(|part| Some(part.kind()) == kind && !part.is_timed()),
         };
         is_begun && update.needs_no_quorum()

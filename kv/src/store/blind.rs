@@ -77,13 +77,13 @@ impl Drop for Flight<'_> {
 /// What a write has found here that did not ask a quorum first.
 #[derive(Debug)]
 pub(crate) struct Blind {
-    old: Vec<u8>,
+    old: Option<Vec<u8>>,
 }
 
 impl Blind {
-    /// The hash of what was here before.
+    /// The hash of what was here before; of no bytes, if that was nothing.
     pub(crate) fn before(&self) -> u64 {
-        record::hash(&self.old)
+        record::hash(self.old.as_deref().unwrap_or_default())
     }
 }
 
@@ -129,12 +129,12 @@ impl Store {
             return Ok(None);
         }
         let mut guard = self.shard(shard);
-        let Some(old) = self.engine.load(shard, key)? else { return Ok(None) };
-        let record = record::decode(&old)?;
+        let old = self.engine.load(shard, key)?;
+        let record = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
         if mutated(Mutation::ReplacesUnseen) || !record.takes_blindly(update) {
             return Ok(None);
         }
-        let replaced = guard.old(key, Some(&old), &record);
+        let replaced = guard.old(key, old.as_deref(), &record);
         let written = self.write_over(&mut guard, (shard, key), (record, replaced), (update, None, wall), named)?;
         Ok(Some((written, Blind { old })))
     }
@@ -161,11 +161,15 @@ impl Store {
         if said.is_empty() {
             return Ok(Amended::Enough(written));
         }
-        let before = record::decode(&blind.old)?;
+        let before = blind.old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
         let known = said.iter().fold(Record::default(), |mut known, said| {
             known.merge(said.record.clone());
             known
         });
+        // The bucket once had another kind, and this replica lacked the key.
+        if known.is_live() && update.kind.is_some_and(|kind| kind != known.kind()) {
+            return Err(WriteError::WrongKind(known.kind()));
+        }
         let mut after = before.clone();
         if !after.merge(known.clone()) {
             return Ok(Amended::Enough(written));

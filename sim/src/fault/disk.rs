@@ -1,5 +1,7 @@
 //! A disk fails, or loses or tears in a crash what it had called durable. A node writes when it starts, so the process is
 //! killed and started around the fault.
+//!
+//! The disk of a store fails while the process runs, and the process is killed and started when it is well again.
 
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use polity::DiskFault;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Family, Fault, Stage, Step, Timeline, ms};
+use super::{Class, Family, Fault, Stage, Step, StoreFault, Timeline, ms};
 use crate::history::Host;
 
 /// What the disk does.
@@ -29,10 +31,29 @@ pub struct Disk {
     kind: Kind,
 }
 
+/// What the disk of a store does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum StoreKind {
+    /// No room is left.
+    Full,
+    /// A sync fails.
+    Unsynced,
+}
+
+/// See the [module](self).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoreDisk {
+    host: Host,
+    kind: StoreKind,
+}
+
 pub(super) const CLASSES: &[Class] = &[
     class("disk-error", "a disk fails while a process starts", |rng, stage| drawn(Kind::Error, rng, stage)),
     class("disk-torn", "a crash tears what was written", |rng, stage| drawn(Kind::Torn, rng, stage)),
     class("disk-lost", "a crash loses what was written", |rng, stage| drawn(Kind::Lost, rng, stage)),
+    class("store-full", "the disk of a store has no room left", |rng, stage| drawn_store(StoreKind::Full, rng, stage)),
+    class("store-unsynced", "a sync of a store fails", |rng, stage| drawn_store(StoreKind::Unsynced, rng, stage)),
 ];
 
 const fn class(name: &'static str, about: &'static str, draw: fn(&mut StdRng, &Stage) -> (Fault, Duration)) -> Class {
@@ -41,6 +62,54 @@ const fn class(name: &'static str, about: &'static str, draw: fn(&mut StdRng, &S
 
 fn drawn(kind: Kind, rng: &mut StdRng, stage: &Stage) -> (Fault, Duration) {
     (Fault::Disk(Disk { host: stage.mortal, kind }), ms(rng, 500..=12_000))
+}
+
+fn drawn_store(kind: StoreKind, rng: &mut StdRng, stage: &Stage) -> (Fault, Duration) {
+    (Fault::Store(StoreDisk { host: stage.mortal, kind }), ms(rng, 500..=8_000))
+}
+
+impl Family for StoreDisk {
+    fn class(&self) -> &'static str {
+        match self.kind {
+            StoreKind::Full => "store-full",
+            StoreKind::Unsynced => "store-unsynced",
+        }
+    }
+
+    fn what(&self) -> String {
+        let does = match self.kind {
+            StoreKind::Full => "has no room left",
+            StoreKind::Unsynced => "fails to sync",
+        };
+        format!("the disk of the store of {} {does}", self.host)
+    }
+
+    fn timeline(&self, lasts: Duration) -> Timeline {
+        let fault = match self.kind {
+            StoreKind::Full => StoreFault::Full,
+            StoreKind::Unsynced => StoreFault::Sync,
+        };
+        let host = self.host;
+        vec![
+            (Duration::ZERO, Step::Store(host, fault)),
+            (lasts, Step::Store(host, StoreFault::None)),
+            // An engine that has failed takes nothing more until it is opened anew.
+            (lasts, Step::Crash(host, false)),
+            (lasts, Step::Start(host)),
+        ]
+    }
+
+    fn disturbs(&self) -> bool {
+        false
+    }
+
+    fn hosts(&self) -> Vec<Host> {
+        vec![self.host]
+    }
+
+    fn without(&self, gone: &dyn Fn(Host) -> bool) -> Option<Fault> {
+        (!gone(self.host)).then(|| Fault::Store(self.clone()))
+    }
 }
 
 impl Family for Disk {

@@ -1,7 +1,8 @@
-//! The members change on purpose: one leaves and comes back, or a new one joins.
+//! The members change on purpose: one leaves and comes back, a new one joins, or one takes another share.
 
 use std::time::Duration;
 
+use polity::cluster::Weight;
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,16 @@ pub struct Join {
     host: Host,
 }
 
+/// A node has another weight for some time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Weigh {
+    host: Host,
+    weight: u16,
+}
+
+/// The weights that are drawn: from next to nothing to most of all.
+const WEIGHTS: [u16; 5] = [1, 10, 30, 300, 1_000];
+
 pub(super) const CLASSES: &[Class] = &[
     Class {
         name: "leave",
@@ -50,6 +61,15 @@ pub(super) const CLASSES: &[Class] = &[
                 late => stage.late[rng.random_range(0..late)],
             };
             (Fault::Join(Join { host }), ms(rng, 100..=2000))
+        },
+    },
+    Class {
+        name: "weigh",
+        about: "a node takes another share of the shards, and its old one again",
+        moves: true,
+        draw: |rng, stage| {
+            let (host, weight) = (stage.any(rng), WEIGHTS[rng.random_range(0..WEIGHTS.len())]);
+            (Fault::Weigh(Weigh { host, weight }), ms(rng, 500..=10_000))
         },
     },
 ];
@@ -104,5 +124,32 @@ impl Family for Join {
 
     fn without(&self, gone: &dyn Fn(Host) -> bool) -> Option<Fault> {
         (!gone(self.host)).then(|| Fault::Join(self.clone()))
+    }
+}
+
+impl Family for Weigh {
+    fn class(&self) -> &'static str {
+        "weigh"
+    }
+
+    fn what(&self) -> String {
+        format!("{} has weight {} instead of {}", self.host, self.weight, Weight::default().get())
+    }
+
+    fn timeline(&self, lasts: Duration) -> Timeline {
+        let before = Weight::default().get();
+        vec![(Duration::ZERO, Step::Weigh(self.host, self.weight)), (lasts, Step::Weigh(self.host, before))]
+    }
+
+    fn disturbs(&self) -> bool {
+        false
+    }
+
+    fn hosts(&self) -> Vec<Host> {
+        vec![self.host]
+    }
+
+    fn without(&self, gone: &dyn Fn(Host) -> bool) -> Option<Fault> {
+        (!gone(self.host)).then(|| Fault::Weigh(self.clone()))
     }
 }

@@ -19,6 +19,7 @@ pub mod weather;
 use std::time::Duration;
 
 use polity::DiskFault;
+use polity::kv::engine::faulty::Fault as StoreFault;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
@@ -26,8 +27,8 @@ use serde::{Deserialize, Serialize};
 pub use clock::ClockFault;
 pub use clog::Clog;
 pub use crash::Crash;
-pub use disk::Disk;
-pub use membership::{Join, Leave};
+pub use disk::{Disk, StoreDisk};
+pub use membership::{Join, Leave, Weigh};
 pub use outage::Outage;
 pub use partition::Partition;
 pub use pause::Pause;
@@ -63,6 +64,10 @@ pub enum Fault {
     Leave(Leave),
     /// A node joins that was not there before.
     Join(Join),
+    /// A node has another weight for some time.
+    Weigh(Weigh),
+    /// The disk of a store fails while it runs.
+    Store(StoreDisk),
 }
 
 /// What a fault does to the world at one moment.
@@ -82,8 +87,12 @@ pub enum Step {
     Resume(Host),
     /// The wall clock is so many milliseconds off, and gains so many parts per million.
     Clock(Host, i64, i64),
+    /// The node has this weight from now on.
+    Weigh(Host, u16),
     /// The disk does this from now on.
     Disk(Host, DiskFault),
+    /// The disk of the store does this from now on, if it has one.
+    Store(Host, StoreFault),
 }
 
 /// A step and when it is taken, counted from the beginning of its fault.
@@ -123,6 +132,8 @@ impl Fault {
             Self::Disk(fault) => fault,
             Self::Leave(fault) => fault,
             Self::Join(fault) => fault,
+            Self::Weigh(fault) => fault,
+            Self::Store(fault) => fault,
         }
     }
 
@@ -277,6 +288,7 @@ mod tests {
             assert!(timeline.iter().all(|(at, _)| *at <= lasts), "{timeline:?}");
             let (mut links, mut down, mut paused) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
             let (mut clocks, mut disks) = (BTreeSet::new(), BTreeSet::new());
+            let (mut stores, mut weights) = (BTreeSet::new(), BTreeSet::new());
             for (_, step) in &timeline {
                 match step {
                     Step::Links(effects) => links.clone_from(effects),
@@ -288,10 +300,15 @@ mod tests {
                     Step::Clock(host, ..) => drop(clocks.insert(*host)),
                     Step::Disk(host, DiskFault::None) => drop(disks.remove(host)),
                     Step::Disk(host, _) => drop(disks.insert(*host)),
+                    Step::Store(host, StoreFault::None) => drop(stores.remove(host)),
+                    Step::Store(host, _) => drop(stores.insert(*host)),
+                    Step::Weigh(host, 100) => drop(weights.remove(host)),
+                    Step::Weigh(host, _) => drop(weights.insert(*host)),
                 }
             }
             assert!(links.is_empty() && down.is_empty() && paused.is_empty(), "{fault:?}: {timeline:?}");
             assert!(clocks.is_empty() && disks.is_empty(), "{fault:?}: {timeline:?}");
+            assert!(stores.is_empty() && weights.is_empty(), "{fault:?}: {timeline:?}");
         }
     }
 

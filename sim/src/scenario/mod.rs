@@ -110,9 +110,10 @@ fn host(rng: &mut StdRng, hosts: u8) -> Host {
 fn settings_for(rng: &mut StdRng, classes: &[&Class]) -> Settings {
     let settings = Settings::drawn(rng);
     let joins = classes.iter().any(|class| class.name == "join");
-    let disk = settings.disk || classes.iter().any(|class| class.name.starts_with("disk"));
+    let durable = settings.durable || classes.iter().any(|class| class.name.starts_with("store"));
+    let disk = settings.disk || durable || classes.iter().any(|class| class.name.starts_with("disk"));
     let late = u8::from(joins);
-    Settings { hosts: settings.hosts + late, late, disk, ..settings }
+    Settings { hosts: settings.hosts + late, late, disk, durable, ..settings }
 }
 
 /// An act in which these classes strike so that they overlap, and in which one host may lose its memory.

@@ -104,7 +104,7 @@ fn one_that_lags_learns_what_its_write_has_come_to() {
 }
 
 #[test]
-fn what_may_replace_something_and_the_first_write_of_a_key_ask_first() {
+fn what_may_replace_something_and_the_first_write_of_a_set_ask_first() {
     let (a, _) = one_that_lags();
     let remove = Update::of(Kind::Set, vec![Step::Remove(Blob::from(b"old".to_vec()))]);
     let clear = Update { clears: true, ..Update::of(Kind::Set, Vec::new()) };
@@ -114,6 +114,34 @@ fn what_may_replace_something_and_the_first_write_of_a_key_ask_first() {
     let empty = Replica::new("c3");
     let written = empty.store.write_blindly(empty.shard, KEY, &insert("x"), Duration::ZERO, empty.named);
     assert!(written.expect("works").is_none() && empty.record() == Record::default());
+}
+
+#[test]
+fn the_first_put_of_a_key_asks_nobody_and_takes_away_what_only_others_had() {
+    let (a, b) = (Replica::new("a1"), Replica::new("b2"));
+    let (written, blind) = a.write_blindly(&put("first"));
+    assert!(b.hear(&written, &blind).is_none(), "it has nothing either");
+    let ended = a.amend(&put("first"), (written, &blind), []);
+    let Ok(Amended::Enough(written)) = ended else { panic!("{ended:?}") };
+    a.land(&written);
+    assert_eq!((a.record(), values(&b.record())), (b.record(), vec!["first".to_owned()]));
+
+    let c = Replica::new("c3");
+    let (written, blind) = c.write_blindly(&put("second"));
+    let said = a.hear(&written, &blind);
+    let Ok(Amended::Further(written)) = c.amend(&put("second"), (written, &blind), said) else { panic!("it had one") };
+    b.take(&record::decode(&written.record).expect("a record"));
+    assert_eq!(values(&b.record()), ["second"]);
+}
+
+#[test]
+fn the_first_put_of_a_key_that_is_a_set_elsewhere_says_so() {
+    let (a, b) = (Replica::new("a1"), Replica::new("b2"));
+    a.write(&insert("old"));
+    let (written, blind) = b.write_blindly(&put("first"));
+    let said = a.hear(&written, &blind).expect("it had something else");
+    let refused = b.amend(&put("first"), (written, &blind), [said]);
+    assert!(matches!(refused, Err(WriteError::WrongKind(Kind::Set))), "{refused:?}");
 }
 
 fn put(text: &str) -> Update {
@@ -216,7 +244,8 @@ fn puts_at_random(seed: u64) -> (Record, Vec<(String, usize, usize)>) {
         random ^= random << 17;
         (random % limit as u64) as usize
     };
-    let replicas = three();
+    // Some begin with a key that is new.
+    let replicas = if seed % 2 == 0 { three() } else { ["a1", "b2", "c3"].map(Replica::new) };
     let (mut going, mut over): (Vec<Going>, Vec<(String, usize, usize)>) = (Vec::new(), Vec::new());
     // What goes on arriving after its put is over.
     let mut late: Vec<(usize, Record)> = Vec::new();
@@ -309,7 +338,7 @@ fn puts_at_random_never_take_each_other_away_and_leave_nothing_that_was_there_be
     for seed in 0..5_000 {
         let (left, over) = puts_at_random(seed);
         let left = values(&left);
-        assert!(!left.is_empty(), "seed {seed}: nothing is left of {over:?}");
+        assert!(!left.is_empty() || over.is_empty(), "seed {seed}: nothing is left of {over:?}");
         for (text, _, ended) in &over {
             let replaced = over.iter().find(|(_, began, _)| began > ended);
             assert!(!(left.contains(text) && replaced.is_some()), "seed {seed}: {text} is left beside {replaced:?}");

@@ -13,6 +13,9 @@ use polity_shard::{Blocker, Epoch, Explanation, ShardId, Why};
 pub enum Owner {
     /// Shards have no owners in this cluster: see [`Builder::ownership`](crate::Builder::ownership).
     NotKept,
+    /// The cluster keeps owners, and this shard has none: only those of the store's own number of replicas have. The key is in a
+    /// bucket with another ([`BucketConfig::replicas`](crate::BucketConfig::replicas)).
+    NotCovered,
     /// Nobody has claimed it, as far as this node knows.
     Nobody,
     /// The boot that the greatest known epoch names.
@@ -88,6 +91,8 @@ pub enum Wait {
 pub struct KeyExplanation {
     /// The key.
     pub key: Bytes,
+    /// The bucket that it is in; `None` outside of the named ones.
+    pub bucket: Option<String>,
     /// Its shard.
     pub shard: ShardId,
     /// The node that says so.
@@ -100,13 +105,20 @@ pub struct KeyExplanation {
     pub waits_for: Vec<Wait>,
 }
 
+/// What is known of the owner of a shard.
+pub(crate) enum Known {
+    NotKept,
+    NotCovered,
+    Of(Explanation),
+}
+
 impl KeyExplanation {
     pub(crate) fn new(
-        key: &[u8],
+        (bucket, key): (Option<&str>, &[u8]),
         by: &NodeId,
         view: &View,
         status: &ShardStatus,
-        ownership: Option<Explanation>,
+        owner: Known,
     ) -> Self {
         let mut replicas: Vec<Replica> = Vec::new();
         for node in &status.replicas {
@@ -124,9 +136,10 @@ impl KeyExplanation {
             });
         }
         let mut waits_for = waits_of_store(status);
-        let owner = match ownership {
-            None => Owner::NotKept,
-            Some(Explanation { epoch, is_owner_up, places, blockers, .. }) => {
+        let owner = match owner {
+            Known::NotKept => Owner::NotKept,
+            Known::NotCovered => Owner::NotCovered,
+            Known::Of(Explanation { epoch, is_owner_up, places, blockers, .. }) => {
                 waits_for.extend(blockers.into_iter().map(Wait::Owner));
                 epoch.map_or(Owner::Nobody, |epoch| {
                     let place = places.into_iter().find(|place| place.name == epoch.owner.name);
@@ -135,8 +148,8 @@ impl KeyExplanation {
                 })
             }
         };
-        let key = Bytes::copy_from_slice(key);
-        Self { key, shard: status.shard, by: by.clone(), owner, replicas, waits_for }
+        let (bucket, key) = (bucket.map(str::to_owned), Bytes::copy_from_slice(key));
+        Self { key, bucket, shard: status.shard, by: by.clone(), owner, replicas, waits_for }
     }
 }
 
@@ -146,7 +159,7 @@ impl KeyExplanation {
     pub const fn owner_epoch(&self) -> Option<&Epoch> {
         match &self.owner {
             Owner::Claimed { epoch, .. } => Some(epoch),
-            Owner::NotKept | Owner::Nobody => None,
+            Owner::NotKept | Owner::NotCovered | Owner::Nobody => None,
         }
     }
 }
@@ -205,10 +218,18 @@ impl Replica {
 
 impl fmt::Display for KeyExplanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" is in shard {}, ", self.key.escape_ascii(), self.shard)?;
+        write!(f, "\"{}\"", self.key.escape_ascii())?;
+        if let Some(bucket) = &self.bucket {
+            write!(f, " of {bucket:?}")?;
+        }
+        write!(f, " is in shard {}, ", self.shard)?;
         let owner = match &self.owner {
             Owner::NotKept => {
                 f.write_str("which has no owner: the cluster keeps none")?;
+                None
+            }
+            Owner::NotCovered => {
+                f.write_str("which has no owner: the bucket has a number of replicas of its own")?;
                 None
             }
             Owner::Nobody => {
@@ -267,6 +288,7 @@ mod tests {
         let epoch = Epoch { counter: 3, owner: node("n9") };
         let told = KeyExplanation {
             key: Bytes::from_static(b"a\0b"),
+            bucket: None,
             shard: ShardId(17),
             by: node("n1"),
             owner: Owner::Claimed { epoch: epoch.clone(), is_up: true, why: Some(Why::KeepsUntilHandoff) },
@@ -314,5 +336,9 @@ mod tests {
         let nobody = KeyExplanation { owner: Owner::Nobody, ..lost };
         assert!(nobody.to_string().contains("which nobody owns"));
         assert_eq!(nobody.owner_epoch(), None);
+        let not_covered = KeyExplanation { bucket: Some("\"x\"".to_owned()), owner: Owner::NotCovered, ..nobody };
+        let text = not_covered.to_string();
+        assert!(text.starts_with(r#""a\x00b" of "\"x\"" is in shard 17, which has no owner: the bucket has a number"#));
+        assert_eq!(not_covered.owner_epoch(), None);
     }
 }

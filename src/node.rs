@@ -345,7 +345,9 @@ impl Builder {
     /// records of the key-value store, which are synced to disk before a write is acknowledged. What the node held is
     /// there again when it starts anew. Without it, they are in memory.
     ///
-    /// The folder is the node's own: another's is refused. See `docs/STORAGE.md`.
+    /// The folder is the node's own: another's is refused. Should the disk have damaged it, the data are put aside, and what
+    /// cannot be read of them is fetched from the other replicas ([`KvStats::damage`](polity_kv::KvStats)); a node that has
+    /// never seen another member, or keeps each key alone, does not start then. See `docs/STORAGE.md`.
     #[cfg(feature = "durable")]
     pub fn durable(self, folder: impl Into<PathBuf>) -> Self {
         let folder = folder.into();
@@ -426,7 +428,12 @@ impl Builder {
                 let (cluster, node) = self.cluster.names()?;
                 let owner = polity_kv::engine::durable::Owner { cluster, node, shards: self.kv.shards };
                 let folder = folder.clone();
-                let open = move || polity_kv::engine::DurableEngine::open(folder, &owner);
+                // Nothing is put aside of which nobody else may have a copy.
+                let has_copies = self.kv.replicas.get() > 1 && self.cluster.remembers_others();
+                let open = move || match has_copies {
+                    true => polity_kv::engine::DurableEngine::open_or_set_aside(folder, &owner),
+                    false => polity_kv::engine::DurableEngine::open(folder, &owner),
+                };
                 match tokio::task::spawn_blocking(open).await {
                     Ok(engine) => Ok(Arc::new(engine?)),
                     Err(error) => Err(EngineError::Other { action: "opened", cause: error.to_string() }.into()),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use polity::kv::EngineError;
-use polity::{Error, KvConfig, Node, Preset};
+use polity::{Consistency, Error, KvConfig, Node, Preset};
 use tokio::time::{Instant, sleep, timeout};
 
 const NODES: usize = 3;
@@ -121,4 +121,67 @@ async fn a_folder_that_does_not_fit_is_refused_and_nothing_is_started() {
         }
     };
     assert!(matches!(error, Error::Kv(_)), "{error}");
+}
+
+/// Inverts a bit in the midst of a node's journal, once the life before has let go of it.
+async fn damage(folder: &Folder, name: &str) {
+    let lock = std::fs::File::open(folder.0.join(name).join("kv/lock")).expect("opens");
+    while lock.try_lock().is_err() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let data = folder.0.join(name).join("kv/data");
+    let files = std::fs::read_dir(&data).expect("reads").map(|entry| entry.expect("reads").path());
+    let journal = files.filter(|path| path.extension().is_some_and(|e| e == "jnl")).max().expect("there is one");
+    let mut bytes = std::fs::read(&journal).expect("reads");
+    let end = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    bytes[end / 2] ^= 1;
+    std::fs::write(&journal, bytes).expect("writes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_disk_has_damaged_is_reported_and_fetched_from_the_other_replicas() {
+    let folder = Folder::new("damaged");
+    let mut nodes = cluster(&folder).await;
+    for key in 0..KEYS {
+        nodes[key % NODES].kv().put(format!("k{key}"), format!("{key}")).await.expect("written");
+    }
+    nodes[0].kv().delete("k0").await.expect("deleted");
+    // It remembers where the others are: that there are copies elsewhere.
+    let members = folder.0.join("n2/members");
+    while std::fs::read(&members).unwrap_or_default().is_empty() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let last = nodes.pop().expect("three");
+    last.stop().await;
+    drop(last);
+    damage(&folder, "n2").await;
+    let last = start(builder(&folder, "n2").seeds([nodes[0].addr()])).await;
+    nodes.push(last);
+    for node in &nodes {
+        timeout(Duration::from_secs(30), node.kv().settled()).await.expect("it settles");
+    }
+    let told = nodes[2].kv().stats().damage.expect("it says so");
+    assert!(told.contains(".jnl") && told.contains("at byte"), "{told}");
+    for key in 0..KEYS {
+        let name = format!("k{key}");
+        let held = nodes[2].kv().get(&name).consistency(Consistency::One).await.expect("it has a copy itself");
+        let expected = (key > 0).then(|| format!("{key}"));
+        assert_eq!(held.value().map(|value| &value[..]), expected.as_ref().map(|value| value.as_bytes()), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_has_seen_no_other_does_not_put_its_data_aside() {
+    let folder = Folder::new("damaged-alone");
+    let node = start(builder(&folder, "n0")).await;
+    for key in 0..KEYS {
+        node.kv().put(format!("k{key}"), "v").await.expect("written");
+    }
+    node.stop().await;
+    drop(node);
+    damage(&folder, "n0").await;
+    let data = folder.0.join("n0/kv/data");
+    let refused = builder(&folder, "n0").start().await.expect_err("nobody else has its records");
+    assert!(matches!(refused, Error::Engine(EngineError::Damaged { offset: Some(_), .. })), "{refused}");
+    assert!(data.exists() && !data.with_file_name("data.damaged").exists(), "nothing was touched");
 }

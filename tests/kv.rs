@@ -179,7 +179,7 @@ async fn a_change_of_weight_moves_what_it_must_and_fails_nothing() {
             assert_eq!(value(&nodes[(i + 1) % 5], &format!("k{i}")).await, [format!("{round}")], "k{i}");
         }
         settled(&nodes).await;
-        held.push(nodes[0].kv().local_records().expect("counts"));
+        held.push(nodes[0].kv().local_records().expect("counts") as usize);
     }
     assert!(held[0] > KEYS * 8 / 10 && held[1] < KEYS / 10, "{held:?} of {KEYS}");
     assert!(nodes[0].set_weight(0).is_err() && nodes[0].set_weight(1_001).is_err());

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use polity::cluster::BoxFuture;
+use polity::kv::{LastWriterWins, ReplicaCount, Set};
 use polity::shard::{EpochError, LocalAuthority, ShardCount};
 use polity::{
-    Epoch, EpochAuthority, KvConfig, Node, NodeId, Owner, Owners, Ownership, OwnershipEvent, Preset, ShardId, Wait,
+    Bucket, BucketConfig, Epoch, EpochAuthority, KvConfig, Node, NodeId, Owner, Owners, Ownership, OwnershipEvent,
+    Preset, ShardId, Wait,
 };
 
 const SHARDS: u32 = 32;
@@ -134,6 +136,53 @@ async fn without_owners_a_key_is_explained_too() {
     let told = node.explain("user-42");
     assert_eq!((&told.owner, told.waits_for.len()), (&Owner::NotKept, 0));
     assert!(told.to_string().contains("which has no owner: the cluster keeps none"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_a_bucket_is_explained_by_what_its_bucket_is() {
+    let started = async |keeps_owners: bool| {
+        let mut kv = KvConfig::default()
+            .bucket("carts", BucketConfig::set())
+            .bucket("cache", BucketConfig::last_writer_wins().replicas(ReplicaCount::new(1).expect("valid")));
+        kv.shards = ShardCount::new(SHARDS).expect("valid");
+        let builder = builder("n0").kv(kv);
+        let builder = if keeps_owners { builder.ownership(Owners::default()) } else { builder };
+        let node = within(builder.start()).await.expect("starts");
+        within(node.ready()).await.expect("runs");
+        node
+    };
+    for keeps_owners in [true, false] {
+        let node = started(keeps_owners).await;
+        let carts: Bucket<Set> = node.kv().bucket("carts").expect("it is declared");
+        let cache: Bucket<LastWriterWins> = node.kv().bucket("cache").expect("it is declared");
+
+        let told = node.explain_in(&carts, "user-42");
+        assert_eq!((told.shard, told.bucket.as_deref()), (carts.shard_of("user-42"), Some("carts")));
+        assert_eq!((told.replicas.len(), &told.waits_for[..]), (1, &[][..]), "{told}");
+        assert_eq!(matches!(told.owner, Owner::Claimed { is_up: true, why: None, .. }), keeps_owners, "{told}");
+        assert_eq!(told.owner_epoch(), node.ownership().and_then(|owners| owners.owns(told.shard)).as_ref());
+        let of_carts = told.to_string();
+        assert!(of_carts.starts_with(&format!("\"user-42\" of \"carts\" is in shard {}, ", told.shard)), "{told}");
+
+        // Shards of another number of replicas have no owners.
+        let told = node.explain_in(&cache, "user-42");
+        assert_eq!((told.shard, told.shard.0 >> 16), (cache.shard_of("user-42"), 1));
+        assert_eq!(told.replicas[0].node, *node.id());
+        assert_eq!((told.owner_epoch(), &told.waits_for[..]), (None, &[][..]), "{told}");
+        let (owner, why) = match keeps_owners {
+            true => (Owner::NotCovered, "which has no owner: the bucket has a number of replicas of its own"),
+            false => (Owner::NotKept, "which has no owner: the cluster keeps none"),
+        };
+        assert_eq!(told.owner, owner);
+        let first = format!("\"user-42\" of \"cache\" is in shard {}, {why} (as {} knows it)", told.shard, node.id());
+        assert_eq!(told.to_string().lines().next(), Some(&first[..]));
+
+        // Outside of them all is as if there were none.
+        let told = node.explain("user-42");
+        assert_eq!((told.shard, &told.bucket), (node.kv().shard_of("user-42"), &None));
+        assert!(told.to_string().starts_with(&format!("\"user-42\" is in shard {}, ", told.shard)), "{told}");
+        node.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

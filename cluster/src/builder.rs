@@ -242,6 +242,13 @@ impl Builder {
         Ok((self.cluster.clone(), plan.name))
     }
 
+    /// Whether its folder remembers any other member.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn remembers_others(&self) -> bool {
+        crate::discovery::Memory::of(&self.env, self.data_dir.as_ref()).names_any()
+    }
+
     /// Runs transport and membership on the caller's runtime instead of on a thread of their own. A single call is some
     /// microseconds quicker; but a task that never yields stalls the node, and others may take it for dead.
     pub fn on_callers_runtime(mut self) -> Self {

@@ -55,6 +55,15 @@ pub enum KvError {
         /// How many.
         siblings: usize,
     },
+    /// All that is under the key would be more than a key may hold. Nothing was written. Of concurrent values: read them, merge
+    /// them, and write the result with the context of the read. Of a set or a map: remove something, or use more keys.
+    #[error("all that is under the key would take {bytes} bytes, and a key holds at most {limit}")]
+    RecordTooLarge {
+        /// What it would take.
+        bytes: usize,
+        /// The most.
+        limit: usize,
+    },
     /// The store's configuration declares no such bucket.
     #[error("no bucket {name:?} is declared; those that are: {declared:?}")]
     UnknownBucket {

@@ -23,6 +23,7 @@ use crate::error::{KvError, StartError};
 use crate::mend::Mending;
 use crate::place::{self, MAX_BUCKET_BYTES};
 use crate::record::{Blob, IdempotencyKey, Kind, Record, Update};
+use crate::scan::Scan;
 use crate::serve;
 use crate::settled;
 use crate::stats::KvStats;
@@ -243,6 +244,12 @@ impl Kv {
         PutMany::new(self, updates, self.rules(), Context::of)
     }
 
+    /// Goes through all keys of the bucket without a name that begin so; all of it, if that is nothing. See [`Scan`].
+    #[must_use = "a scan does nothing until it is asked for what is next"]
+    pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan<'_, Entry> {
+        Scan::new(self, place_of(prefix), self.rules().read, causal)
+    }
+
     /// About how many keys of the bucket without a name hold something. See [`Bucket::len`].
     ///
     /// # Errors
@@ -337,6 +344,7 @@ impl Kv {
             tombstones,
             tombstones_collected,
             tombstones_blocked_by,
+            damage: here.store.damage(),
             ..here.mending.stats()
         }
     }

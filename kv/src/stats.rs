@@ -28,4 +28,7 @@ pub struct KvStats {
     /// A member that is down and keeps tombstones from being collected: it may come back with what was deleted meanwhile. Have
     /// it come back, or replace it by a node of the same name.
     pub tombstones_blocked_by: Option<NodeName>,
+    /// What was found damaged on this node's disk when it started, with file and offset, and what became of it
+    /// ([`Engine::damage`](crate::Engine::damage)). The rest was fetched from the other replicas, or is being fetched.
+    pub damage: Option<String>,
 }

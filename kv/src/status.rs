@@ -114,7 +114,8 @@ impl Shards {
 }
 
 impl Kv {
-    /// The shard of a key. That of a key of a bucket is another one than that of the same key outside of it.
+    /// The shard of a key. That of a key of a bucket is another one than that of the same key outside of it: see
+    /// [`Bucket::shard_of`](crate::Bucket::shard_of).
     #[must_use]
     pub fn shard_of(&self, key: impl AsRef<[u8]>) -> ShardId {
         self.coordinator().store.shard_of(&place::key_of("", key.as_ref()).0)

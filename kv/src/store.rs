@@ -246,6 +246,11 @@ impl Store {
         ready.then(|| guard.census.of(bucket))
     }
 
+    /// What the engine had lost when it was opened.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.engine.damage().map(str::to_owned)
+    }
+
     /// The live keys of the records that this node holds, with their values counted: for statistics.
     pub(crate) fn records(&self) -> Result<u64, EngineError> {
         let mut count = 0;

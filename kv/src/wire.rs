@@ -226,6 +226,8 @@ pub(crate) enum WriteAnswer {
     KeyOutOfWindow,
     /// Not written: so many writes under idempotency keys are known of the key.
     TooManyKeys(u32),
+    /// Not written: all that is under the key would take so many bytes.
+    RecordTooLarge(u32),
 }
 
 #[derive(Debug, Serialize, Deserialize)]

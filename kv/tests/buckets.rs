@@ -5,11 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use polity_cluster::{Node, Preset};
 use polity_kv::{
-    Any, Bucket, BucketConfig, Causal, Consistency, Counter, IdempotencyKey, Kind, Kv, KvConfig, KvError,
+    Any, Bucket, BucketConfig, Causal, Consistency, Context, Counter, IdempotencyKey, Kind, Kv, KvConfig, KvError,
     LastWriterWins, Map, Outcome, Set, Value,
 };
 use polity_shard::ShardCount;
 
+/// How many values a causal key may have side by side.
+const MAX_SIBLINGS: usize = 4;
 /// How long a session lasts.
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -26,6 +28,7 @@ fn config() -> KvConfig {
         .bucket("careless", BucketConfig::counter().read(Consistency::One).write(Consistency::One));
     config.shards = ShardCount::new(16).expect("a power of two");
     config.patrol_interval = Duration::from_millis(100);
+    config.max_siblings = MAX_SIBLINGS;
     config
 }
 
@@ -45,6 +48,70 @@ async fn three() -> Vec<(Node, Kv)> {
         kv.settled().await;
     }
     nodes
+}
+
+/// A node whose disk takes nothing leaves its writes to the others. If none takes anything, nothing is written, and the error says why.
+#[cfg(feature = "turmoil")]
+#[tokio::test]
+async fn a_full_disk_fails_no_write_that_others_can_take() {
+    use std::sync::Arc;
+
+    use polity_kv::engine::faulty::Fault;
+    use polity_kv::engine::{Disk, FaultyEngine};
+
+    let disks: Vec<Disk> = (0..3).map(Disk::new).collect();
+    let mut nodes: Vec<(Node, Kv)> = Vec::new();
+    for (at, disk) in disks.iter().enumerate() {
+        let builder = Node::builder(format!("n{at}")).cluster("full").preset(Preset::Local).no_discovery();
+        let builder = builder.listen("127.0.0.1:0").seeds(nodes.iter().map(|(node, _)| node.addr()));
+        let engine = Arc::new(FaultyEngine::open(disk).expect("an empty disk"));
+        let mut config = config();
+        config.timeout = Duration::from_millis(500);
+        let started = builder.start_with(|node| Kv::start_on(node, config.clone(), engine.clone())).await;
+        let (node, kv) = started.expect("starts");
+        nodes.push((node, kv.expect("valid")));
+    }
+    for (_, kv) in &nodes {
+        kv.settled().await;
+    }
+    let on = |at: usize| open::<Counter>(&nodes[at].1, "visits");
+    let put = |at: usize, value: &str| nodes[at].1.put("page", value.to_owned());
+    assert_eq!(on(0).add("home", 1).await.expect("adds"), 1);
+    put(0, "old").await.expect("puts");
+    disks[0].set_fault(Fault::Full);
+    assert_eq!(on(0).add("home", 1).await.expect("others have room"), 2);
+    put(0, "new").await.expect("others have room");
+    put(0, "other").context(&Context::default()).await.expect("others have room");
+    disks[1..].iter().for_each(|disk| disk.set_fault(Fault::Full));
+    for error in [on(0).add("home", 1).await.expect_err("no room"), put(2, "none").await.expect_err("no room")] {
+        assert_eq!(error.outcome(), Outcome::NotApplied, "{error}");
+        assert!(error.to_string().contains("no room is left on the disk"), "{error}");
+    }
+    disks.iter().for_each(|disk| disk.set_fault(Fault::None));
+    assert_eq!(on(1).get("home").await.expect("reads"), 2);
+    let page = nodes[2].1.get("page").await.expect("reads");
+    let mut values: Vec<_> = page.values().iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect();
+    values.sort();
+    assert_eq!(values, ["new", "other"]);
+}
+
+/// What is under a key has a limit, and what would exceed it is not written.
+#[tokio::test]
+async fn a_key_holds_so_much_and_no_more() {
+    let nodes = three().await;
+    let cart = open::<Set>(&nodes[0].1, "carts");
+    let element = |at: u8| vec![at; 1_000_000];
+    for at in 0..3 {
+        cart.update("big", |cart| cart.add(element(at))).await.expect("there is room");
+    }
+    let error = cart.update("big", |cart| cart.add(element(3))).await.expect_err("it is full");
+    let KvError::RecordTooLarge { bytes, limit } = error else { panic!("{error}") };
+    assert!(bytes > 4_000_000 && limit < 4_000_000, "{error}");
+    assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, false));
+    assert_eq!(cart.get("big").await.expect("reads").len(), 3);
+    cart.update("big", |cart| cart.remove(element(0))).await.expect("it becomes less");
+    cart.update("big", |cart| cart.add(element(3))).await.expect("there is room again");
+    assert_eq!(open::<Set>(&nodes[1].1, "carts").get("big").await.expect("reads").len(), 3);
 }
 
 #[tokio::test]
@@ -229,6 +296,89 @@ async fn a_scan_finds_every_key_of_its_bucket_once() {
     assert_eq!(found("key-1").await, expected(100..200));
     assert_eq!(found("key-299").await, expected(299..300));
     assert!(found("nothing").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_scan_of_the_store_finds_what_is_in_no_named_bucket() {
+    let nodes = three().await;
+    let [(_, a), (_, b), _] = &nodes[..] else { unreachable!() };
+    // More than fits into a page of any shard.
+    let value = vec![7; 20_000];
+    let written = a.put_many((0..300).map(|at| (format!("key-{at:03}"), value.clone()))).await;
+    assert!(written.iter().all(Result::is_ok));
+    b.delete("key-007").await.expect("deletes");
+    for context in [a, b].map(|_| Context::default()) {
+        a.put("key-200", value.clone()).context(&context).await.expect("stays beside what is there");
+    }
+    let notes = open::<Causal>(a, "notes");
+    notes.put("key-400", "1").await.expect("writes");
+    let found = async |prefix: &str| {
+        let (mut scan, mut keys) = (b.scan(prefix), Vec::new());
+        while let Some((key, entry)) = scan.next().await.expect("reads") {
+            let siblings = if key == "key-200" { 3 } else { 1 };
+            assert!(entry.values().len() == siblings && entry.values().iter().all(|held| *held == value), "{key:?}");
+            keys.push(String::from_utf8(key.to_vec()).expect("text"));
+        }
+        keys.sort();
+        keys
+    };
+    let expected = |keys: std::ops::Range<u32>| -> Vec<String> {
+        keys.filter(|at| *at != 7).map(|at| format!("key-{at:03}")).collect()
+    };
+    assert_eq!(found("").await, expected(0..300));
+    assert_eq!(found("key-1").await, expected(100..200));
+    assert_eq!(found("key-299").await, expected(299..300));
+    assert!(found("key-4").await.is_empty() && found("nothing").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_key_with_too_many_siblings_takes_no_more_of_them_and_loses_none() {
+    let nodes = three().await;
+    let [(_, a), (_, b), (_, c)] = &nodes[..] else { unreachable!() };
+    let notes = |kv: &Kv| open::<Causal>(kv, "notes");
+    let first = notes(a).put("ada", "first").consistency(Consistency::All).await.expect("writes");
+    // The first of them replaces what its context has seen, and the others stay beside it.
+    for at in 0..MAX_SIBLINGS {
+        let here = notes(&nodes[at % 3].1);
+        let put = here.put("ada", format!("{at}")).context(&first);
+        put.consistency(Consistency::All).await.expect("there is room");
+    }
+    let held = async |kv: &Kv| {
+        let entry = notes(kv).get("ada").await.expect("reads");
+        let mut values = entry.values().to_vec();
+        values.sort();
+        (values, entry.context().clone())
+    };
+    let before = held(a).await;
+    assert_eq!(before.0, (0..MAX_SIBLINGS).map(|at| Bytes::from(format!("{at}"))).collect::<Vec<_>>());
+    for kv in [a, b, c] {
+        let error = notes(kv).put("ada", "one more").context(&first).await.expect_err("there is no room");
+        assert!(matches!(error, KvError::TooManySiblings { siblings: MAX_SIBLINGS }), "{error}");
+        assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, false));
+        assert_eq!(held(kv).await, before);
+    }
+    // A delete with an old context removes nothing, and is no sibling.
+    notes(b).delete("ada").context(&first).await.expect("it makes no value");
+    assert_eq!(held(c).await.0, before.0);
+
+    // Who has read them all makes room, and so does who asks for what a quorum knows.
+    notes(c).put("ada", "merged").context(&before.1).await.expect("it replaces them");
+    assert_eq!(held(a).await.0, ["merged"]);
+    for at in 1..MAX_SIBLINGS {
+        notes(a).put("ada", format!("{at}")).context(&first).await.expect("there is room again");
+    }
+    let error = notes(b).put("ada", "one more").context(&first).await.expect_err("there is no room");
+    assert!(matches!(error, KvError::TooManySiblings { .. }), "{error}");
+    notes(b).put("ada", "last").await.expect("it replaces what a quorum knows");
+    assert_eq!(held(c).await.0, ["last"]);
+
+    // The bucket without a name has the same limit.
+    let put = |value: usize| a.put("ada", format!("{value}")).context(&first);
+    for at in 0..MAX_SIBLINGS {
+        put(at).await.expect("there is room");
+    }
+    assert!(matches!(put(MAX_SIBLINGS).await, Err(KvError::TooManySiblings { .. })));
+    assert_eq!(b.get("ada").await.expect("reads").values().len(), MAX_SIBLINGS);
 }
 
 #[tokio::test]

@@ -101,6 +101,16 @@ mod durable {
         assert!(matches!(open(&ours), Err(EngineError::Version { .. })));
     }
 
+    /// No user may make a folder there, whoever runs this.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_is_read_only_is_named() {
+        let folder = std::path::Path::new("/sys/polity-kv");
+        let refused = DurableEngine::open(folder, &owner(ShardCount::default())).expect_err("it is read-only");
+        assert!(matches!(&refused, EngineError::ReadOnly { path, .. } if path == folder), "{refused}");
+        assert!(!refused.is_retryable());
+    }
+
     #[test]
     fn a_folder_that_cannot_be_used_is_named() {
         let folder = Folder::new("file");

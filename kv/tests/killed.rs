@@ -46,9 +46,12 @@ fn shards() -> ShardCount {
     ShardCount::new(4).expect("valid")
 }
 
+fn owner() -> Owner {
+    Owner { cluster: "test".to_owned(), node: NodeName::new("n1").expect("valid"), shards: shards() }
+}
+
 fn open(folder: &Path) -> Result<DurableEngine, EngineError> {
-    let node = NodeName::new("n1").expect("valid");
-    DurableEngine::open(folder, &Owner { cluster: "test".to_owned(), node, shards: shards() })
+    DurableEngine::open(folder, &owner())
 }
 
 /// The pair of keys and the record that belong to a number. Both are written at once.
@@ -65,6 +68,13 @@ fn write(engine: &DurableEngine, number: u64) -> Result<Commit, EngineError> {
 
 /// The numbers that are there. Panics on anything that was never written.
 fn numbers(engine: &DurableEngine) -> Result<BTreeSet<u64>, EngineError> {
+    let found = halves(engine)?;
+    assert!(found.values().all(|halves| *halves == 2), "half of a batch");
+    Ok(found.into_keys().collect())
+}
+
+/// How many of its two records each number has that is there.
+fn halves(engine: &DurableEngine) -> Result<BTreeMap<u64, u8>, EngineError> {
     let mut found = BTreeMap::<u64, u8>::new();
     for shard in (0..shards().get()).map(ShardId) {
         engine.scan(shard, None, &mut |key, record| {
@@ -76,8 +86,7 @@ fn numbers(engine: &DurableEngine) -> Result<BTreeSet<u64>, EngineError> {
             ControlFlow::Continue(())
         })?;
     }
-    assert!(found.values().all(|halves| *halves == 2), "half of a batch");
-    Ok(found.into_keys().collect())
+    Ok(found)
 }
 
 /// Does nothing, unless it is a child of a test below: then it writes, says what is durable, and ends only if that fails.
@@ -282,14 +291,50 @@ fn damage_is_survived_or_reported() {
     assert!(reported > 20 && survived > 10, "{reported} reported, {survived} survived");
 }
 
+/// Damage of the journal may matter to everything, so nothing of what is put aside comes along; and it is put aside once.
+#[test]
+fn a_damaged_journal_is_put_aside_once() {
+    let folder = Folder::new("aside");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
+    let fill = |engine: &DurableEngine| {
+        for number in 0..100 {
+            let commit = write(engine, number).expect("writes");
+            runtime.block_on(engine.durable(commit)).expect("syncs");
+        }
+    };
+    let damage = || {
+        let mut all = Vec::new();
+        files(&folder.0.join("data"), &mut all);
+        let journal = all.into_iter().find(|path| path.extension().is_some_and(|e| e == "jnl")).expect("a journal");
+        let mut bytes = fs::read(&journal).expect("reads");
+        bytes[5_000] ^= 1;
+        fs::write(&journal, bytes).expect("writes");
+    };
+    fill(&open(&folder.0).expect("opens"));
+    damage();
+    let refused = open(&folder.0).expect_err("it is damaged");
+    assert!(matches!(refused, EngineError::Damaged { offset: Some(..=5_000), .. }), "{refused}");
+    let engine = DurableEngine::open_or_set_aside(&folder.0, &owner()).expect("opens");
+    assert!(engine.damage().is_some() && halves(&engine).expect("reads").is_empty());
+    fill(&engine);
+    drop(engine);
+    damage();
+    let refused = DurableEngine::open_or_set_aside(&folder.0, &owner()).expect_err("it was so before");
+    assert!(matches!(&refused, EngineError::Damaged { file, .. } if file.ends_with("data.damaged")), "{refused}");
+    fs::remove_dir_all(folder.0.join("data.damaged")).expect("removes");
+    assert!(DurableEngine::open_or_set_aside(&folder.0, &owner()).expect("opens").damage().is_some());
+}
+
 /// What a batch of the test takes in the journal at most: two records of 320 bytes, their keys, and what surrounds them.
 const MAX_BATCH_BYTES: usize = 800;
 
-/// The same of the tables that are made of the journal once it is long.
+/// The same of the tables that are made of the journal once it is long. What can be read of them is there afterwards, if they are
+/// put aside.
 #[test]
-fn damaged_tables_are_reported() {
+fn damaged_tables_are_reported_with_their_place_and_put_aside() {
     const RECORDS: u64 = 260_000;
     const DAMAGES: u64 = 12;
+    const ASIDE: u64 = 3;
     let (folder, damaged) = (Folder::new("tables"), Folder::new("damaged-tables"));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
     let engine = open(&folder.0).expect("opens");
@@ -327,10 +372,24 @@ fn damaged_tables_are_reported() {
         }
         fs::write(&target, &bytes).expect("writes");
         match open(&damaged.0).and_then(|engine| numbers(&engine)) {
-            Err(error) => {
-                assert!(matches!(error, EngineError::Damaged { .. }), "turn {turn}, byte {at}: {error}");
+            Err(EngineError::Damaged { file, offset: Some(offset), .. }) => {
+                assert!(file == target && offset <= at as u64, "turn {turn}, byte {at}: byte {offset} of {file:?}");
                 reported += 1;
+                if reported > ASIDE {
+                    continue;
+                }
+                let engine = DurableEngine::open_or_set_aside(&damaged.0, &owner()).expect("opens");
+                let damage = engine.damage().expect("it says so");
+                assert!(damage.contains("data.damaged") && damage.contains(&format!("at byte {offset}")), "{damage}");
+                let left = halves(&engine).expect("reads");
+                let lost = 2 * RECORDS as usize - left.values().map(|halves| usize::from(*halves)).sum::<usize>();
+                // A block, if the table can be opened.
+                assert!(lost == 2 * RECORDS as usize || lost < 1_000, "turn {turn}, byte {at}: {lost} are lost");
+                drop(engine);
+                let engine = DurableEngine::open_or_set_aside(&damaged.0, &owner()).expect("it is whole now");
+                assert!(engine.damage().is_none() && halves(&engine).expect("reads") == left);
             }
+            Err(error) => panic!("turn {turn}, byte {at}: {error}"),
             Ok(found) => assert_eq!(found.len() as u64, RECORDS, "turn {turn}, byte {at}: lost without a word"),
         }
     }

@@ -72,6 +72,9 @@ async fn each_bucket_has_as_many_replicas_as_it_says_and_is_used_as_any_other() 
             let on = here.replicas(key(at));
             assert_eq!(on.len(), replicas, "{name}");
             assert_eq!(on, there.replicas(key(at)));
+            let shard = here.shard_of(key(at));
+            assert_eq!((shard, shard.0 < 1 << 16), (there.shard_of(key(at)), replicas == 3), "{name}");
+            assert_eq!(a.shard(shard).expect("one of the store's").replicas, on);
             here.put(key(at), format!("{name}-{at}")).await.expect("writes");
         }
         for at in 0..50 {

@@ -1,5 +1,5 @@
 //! Deliberate faults of ownership, one at a time: each is a bug that a system like this one could have, and that the
-//! model of `shard/tests/model` or a checker of the simulator must catch.
+//! model of `shard/tests/model`, the tests of placement or a checker of the simulator must catch.
 //!
 //! At a mutation point the code asks [`mutated`]. Without the feature `mutations` the answer is `false` when the code is
 //! compiled, and nothing is left of the point. With it, it is `true` for the one fault that `set` has given to this thread.
@@ -28,6 +28,12 @@ pub enum Mutation {
     KeepsForGood,
     /// A handoff that does not go on is not reported.
     QuietAlarm,
+    /// A placement gives all nodes the same share.
+    IgnoresWeights,
+    /// A placement takes every node for a zone of its own.
+    IgnoresZones,
+    /// Where a shard is placed follows from the number of nodes.
+    CountsNodes,
 }
 
 /// All of them.
@@ -41,6 +47,9 @@ pub const ALL: &[Mutation] = &[
     Mutation::QuietLoser,
     Mutation::KeepsForGood,
     Mutation::QuietAlarm,
+    Mutation::IgnoresWeights,
+    Mutation::IgnoresZones,
+    Mutation::CountsNodes,
 ];
 
 #[cfg(feature = "mutations")]

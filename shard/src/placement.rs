@@ -10,8 +10,9 @@
 //!
 //! **Minimal movement.** Where no two nodes share a zone, the list of a shard is that of the n least scores. A node that
 //! joins enters the lists that it belongs to and pushes one node out of each; nothing else changes, and leaving is the
-//! reverse. Shared zones weaken this: a node that joins a zone may take the place of that zone's best node, which then
-//! ranks behind the best of other zones.
+//! reverse. With shared zones no more moves, and nobody else becomes the first: a zone has as many places as before or one
+//! more, and the new node takes it or that of its zone's last. But those who stay may change their order: the zone's best
+//! node that was then ranks behind the best of other zones.
 //!
 //! **Cost.** A build calculates shards × nodes scores of some nanoseconds each. The table takes 2 bytes per shard and
 //! replica.
@@ -22,8 +23,9 @@ use polity_cluster::NodeName;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::mutation::{Mutation, mutated};
 use crate::rendezvous::Scorer;
-use crate::{Candidate, Error, ShardCount, ShardId};
+use crate::{Candidate, Error, ShardCount, ShardId, Weight};
 
 /// The most nodes that a placement takes: four times the largest cluster that the library is made for. It bounds a
 /// build of the default number of shards to some ten milliseconds.
@@ -229,14 +231,20 @@ impl Ranked {
 /// The nodes by zone; a node without a zone is one alone. The order of the zones has no effect.
 fn zones(sorted: &[&Candidate]) -> Vec<ZoneMembers> {
     // The index is unique, so a node without a zone meets no other.
-    let key = |index: usize| (&sorted[index].zone, sorted[index].zone.is_none().then_some(index));
+    let key = |index: usize| {
+        let zone = sorted[index].zone.as_ref().filter(|_| !mutated(Mutation::IgnoresZones));
+        (zone, zone.is_none().then_some(index))
+    };
     let mut indexes: Vec<usize> = (0..sorted.len()).collect();
     indexes.sort_by_key(|index| key(*index));
     let zones = indexes.chunk_by(|a, b| key(*a) == key(*b));
     let scorer = |index: &usize| {
         let Candidate { name, weight, .. } = sorted[*index];
+        let weight = if mutated(Mutation::IgnoresWeights) { Weight::default() } else { *weight };
+        let scorer = Scorer::new(name, weight);
+        let scorer = if mutated(Mutation::CountsNodes) { scorer.salted(sorted.len()) } else { scorer };
         // Indexes fit by `MAX_NODES`.
-        (NodeIndex(*index as u16), Scorer::new(name, *weight))
+        (NodeIndex(*index as u16), scorer)
     };
     zones.map(|zone| zone.iter().map(scorer).collect()).collect()
 }

@@ -89,6 +89,11 @@ impl Scorer {
         }
     }
 
+    /// The same node with other scores: a deliberate fault.
+    pub(crate) const fn salted(self, salt: usize) -> Self {
+        Self { name_hash: self.name_hash ^ salt as u64, ..self }
+    }
+
     /// The score of the node for a shard: the less, the better.
     #[inline]
     pub(crate) fn score(self, shard: ShardId) -> u64 {

@@ -157,6 +157,9 @@ const ELSEWHERE: &[(Wrong, &str)] = &[
         Wrong::Shard(Owners::QuietAlarm),
         "shard/tests/mutations.rs: a_handoff_that_does_not_go_on_is_reported_but_for_the_fault",
     ),
+    (Wrong::Shard(Owners::IgnoresWeights), "shard/tests/placement.rs: every_fault_of_placement_is_noticed"),
+    (Wrong::Shard(Owners::IgnoresZones), "shard/tests/placement.rs: every_fault_of_placement_is_noticed"),
+    (Wrong::Shard(Owners::CountsNodes), "shard/tests/placement.rs: every_fault_of_placement_is_noticed"),
 ];
 
 fn case((scenario, seed): (&str, u64)) -> Case {

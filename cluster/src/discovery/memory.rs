@@ -49,6 +49,11 @@ impl Memory {
         Self { path, addrs, is_written: true }
     }
 
+    /// Whether it remembers anybody.
+    pub(crate) fn names_any(&self) -> bool {
+        !self.addrs.is_empty()
+    }
+
     /// Takes in who is up now.
     pub(crate) fn see(&mut self, view: &View, own: SocketAddr, rng: &mut StdRng) {
         let at = |is: &dyn Fn(Status) -> bool| -> BTreeSet<SocketAddr> {

@@ -24,6 +24,9 @@ pub(crate) const MAX_BUCKETS: usize = 1024;
 /// assert_eq!(config.buckets().map(|(name, _)| name).collect::<Vec<_>>(), ["visits", "sessions"]);
 /// ```
 ///
+/// Two kinds are registers (Shapiro and others, "A comprehensive study of convergent and commutative replicated data types",
+/// 2011, section 3.2): last-writer-wins is the LWW-register, and causal the multi-value register.
+///
 /// Nodes need not declare the same buckets, so that one can be added by one node after the other. Those that declare the
 /// same must say the same: where two differ in the kind, a write of one kind to a key that holds another is refused. A bucket with
 /// a number of [`BucketConfig::replicas`] of its own is declared by all of them or by none: others are refused.
@@ -40,12 +43,12 @@ pub struct BucketConfig {
 }
 
 impl BucketConfig {
-    /// Values that were written at the same time stay side by side: [`Kind::Causal`].
+    /// Values that were written at the same time stay side by side, a multi-value register: [`Kind::Causal`].
     pub const fn causal() -> Self {
         Self::of(Some(Kind::Causal))
     }
 
-    /// Values of which the latest stays: [`Kind::LastWriterWins`].
+    /// Values of which the latest stays, a last-writer-wins register: [`Kind::LastWriterWins`].
     pub const fn last_writer_wins() -> Self {
         Self::of(Some(Kind::LastWriterWins))
     }

@@ -8,10 +8,11 @@ use self::sealed::{Finished, Found, Sealed};
 use crate::kv::{Context, Entry};
 use crate::record::Kind;
 
-/// Values that were written at the same time stay side by side: see [`Kind::Causal`].
+/// Values that were written at the same time stay side by side: see [`Kind::Causal`]. A multi-value register (Shapiro and
+/// others 2011).
 #[derive(Debug, Clone, Copy)]
 pub struct Causal;
-/// The latest value stays: see [`Kind::LastWriterWins`].
+/// The latest value stays: see [`Kind::LastWriterWins`]. A last-writer-wins register (Shapiro and others 2011).
 #[derive(Debug, Clone, Copy)]
 pub struct LastWriterWins;
 /// A number to which is added: see [`Kind::Counter`].

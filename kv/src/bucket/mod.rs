@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polity_cluster::NodeId;
+use polity_shard::ShardId;
 
 pub use self::config::BucketConfig;
 use self::config::Rules;
@@ -185,6 +186,15 @@ impl<K: BucketKind> Bucket<K> {
     #[must_use]
     pub fn replicas(&self, key: impl AsRef<[u8]>) -> Vec<NodeId> {
         self.kv.replicas_of(&self.place(key.as_ref()))
+    }
+
+    /// The shard of a key. That of the same key in another bucket, or in none, is as a rule another one. [`Kv::shard`] says how
+    /// this node stands to it.
+    ///
+    /// A bucket with a number of replicas of its own has shards of its own, with numbers from 65,536 on.
+    #[must_use]
+    pub fn shard_of(&self, key: impl AsRef<[u8]>) -> ShardId {
+        self.kv.coordinator().store.shard_of(&self.place(key.as_ref()).0)
     }
 
     /// A hash of what this node itself holds of a key, without asking anybody: replicas that agree have the same. `None` if

@@ -92,6 +92,10 @@ impl Coordinator {
                 HandedOver::Answered(WriteAnswer::TooManySiblings(siblings)) => {
                     return Err(Failed::ForGood(KvError::TooManySiblings { siblings: siblings as usize }));
                 }
+                HandedOver::Answered(WriteAnswer::RecordTooLarge(bytes)) => {
+                    let limit = self.config.max_record_bytes();
+                    return Err(Failed::ForGood(KvError::RecordTooLarge { bytes: bytes as usize, limit }));
+                }
                 HandedOver::Answered(WriteAnswer::KeyOutOfWindow) => {
                     let window = self.config.idempotency_window;
                     return Err(Failed::ForGood(KvError::IdempotencyKeyOutOfWindow { window }));
@@ -342,15 +346,15 @@ fn lost(error: WriteError) -> WriteAnswer {
     WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() }
 }
 
-/// What a store says that did not write. Nothing has changed then, unless its engine failed.
+/// What a store says that did not write. Nothing has changed then. One whose engine takes nothing, because its disk is full, leaves
+/// it to another replica.
 fn refused(error: WriteError) -> WriteAnswer {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     match error {
-        WriteError::TooManySiblings(count) | WriteError::RecordTooLarge(count) => {
-            WriteAnswer::TooManySiblings(u32::try_from(count).unwrap_or(u32::MAX))
-        }
+        WriteError::TooManySiblings(count) => WriteAnswer::TooManySiblings(number(count)),
+        WriteError::RecordTooLarge(bytes) => WriteAnswer::RecordTooLarge(number(bytes)),
         WriteError::WrongKind(kind) => WriteAnswer::WrongKind(kind),
         WriteError::TooManyKeys => WriteAnswer::TooManyKeys(MAX_DONE as u32),
-        WriteError::Engine(error) => WriteAnswer::Unknown { answered: 0, needed: 1, reason: error.to_string() },
         error => WriteAnswer::NotHere(error.to_string()),
     }
 }

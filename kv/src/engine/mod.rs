@@ -149,4 +149,9 @@ pub trait Engine: Debug + Send + Sync + 'static {
     fn max_key_bytes(&self) -> usize {
         usize::MAX
     }
+
+    /// What was found damaged when it was opened, and what became of it, for people: it began with less than it had held.
+    fn damage(&self) -> Option<&str> {
+        None
+    }
 }

@@ -23,9 +23,9 @@ pub(crate) enum WriteError {
     WrongKind(Kind),
     #[error("the steps are of another kind than the update")]
     Nonsense,
-    #[error("{0} siblings are too many")]
+    #[error("beside {0} siblings there is no room")]
     TooManySiblings(usize),
-    #[error("{0} siblings are too large")]
+    #[error("{0} bytes are too many for a key")]
     RecordTooLarge(usize),
     #[error("the key has {MAX_DONE} writes under idempotency keys already")]
     TooManyKeys,
@@ -206,15 +206,17 @@ impl Store {
         named: RosterId,
     ) -> Result<Written, WriteError> {
         record.latch(millis(wall));
+        let siblings = record.siblings();
         let at = guard.clock.now(wall);
         let writing = Writing { replica: guard.replica, above: guard.counted, context, at, window: self.window };
         let applied = record.apply(update, &writing)?;
         if record.siblings() > self.max_siblings && !update.clears && !applied.again {
-            return Err(WriteError::TooManySiblings(record.siblings()));
+            return Err(WriteError::TooManySiblings(siblings));
         }
         let bytes = record::encode(&record);
-        if record::content(&bytes).len() > self.max_record_bytes && !applied.again {
-            return Err(WriteError::RecordTooLarge(record.siblings()));
+        let length = record::content(&bytes).len();
+        if length > self.max_record_bytes && !applied.again {
+            return Err(WriteError::RecordTooLarge(length));
         }
         // Of a key that was never written there is nothing to delete, and nothing that the other replicas would keep.
         if record.is_written() {

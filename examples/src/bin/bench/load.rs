@@ -13,6 +13,17 @@ pub(crate) struct Sample {
     pub(crate) p99_us: f64,
 }
 
+impl Sample {
+    /// Of the sorted times of all calls, and how long all of it took.
+    pub(crate) fn of(nanos: &[u32], elapsed: Duration) -> Self {
+        let quantile = |q: f64| match nanos.len() {
+            0 => f64::NAN,
+            n => f64::from(nanos[((n - 1) as f64 * q) as usize]) / 1_000.0,
+        };
+        Self { per_second: nanos.len() as f64 / elapsed.as_secs_f64(), p50_us: quantile(0.5), p99_us: quantile(0.99) }
+    }
+}
+
 /// One caller of many.
 pub(crate) trait Caller: Clone + Send + Sync + 'static {
     /// Makes one call and checks its answer.
@@ -22,11 +33,7 @@ pub(crate) trait Caller: Clone + Send + Sync + 'static {
 /// Runs `concurrency` callers for `duration` on the current runtime.
 pub(crate) async fn run(concurrency: usize, duration: Duration, caller: &impl Caller) -> Sample {
     let (nanos, elapsed) = gather(concurrency, duration, caller).await;
-    let quantile = |q: f64| match nanos.len() {
-        0 => f64::NAN,
-        n => f64::from(nanos[((n - 1) as f64 * q) as usize]) / 1_000.0,
-    };
-    Sample { per_second: nanos.len() as f64 / elapsed.as_secs_f64(), p50_us: quantile(0.5), p99_us: quantile(0.99) }
+    Sample::of(&nanos, elapsed)
 }
 
 /// Runs `concurrency` callers for `duration`. Returns how long each call took, sorted, and how long all of it.

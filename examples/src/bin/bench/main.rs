@@ -5,6 +5,7 @@
 mod documents;
 mod figures;
 mod floor;
+mod folder;
 mod kv;
 mod load;
 mod membership;

@@ -11,20 +11,19 @@ pub(crate) struct Process {
     stdout: BufReader<ChildStdout>,
 }
 
+/// This program as node `at`, with a command of its own and the address of another node, or `-`.
+pub(crate) fn node(command: &str, at: usize, seed: &str) -> Result<Command> {
+    let mut node = Command::new(std::env::current_exe()?);
+    node.args([command, &format!("n{at}"), seed]);
+    Ok(node)
+}
+
 impl Process {
-    /// Starts this program as node `at`, with a command of its own and the address of another node, or `-`. Returns what it
-    /// says first: where it listens.
-    pub(crate) fn start(command: &str, at: usize, seed: &str) -> Result<(Self, String)> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args([command, &format!("n{at}"), seed])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+    pub(crate) fn start(mut command: Command) -> Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdin = child.stdin.take().context("a pipe was asked for")?;
         let stdout = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
-        let mut process = Self { child, stdin, stdout };
-        let addr = process.line()?;
-        Ok((process, addr))
+        Ok(Self { child, stdin, stdout })
     }
 
     pub(crate) fn line(&mut self) -> Result<String> {

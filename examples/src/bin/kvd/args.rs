@@ -22,6 +22,9 @@ Other than in Redis:
   - -UNKNOWN says that a write may have been applied. Redis has no such answer.
   - The first write fixes what a key is, until it is deleted: SET, INCR, SADD and HSET refuse each other's keys. So
     INCR does not work on what SET has written, and SET does not replace a set.
+  - If a key got two kinds on two sides of a split, both are kept and one shows, whichever was written first or last: a
+    hash before a set, a set before a counter, a counter before a string. Commands for the other are told -WRONGTYPE. It
+    shows once what hides it is gone: its last element or field is removed, or it expires. DEL removes both.
   - What INCR returns is no unique number: two clients may be told the same. No increment is lost.
   - No SET NX or XX, no transactions, no scripts: a store without consensus cannot promise them.
   - MSET is as many writes as it has keys. The commands of a pipeline that are for different keys may take effect in

@@ -18,6 +18,10 @@ const LOCK: &str = "lock";
 pub(super) const DATA: &str = "data";
 /// Where the data are made. It becomes [`DATA`] when they can be opened.
 const FRESH: &str = "data.new";
+/// What was [`DATA`] until it was found damaged, as long as what can be read of it is not in the new data.
+const SALVAGED: &str = "data.salvage";
+/// The same afterwards: nobody reads it any more.
+const ASIDE: &str = "data.damaged";
 
 /// A folder that is locked, and whose owner is who opened it.
 pub(super) struct Folder {
@@ -66,19 +70,41 @@ impl Folder {
     }
 
     /// The folder of the data, which `make` makes in another place if there are none: a start that was interrupted leaves
-    /// nothing that looks like data.
-    pub(super) fn prepare(&self, make: impl FnOnce(&Path) -> Result<(), EngineError>) -> Result<PathBuf, EngineError> {
+    /// nothing that looks like data. If there are some that were found damaged, `make` is told where.
+    pub(super) fn prepare(
+        &self,
+        make: impl FnOnce(&Path, Option<&Path>) -> Result<(), EngineError>,
+    ) -> Result<PathBuf, EngineError> {
         let failed = |error: io::Error| EngineError::of_io("made its folder", &self.path, &error);
-        let (data, fresh) = (self.path.join(DATA), self.path.join(FRESH));
+        let (data, fresh, salvaged) = (self.path.join(DATA), self.path.join(FRESH), self.path.join(SALVAGED));
+        let is_damaged = salvaged.try_exists().map_err(failed)?;
         if !data.try_exists().map_err(failed)? {
             if fresh.try_exists().map_err(failed)? {
                 fs::remove_dir_all(&fresh).map_err(failed)?;
             }
-            make(&fresh)?;
+            make(&fresh, is_damaged.then_some(&salvaged))?;
             fs::rename(&fresh, &data).map_err(failed)?;
             sync_folder(&self.path).map_err(failed)?;
         }
+        if is_damaged {
+            fs::rename(&salvaged, self.path.join(ASIDE)).map_err(failed)?;
+            sync_folder(&self.path).map_err(failed)?;
+        }
         Ok(data)
+    }
+
+    /// Puts damaged data aside, to be read once more by the next [`Folder::prepare`]. Returns where they will be in the end.
+    pub(super) fn set_aside(&self) -> Result<PathBuf, EngineError> {
+        let failed = |error: io::Error| EngineError::of_io("put its data aside", &self.path, &error);
+        let aside = self.path.join(ASIDE);
+        if aside.try_exists().map_err(failed)? {
+            let cause = "it was put aside when its disk was found damaged, and now the disk is so again: look at the disk, and \
+                         remove this";
+            return Err(EngineError::Damaged { file: aside, offset: None, cause: cause.to_owned() });
+        }
+        fs::rename(self.path.join(DATA), self.path.join(SALVAGED)).map_err(failed)?;
+        sync_folder(&self.path).map_err(failed)?;
+        Ok(aside)
     }
 }
 

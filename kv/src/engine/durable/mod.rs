@@ -12,10 +12,12 @@
 //!
 //! Reads that the library's cache does not have, and the scan of a shard, read the disk in the caller's thread.
 
+mod blocks;
 mod committer;
 mod folder;
 mod journal;
 mod pending;
+mod salvage;
 mod tables;
 
 use std::fmt;
@@ -62,6 +64,7 @@ pub struct DurableEngine {
     folder: PathBuf,
     tables: Tables,
     meta: Keyspace,
+    damage: Option<String>,
     committer: Committer,
     /// The library's own threads end with the last handle of it.
     _database: Database,
@@ -84,10 +87,26 @@ impl DurableEngine {
     pub fn open(folder: impl AsRef<Path>, owner: &Owner) -> Result<Self, EngineError> {
         let path = folder.as_ref().to_owned();
         let lock = Folder::lock(&path, owner)?;
-        let data =
-            lock.prepare(|fresh| drop_quietly(open_database(fresh)).and_then(|()| folder::sync_tables(fresh)))?;
+        let mut salvaged = None;
+        let data = lock.prepare(|fresh, damaged| {
+            let opened = open_database(fresh)?;
+            if let Some(damaged) = damaged {
+                salvaged = Some(salvage::salvage(damaged, fresh, lock.has_classes(), &opened)?);
+            }
+            drop(opened);
+            folder::sync_tables(fresh)
+        })?;
+        let damage = salvaged.map(|records| format!("{records} records could be read and are here"));
         journal::mend(&data)?;
-        let (database, records, meta) = open_database(&data)?;
+        let suspects = blocks::suspects(&data)?;
+        let opened = open_database(&data);
+        // The library has removed by now what a process that was killed had not finished. What it finds damaged it does not name.
+        if matches!(opened, Ok(_) | Err(EngineError::Damaged { .. }))
+            && let Some(damaged) = suspects.into_iter().find(blocks::Suspect::is_there)
+        {
+            return Err(damaged.into_error());
+        }
+        let (database, records, meta) = opened?;
         let classes = lock.has_classes().then(|| open_classes(&path, &database)).transpose()?;
         let make = {
             let (path, owner, database) = (path.clone(), owner.clone(), database.clone());
@@ -100,7 +119,30 @@ impl DurableEngine {
         };
         let tables = Tables::new(records, classes, make);
         let committer = Committer::start(&path, owner.shards, database.clone(), tables.clone(), meta.clone())?;
-        Ok(Self { folder: path, tables, meta, committer, _database: database, _lock: lock })
+        Ok(Self { folder: path, tables, meta, damage, committer, _database: database, _lock: lock })
+    }
+
+    /// Opens a folder as [`DurableEngine::open`] does, if there are other replicas of what is in it: should the data be damaged,
+    /// they are put aside, and the engine begins with what can be read of them ([`Engine::damage`]). It says nothing of whose it
+    /// was then, so the store on it counts as one whose memory is lost, and fetches the rest from the others.
+    ///
+    /// # Errors
+    /// [`EngineError`] as of [`DurableEngine::open`]; [`EngineError::Damaged`], if data that were put aside before are there yet.
+    pub fn open_or_set_aside(folder: impl AsRef<Path>, owner: &Owner) -> Result<Self, EngineError> {
+        let folder = folder.as_ref();
+        let data = folder.join(folder::DATA);
+        let (file, offset, cause) = match Self::open(folder, owner) {
+            Err(EngineError::Damaged { file, offset, cause }) if file.starts_with(&data) => (file, offset, cause),
+            opened => return opened,
+        };
+        let aside = Folder::lock(folder, owner)?.set_aside()?;
+        // The file is there in the end.
+        let file = file.strip_prefix(&data).map_or_else(|_| file.clone(), |file| aside.join(file));
+        let error = EngineError::Damaged { file, offset, cause };
+        tracing::error!(%error, "the data are put aside, and what cannot be read is fetched from the other replicas");
+        let mut engine = Self::open(folder, owner)?;
+        engine.damage = Some(format!("{error}; {}", engine.damage.take().unwrap_or_default()));
+        Ok(engine)
     }
 
     /// Runs what reads tables. The library checks each block that it reads; should one be damaged in a way that it does
@@ -140,10 +182,6 @@ fn open_classes(path: &Path, database: &Database) -> Result<Keyspace, EngineErro
 
 fn options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(MEMTABLE_BYTES)
-}
-
-fn drop_quietly(opened: Result<Opened, EngineError>) -> Result<(), EngineError> {
-    opened.map(drop)
 }
 
 /// What an error of the library means.
@@ -253,6 +291,10 @@ impl Engine for DurableEngine {
 
     fn max_key_bytes(&self) -> usize {
         MAX_KEY_BYTES
+    }
+
+    fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
     }
 }
 

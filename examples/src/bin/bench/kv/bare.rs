@@ -48,6 +48,17 @@ impl Bare {
         Self { peers, ..self }
     }
 
+    /// Writes here and at both others, and waits for one of them.
+    pub(super) async fn put(&self, key: String) {
+        let (key, value) = (Blob(key.into()), Blob(vec![1; VALUE_BYTES].into()));
+        self.store(&key.0, value.clone());
+        let message = (key, value);
+        let call = |peer| self.rpc.call(peer, &PUT, &message, TIMEOUT);
+        let mut calls: FuturesUnordered<_> = self.peers.iter().map(call).collect();
+        calls.next().await.expect("there are others").expect("an answer");
+        calls.into_iter().for_each(polity::cluster::rpc::Call::forget);
+    }
+
     fn lock(&self, key: &[u8]) -> std::sync::MutexGuard<'_, Values> {
         let at = key.iter().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(*byte)));
         self.values[at % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
@@ -62,7 +73,6 @@ impl Bare {
     }
 }
 
-/// Writes here and at both others, and waits for one of them.
 #[derive(Clone)]
 pub(super) struct BarePut {
     pub(super) bare: Bare,
@@ -71,13 +81,7 @@ pub(super) struct BarePut {
 
 impl Caller for BarePut {
     async fn call(&self) {
-        let (key, value) = (Blob(self.keys.next().into()), Blob(vec![1; VALUE_BYTES].into()));
-        self.bare.store(&key.0, value.clone());
-        let message = (key, value);
-        let call = |peer| self.bare.rpc.call(peer, &PUT, &message, TIMEOUT);
-        let mut calls: FuturesUnordered<_> = self.bare.peers.iter().map(call).collect();
-        calls.next().await.expect("there are others").expect("an answer");
-        calls.into_iter().for_each(polity::cluster::rpc::Call::forget);
+        self.bare.put(self.keys.next()).await;
     }
 }
 
@@ -94,6 +98,6 @@ impl Caller for BareGet {
         let own = self.bare.load(&key.0);
         let other = self.bare.peers.first().expect("there are others");
         let other = self.bare.rpc.call(other, &GET, &key, TIMEOUT).await.expect("an answer");
-        assert!(own.or(other).is_none_or(|value| value.0.len() == VALUE_BYTES));
+        assert!(own.or(other).is_some_and(|value| value.0.len() == VALUE_BYTES), "every key was written");
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::Options;
 use crate::figures::Figures;
 use crate::load::Sample;
-use crate::process::Process;
+use crate::process::{self, Process};
 
 const NODES: usize = 5;
 /// The nodes that calls are made at.
@@ -53,7 +53,9 @@ struct Cluster {
 
 impl Cluster {
     fn start(&mut self) -> Result<()> {
-        let (node, addr) = Process::start("move-node", self.started, &self.seed)?;
+        let mut node = Process::start(process::node("move-node", self.started, &self.seed)?)?;
+        // It says first where it listens.
+        let addr = node.line()?;
         if self.started == 0 {
             self.seed = addr;
         }

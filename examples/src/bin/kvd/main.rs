@@ -51,7 +51,7 @@ use session::Shared;
 /// How long a node that leaves may take to hand over what it has.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let options = match Start::parse(std::env::args().skip(1)) {
         Ok(Start::Node(options)) => options,

@@ -245,7 +245,7 @@ fn puts_at_random(seed: u64) -> (Record, Vec<(String, usize, usize)>) {
         (random % limit as u64) as usize
     };
     // Some begin with a key that is new.
-    let replicas = if seed % 2 == 0 { three() } else { ["a1", "b2", "c3"].map(Replica::new) };
+    let replicas = if seed.is_multiple_of(2) { three() } else { ["a1", "b2", "c3"].map(Replica::new) };
     let (mut going, mut over): (Vec<Going>, Vec<(String, usize, usize)>) = (Vec::new(), Vec::new());
     // What goes on arriving after its put is over.
     let mut late: Vec<(usize, Record)> = Vec::new();

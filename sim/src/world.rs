@@ -280,6 +280,7 @@ impl World {
             Step::Weigh(host, weight) => self.tell(*host, Command::Weigh(*weight)),
             Step::Disk(host, fault) => self.memories[host].set_disk(*fault),
             Step::Store(host, fault) => self.disks[host].set_fault(*fault),
+            Step::PutAside(host) => self.disks[host].put_aside(),
         }
     }
 

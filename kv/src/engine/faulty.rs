@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Change, Commit, Engine, EngineError, Visit};
+use crate::kept;
 use crate::sync::{Mutex, MutexGuard};
 
 /// What an engine is told by its disk.
@@ -141,6 +142,30 @@ impl Disk {
         let mut state = self.lock();
         state.log.clear();
         state.synced = 0;
+        state.life += 1;
+    }
+
+    /// Leaves what an engine leaves of damaged data that it has put aside: the records but for those between two keys, which follow
+    /// from the seed, and nothing that says whose they were. The engine that is open is dead.
+    pub fn put_aside(&self) {
+        let mut state = self.lock();
+        let (mut content, mut at) = (Content::default(), 0);
+        while let Some((body, next)) = frame(&state.log, at) {
+            content.apply(postcard::from_bytes(body).expect("it was written so"));
+            at = next;
+        }
+        let count = content.records.len();
+        let (one, other) = (state.rng.random_range(0..=count), state.rng.random_range(0..=count));
+        let lost = one.min(other)..one.max(other);
+        state.log.clear();
+        for (_, ((shard, key), record)) in content.records.into_iter().enumerate().filter(|(at, _)| !lost.contains(at))
+        {
+            Entry::Write(shard, vec![(key, Some(record))]).append_to(&mut state.log);
+        }
+        if let Some(classes) = content.meta.remove(kept::CLASSES) {
+            Entry::Meta(kept::CLASSES.to_owned(), classes).append_to(&mut state.log);
+        }
+        state.synced = state.log.len();
         state.life += 1;
     }
 

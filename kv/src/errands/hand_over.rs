@@ -128,11 +128,14 @@ async fn ask_needs<'a>(here: &Coordinator, peer: &Peer, gifts: &[Gift<'a>]) -> V
             return Vec::new();
         }
     };
+    // Whoever is about to go cannot be asked afterwards, so only what is on its way from it anyway is left.
+    let is_going = here.map().is_draining(&here.node);
     let need = |(at, gift): (usize, &Gift<'a>)| {
         // What was added since `given` is not dropped, whatever the other has: the digest is another one then.
         let need = match account.differs(at, &ours[at]).filter(|theirs| *theirs != gift.given) {
             _ if !account.is_known(at) => Need::Unknown,
-            _ if account.counts_on(at, &here.node) || account.is_catching_up(at, &ours[at]) => Need::Later,
+            _ if account.counts_on(at, &here.node) => Need::Later,
+            _ if account.is_catching_up(at, &ours[at]) && !is_going => Need::Later,
             None => Need::Nothing,
             Some(theirs) => Need::Differs(theirs),
         };

@@ -1,7 +1,8 @@
 //! A disk fails, or loses or tears in a crash what it had called durable. A node writes when it starts, so the process is
 //! killed and started around the fault.
 //!
-//! The disk of a store fails while the process runs, and the process is killed and started when it is well again.
+//! The disk of a store fails while the process runs, and the process is killed and started when it is well again. Or it damages
+//! something, which is found by the next start.
 
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ enum StoreKind {
     Full,
     /// A sync fails.
     Unsynced,
+    /// It has damaged what was written.
+    Damaged,
 }
 
 /// See the [module](self).
@@ -54,6 +57,9 @@ pub(super) const CLASSES: &[Class] = &[
     class("disk-lost", "a crash loses what was written", |rng, stage| drawn(Kind::Lost, rng, stage)),
     class("store-full", "the disk of a store has no room left", |rng, stage| drawn_store(StoreKind::Full, rng, stage)),
     class("store-unsynced", "a sync of a store fails", |rng, stage| drawn_store(StoreKind::Unsynced, rng, stage)),
+    class("store-damaged", "a process finds the disk of its store damaged", |rng, stage| {
+        drawn_store(StoreKind::Damaged, rng, stage)
+    }),
 ];
 
 const fn class(name: &'static str, about: &'static str, draw: fn(&mut StdRng, &Stage) -> (Fault, Duration)) -> Class {
@@ -73,6 +79,7 @@ impl Family for StoreDisk {
         match self.kind {
             StoreKind::Full => "store-full",
             StoreKind::Unsynced => "store-unsynced",
+            StoreKind::Damaged => "store-damaged",
         }
     }
 
@@ -80,16 +87,21 @@ impl Family for StoreDisk {
         let does = match self.kind {
             StoreKind::Full => "has no room left",
             StoreKind::Unsynced => "fails to sync",
+            StoreKind::Damaged => "is damaged",
         };
         format!("the disk of the store of {} {does}", self.host)
     }
 
     fn timeline(&self, lasts: Duration) -> Timeline {
+        let host = self.host;
         let fault = match self.kind {
             StoreKind::Full => StoreFault::Full,
             StoreKind::Unsynced => StoreFault::Sync,
+            StoreKind::Damaged => {
+                let found = [Step::Crash(host, false), Step::PutAside(host)].map(|step| (Duration::ZERO, step));
+                return found.into_iter().chain([(lasts, Step::Start(host))]).collect();
+            }
         };
-        let host = self.host;
         vec![
             (Duration::ZERO, Step::Store(host, fault)),
             (lasts, Step::Store(host, StoreFault::None)),

@@ -93,6 +93,8 @@ pub enum Step {
     Disk(Host, DiskFault),
     /// The disk of the store does this from now on, if it has one.
     Store(Host, StoreFault),
+    /// The disk of the store has damaged something: what was on it is put aside, but for what can be read.
+    PutAside(Host),
 }
 
 /// A step and when it is taken, counted from the beginning of its fault.
@@ -300,6 +302,7 @@ mod tests {
                     Step::Clock(host, ..) => drop(clocks.insert(*host)),
                     Step::Disk(host, DiskFault::None) => drop(disks.remove(host)),
                     Step::Disk(host, _) => drop(disks.insert(*host)),
+                    Step::PutAside(host) => assert!(down.contains(host), "{timeline:?}"),
                     Step::Store(host, StoreFault::None) => drop(stores.remove(host)),
                     Step::Store(host, _) => drop(stores.insert(*host)),
                     Step::Weigh(host, 100) => drop(weights.remove(host)),

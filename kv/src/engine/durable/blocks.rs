@@ -7,28 +7,32 @@
 //! A process that was killed leaves tables that are not whole and that nothing refers to; the library removes them when it
 //! opens the folder. So a table that does not look whole is a [`Suspect`], and damaged if it is there afterwards.
 //!
-//! The format is that of lsm-tree 3 (`src/table/block/header.rs` there) in an archive of sfa 1: blocks one behind the other, a
-//! byte that is a version between them, then a table of contents and a trailer. A block has a header (a magic; its type; the
-//! hash of its data, 16 bytes; how long its data is, and how long uncompressed; 4 bytes of the hash of all that) and its data.
+//! The format is that of lsm-tree 3 (`src/table/block/header.rs` there) in an archive of sfa 1: sections, a table of contents, and
+//! a trailer. All sections but a few bytes are blocks, one behind the other. A block has a header (a magic; its type; the hash of
+//! its data, 16 bytes; how long its data is, and how long uncompressed; 4 bytes of the hash of all that) and its data.
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::entries;
 use crate::engine::EngineError;
 
 const MAGIC: &[u8] = b"LSM\x03";
-/// The version of a table, which stands between its blocks.
-const VERSION: u8 = 3;
 /// What of a header its own hash is of.
 const HASHED: usize = 4 + 1 + 16 + 4 + 4;
 const HEADER: usize = HASHED + 4;
+/// The sections that are blocks. Others are left to the library.
+const OF_BLOCKS: [&[u8]; 6] = [b"data", b"tli", b"index", b"filter", b"filter_tli", b"meta"];
 const CONTENTS: &[u8] = b"TOC!";
 const TRAILER_MAGIC: &[u8] = b"SFA!\x01\0";
 const TRAILER: usize = TRAILER_MAGIC.len() + 16 + 8 + 8;
+/// What the system says of a sector that cannot be read (`EIO`).
+const UNREADABLE: i32 = 5;
 
 /// A table that does not look whole.
 #[derive(Debug)]
@@ -42,7 +46,7 @@ pub(super) struct Suspect {
 impl Suspect {
     /// Whether the same file is there yet.
     pub(super) fn is_there(&self) -> bool {
-        state_of(&self.file) == self.was
+        self.was.is_some() && state_of(&self.file) == self.was
     }
 
     pub(super) fn into_error(self) -> EngineError {
@@ -60,7 +64,10 @@ fn state_of(file: &Path) -> Option<(u64, SystemTime)> {
 pub(super) fn suspects(data: &Path) -> Result<Vec<Suspect>, EngineError> {
     let (mut suspects, mut is_known) = (Vec::new(), false);
     for keyspace in entries(&data.join("keyspaces"))? {
-        for file in entries(&keyspace.join("tables"))? {
+        let files = entries(&keyspace.join("tables"))?;
+        // Tables are numbered. Whatever else is there is not the library's.
+        let is_table = |file: &PathBuf| file.file_name().is_some_and(|name| is_number(&name.to_string_lossy()));
+        for file in files.into_iter().filter(is_table) {
             let (offset, cause) = match fs::read(&file) {
                 Ok(bytes) => {
                     is_known |= bytes.starts_with(MAGIC);
@@ -70,10 +77,8 @@ pub(super) fn suspects(data: &Path) -> Result<Vec<Suspect>, EngineError> {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    return Err(EngineError::of_io("read its tables", &file, &error));
-                }
-                Err(error) => (0, error.to_string()),
+                Err(error) if error.raw_os_error() == Some(UNREADABLE) => (0, error.to_string()),
+                Err(error) => return Err(EngineError::of_io("read its tables", &file, &error)),
             };
             let was = state_of(&file);
             suspects.push(Suspect { file, offset, cause, was });
@@ -82,45 +87,60 @@ pub(super) fn suspects(data: &Path) -> Result<Vec<Suspect>, EngineError> {
     Ok(if is_known { suspects } else { Vec::new() })
 }
 
-/// What is in a folder, in order; nothing, if it is none.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, EngineError> {
-    let failed = |error: io::Error| EngineError::of_io("read its tables", folder, &error);
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let entries = entries.map(|entry| entry.map(|entry| entry.path()));
-    let mut entries = entries.collect::<io::Result<Vec<_>>>().map_err(failed)?;
-    entries.sort();
-    Ok(entries)
+fn is_number(name: &str) -> bool {
+    name.parse::<u64>().is_ok()
 }
 
 /// Where a table is not what was written, for the first time.
 fn damaged_at(bytes: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        let rest = &bytes[at..];
-        if rest.starts_with(MAGIC) {
-            match block(rest) {
-                Some(length) => at += length,
-                None => return Some(at),
-            }
-        } else if rest.first() == Some(&VERSION) && rest[1..].starts_with(MAGIC) {
-            at += 1;
-        } else {
-            return if is_end(rest, at) { None } else { Some(at) };
+    match sections(bytes) {
+        Some(sections) => sections.into_iter().find_map(|section| unlike_blocks(bytes, section)),
+        // Cut off, or damaged at its end: the blocks go on to where it is.
+        None => Some(unlike_blocks(bytes, 0..bytes.len()).unwrap_or(bytes.len())),
+    }
+}
+
+/// Where the sections that are blocks lie, if the table of contents is whole.
+fn sections(bytes: &[u8]) -> Option<Vec<Range<usize>>> {
+    let end = bytes.len().checked_sub(TRAILER)?;
+    let numbers = bytes[end..].strip_prefix(TRAILER_MAGIC)?;
+    let number = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.try_into().ok()?) as usize);
+    let (begin, length) = (number(&numbers[16..24])?, number(&numbers[24..])?);
+    let contents = bytes.get(begin..end).filter(|contents| contents.len() == length)?;
+    if numbers[..16] != xxh3_128(contents).to_le_bytes() {
+        return None;
+    }
+    let mut rest = contents.strip_prefix(CONTENTS)?.get(4..)?;
+    let mut sections = Vec::new();
+    while !rest.is_empty() {
+        let (at, length) = (number(rest.get(..8)?)?, number(rest.get(8..16)?)?);
+        let name_length = usize::from(u16::from_le_bytes(rest.get(16..18)?.try_into().ok()?));
+        let name = rest.get(18..18 + name_length)?;
+        if OF_BLOCKS.contains(&name) {
+            sections.push(at..at.checked_add(length).filter(|end| *end <= begin)?);
+        }
+        rest = &rest[18 + name_length..];
+    }
+    Some(sections)
+}
+
+/// Where the first thing is in a part of a table that is no whole block.
+fn unlike_blocks(bytes: &[u8], part: Range<usize>) -> Option<usize> {
+    let mut at = part.start;
+    while at < part.end {
+        match block(&bytes[at..part.end]) {
+            Some(length) => at += length,
+            None => return Some(at),
         }
     }
+    None
 }
 
 /// The length of the block that begins here, if it is whole.
 fn block(bytes: &[u8]) -> Option<usize> {
     let header = bytes.get(..HEADER)?;
     let number = |at: usize| Some(u32::from_le_bytes(header.get(at..at + 4)?.try_into().ok()?));
-    if number(HASHED)? != xxh3_128(&header[..HASHED]) as u32 {
+    if !header.starts_with(MAGIC) || number(HASHED)? != xxh3_128(&header[..HASHED]) as u32 {
         return None;
     }
     let hash = u128::from_le_bytes(header[5..21].try_into().ok()?);
@@ -128,35 +148,15 @@ fn block(bytes: &[u8]) -> Option<usize> {
     (xxh3_128(bytes.get(HEADER..length)?) == hash).then_some(length)
 }
 
-/// Whether this is the table of contents, at this place of the file, and the trailer.
-fn is_end(bytes: &[u8], at: usize) -> bool {
-    let Some(length) = bytes.len().checked_sub(TRAILER).filter(|_| bytes.starts_with(CONTENTS)) else { return false };
-    let (contents, trailer) = bytes.split_at(length);
-    let Some(numbers) = trailer.strip_prefix(TRAILER_MAGIC) else { return false };
-    let expected = [&xxh3_128(contents).to_le_bytes()[..], &(at as u64).to_le_bytes(), &(length as u64).to_le_bytes()];
-    numbers == expected.concat()
-}
-
 #[cfg(test)]
 mod tests {
-    use fjall::{Database, KeyspaceCreateOptions, PersistMode};
-
     use super::*;
+    use crate::engine::durable::library::written;
 
     /// What the library has written, so that a change of its format is noticed before a release.
     #[test]
     fn every_byte_of_a_table_of_the_library_is_guarded() {
-        let folder = std::env::temp_dir().join(format!("polity-blocks-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        let options = || KeyspaceCreateOptions::default().manual_journal_persist(true);
-        let database = Database::builder(&folder).open().expect("opens");
-        let records = database.keyspace("records", options).expect("opens");
-        for number in 0..400_u64 {
-            records.insert(number.to_be_bytes(), number.to_le_bytes().repeat(20)).expect("writes");
-        }
-        database.persist(PersistMode::SyncAll).expect("syncs");
-        records.rotate_memtable_and_wait().expect("a table is made");
-        drop((records, database));
+        let folder = written("blocks", 400);
         assert!(suspects(&folder).expect("reads").is_empty(), "the format: this file's head");
         let keyspaces = entries(&folder.join("keyspaces")).expect("reads");
         let tables: Vec<PathBuf> =
@@ -164,13 +164,28 @@ mod tests {
         let largest = tables.iter().max_by_key(|file| state_of(file).map(|(length, _)| length)).expect("there is one");
         let whole = fs::read(largest).expect("reads");
         assert!(whole.len() > 60_000 && damaged_at(&whole).is_none());
-        for at in (0..whole.len()).step_by(97).chain(whole.len() - 100..whole.len()) {
+        let mut unseen = 0;
+        for at in (0..whole.len()).step_by(97).chain(whole.len() - 1_000..whole.len()) {
             let mut flipped = whole.clone();
             flipped[at] ^= 0x10;
-            let found = damaged_at(&flipped).unwrap_or_else(|| panic!("byte {at} of {}", whole.len()));
-            assert!(found <= at, "{found} for {at}");
-            assert!(damaged_at(&whole[..at]).is_some(), "cut at {at}");
+            let found = damaged_at(&flipped);
+            unseen += usize::from(found.is_none());
+            // Damage of the end is found where the blocks end.
+            assert!(found.is_none_or(|found| found <= at), "{found:?} for {at} of {}", whole.len());
+            assert!(damaged_at(&whole[..at]).is_some_and(|found| found <= at), "cut at {at}");
         }
+        assert!(unseen <= 1, "the version of the table");
+
+        // Files that are not the library's are none of ours.
+        for name in ["._7", ".DS_Store", ".nfs0001"] {
+            fs::write(largest.with_file_name(name), "not a table").expect("writes");
+        }
+        assert!(suspects(&folder).expect("reads").is_empty());
+        fs::write(largest.with_file_name("4711"), &whole[..1_000]).expect("writes");
+        let found = suspects(&folder).expect("reads");
+        assert!(found.len() == 1 && found[0].is_there() && found[0].file.ends_with("4711"), "{found:?}");
+        fs::remove_file(largest.with_file_name("4711")).expect("removes");
+        assert!(!found[0].is_there());
         let _ = fs::remove_dir_all(&folder);
     }
 }

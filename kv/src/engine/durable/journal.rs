@@ -44,15 +44,20 @@ pub(super) fn mend(data: &Path) -> Result<(), EngineError> {
         }
     }
     journals.sort();
-    let last = journals.pop();
-    let mut newest = None;
-    for (path, is_last) in
-        journals.iter().map(|(_, path)| (path, false)).chain(last.iter().map(|(_, path)| (path, true)))
+    // Behind the one that was being written there may be some that nothing was written to: a disk that is full tears a batch, and
+    // the library may have begun another journal by then.
+    let mut last = journals.len();
+    while let Some((_, path)) = last.checked_sub(1).map(|at| &journals[at])
+        && fs::read(path).map_err(failed(path))?.iter().all(|byte| *byte == 0)
     {
+        last -= 1;
+    }
+    let mut newest = None;
+    for (at, (_, path)) in journals.iter().enumerate() {
         let bytes = fs::read(path).map_err(failed(path))?;
         match inspect(&bytes, &mut newest) {
             State::Whole => {}
-            State::Torn(end) if is_last => {
+            State::Torn(end) if at + 1 >= last => {
                 tracing::warn!(path = %path.display(), end, "the journal ends in an incomplete batch, which is dropped");
                 cut(path, end).map_err(failed(path))?;
             }
@@ -229,6 +234,27 @@ mod tests {
                 assert_eq!(inspect(&torn), State::Torn(last), "{length} bytes");
             }
         }
+    }
+
+    #[test]
+    fn a_torn_batch_is_cut_if_nothing_was_written_behind_it() {
+        let bytes = journal("behind", 3);
+        let ends = ends(&bytes);
+        let folder = std::env::temp_dir().join(format!("polity-journals-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("makes");
+        let torn = &bytes[..ends[2] + 5];
+        for (behind, is_cut) in [(&[0; 100][..], true), (&bytes[ends[2]..], false)] {
+            fs::write(folder.join("0.jnl"), torn).expect("writes");
+            fs::write(folder.join("1.jnl"), behind).expect("writes");
+            let mended = mend(&folder);
+            let left = fs::read(folder.join("0.jnl")).expect("reads");
+            match is_cut {
+                true => assert!(mended.is_ok() && left == bytes[..ends[2]], "{mended:?}"),
+                false => assert!(matches!(mended, Err(EngineError::Damaged { .. })) && left == torn, "{mended:?}"),
+            }
+        }
+        fs::remove_dir_all(&folder).expect("it was ours");
     }
 
     #[test]

@@ -16,11 +16,16 @@ mod blocks;
 mod committer;
 mod folder;
 mod journal;
+#[cfg(test)]
+mod library;
+mod manifests;
 mod pending;
 mod salvage;
 mod tables;
 
 use std::fmt;
+use std::fs;
+use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -98,6 +103,7 @@ impl DurableEngine {
         })?;
         let damage = salvaged.map(|records| format!("{records} records could be read and are here"));
         journal::mend(&data)?;
+        manifests::check(&data)?;
         let suspects = blocks::suspects(&data)?;
         let opened = open_database(&data);
         // The library has removed by now what a process that was killed had not finished. What it finds damaged it does not name.
@@ -131,8 +137,11 @@ impl DurableEngine {
     pub fn open_or_set_aside(folder: impl AsRef<Path>, owner: &Owner) -> Result<Self, EngineError> {
         let folder = folder.as_ref();
         let data = folder.join(folder::DATA);
+        // Without a place it is what the library does not understand, whatever the reason.
         let (file, offset, cause) = match Self::open(folder, owner) {
-            Err(EngineError::Damaged { file, offset, cause }) if file.starts_with(&data) => (file, offset, cause),
+            Err(EngineError::Damaged { file, offset: offset @ Some(_), cause }) if file.starts_with(&data) => {
+                (file, offset, cause)
+            }
             opened => return opened,
         };
         let aside = Folder::lock(folder, owner)?.set_aside()?;
@@ -157,6 +166,22 @@ fn guarded<T>(folder: &Path, action: &'static str, what: impl FnOnce() -> fjall:
         Ok(result) => result.map_err(|error| engine_error(folder, action, &error)),
         Err(panic) => Err(EngineError::Damaged { file: folder.to_owned(), offset: None, cause: panic_text(&*panic) }),
     }
+}
+
+/// What is in a folder, in order; nothing, if it is none.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, EngineError> {
+    let failed = |error: io::Error| EngineError::of_io("read its folder", folder, &error);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let entries = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut entries = entries.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+    entries.sort();
+    Ok(entries)
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -198,7 +223,7 @@ fn engine_error(folder: &Path, action: &'static str, error: &fjall::Error) -> En
         },
         E::Locked => EngineError::InUse { folder: folder.to_owned() },
         E::Poisoned => EngineError::Failed { cause: "a write of a table has failed".to_owned() },
-        E::InvalidVersion(_) => {
+        E::InvalidVersion(_) | E::Storage(fjall::LsmError::InvalidVersion(_)) => {
             let found = "another format of its tables".to_owned();
             EngineError::Version { folder: folder.to_owned(), found, readable: "that of fjall 3" }
         }

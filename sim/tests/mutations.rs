@@ -110,7 +110,7 @@ const ROWS: &[Row] = &[
     row(Mutation::ForgetsRenewals, "k5_expiry", "K5", &[("kill", 1), ("partition", 2)]),
     row(Mutation::NeverLooksAgain, "w1_watches", "W1", &[("alone", 0), ("mix", 2), ("mix", 8), ("partition", 46)]),
     row(Mutation::DeniesWrites, "k6_honest_outcomes", "K6", &[("rotation", 1), ("pairs", 5), ("alone", 6), ("kill", 12)]),
-    row(Mutation::DeniesWrites, "commands", "K6", &[("mix", 17), ("pairs", 51)]),
+    row(Mutation::DeniesWrites, "commands", "K6", &[("partition", 148), ("mix", 101), ("rotation", 203)]),
     row(Mutation::HidesSiblings, "set_full", "K1", &[("restart", 1), ("kill", 1), ("rolling", 1)]),
     row(Mutation::HidesSiblings, "counter", "K1", &[("partition", 0), ("kill", 1), ("pairs", 1)]),
     row(Mutation::HidesSiblings, "commands", "K1", &[("restart", 0), ("partition", 0), ("pairs", 1)]),

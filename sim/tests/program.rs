@@ -110,7 +110,7 @@ fn a_run_is_kept_replayed_judged_and_reported() {
 #[test]
 fn the_coverage_of_a_thousand_seeds_is_printed() {
     let output = polity_sim("coverage mix --seeds 0..1000");
-    assert!(verdict(&output).starts_with("coverage: runs=1000 classes=27 pairs=351 of 351 least="), "{output:?}");
+    assert!(verdict(&output).starts_with("coverage: runs=1000 classes=31 pairs=465 of 465 least="), "{output:?}");
 }
 
 #[test]

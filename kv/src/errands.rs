@@ -143,8 +143,7 @@ pub(crate) async fn mend(here: &Coordinator, peer: &Peer) {
             }
         }
         here.mending.put_back(node, left);
-        // One that is catching up would be asked with each of its answers.
-        tokio::time::sleep(here.config.upkeep_interval * 4).await;
+        let_them_fetch(here).await;
     }
 }
 
@@ -293,11 +292,16 @@ async fn reconcile(
 }
 
 /// Asks the replicas of shards that are not ours whether they are ready and know what we owe; then we need not. Where some
-/// are not, it is not over at once: they fetch meanwhile, and to be asked again and again would hold them up.
+/// are not, it is not over at once.
 pub(crate) async fn relieve(here: &Coordinator, shards: &[ShardId]) {
     if !ask_for_relief(here, shards).await {
-        tokio::time::sleep(here.config.upkeep_interval * 4).await;
+        let_them_fetch(here).await;
     }
+}
+
+/// A pause before those are asked again that have yet to catch up: to be asked again and again would hold them up.
+async fn let_them_fetch(here: &Coordinator) {
+    tokio::time::sleep(here.config.upkeep_interval * 4).await;
 }
 
 /// Returns whether all that was asked for is so.

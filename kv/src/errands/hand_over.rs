@@ -9,7 +9,7 @@ use polity_cluster::NodeId;
 use polity_cluster::rpc::Peer;
 use polity_shard::ShardId;
 
-use super::{PATIENCE, Shards, reconcile};
+use super::{PATIENCE, Shards, let_them_fetch, reconcile};
 use crate::account::{self, Account};
 use crate::coordinator::Coordinator;
 use crate::digest::Digest;
@@ -31,8 +31,8 @@ pub(crate) async fn hand_over(here: &Coordinator, shards: Shards) {
         };
         let some: Shards = some.iter().filter(is_so).cloned().collect();
         if hand_over_some(here, &some).await == 0 {
-            // To ask those that fetch again and again would hold them up; and a shard that waits must not keep the others here.
-            tokio::time::sleep(here.config.upkeep_interval * 4).await;
+            // And then the others: a shard that waits must not keep them here.
+            let_them_fetch(here).await;
         }
     }
 }
@@ -61,6 +61,8 @@ enum Need {
 /// Returns how many shards were taken by all that are up of those whose they are.
 async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usize {
     let map = here.map();
+    // Whoever is about to go cannot be asked afterwards: it gives what others lack, whoever else they may get it from.
+    let is_going = map.is_draining(&here.node);
     let mut by_peer: BTreeMap<&NodeId, (Peer, Vec<Gift<'_>>)> = BTreeMap::new();
     let mut open: BTreeMap<ShardId, (Digest, BTreeSet<NodeId>)> = BTreeMap::new();
     for (shard, under) in shards {
@@ -77,11 +79,10 @@ async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usi
     }
     let asked: FuturesUnordered<_> = by_peer
         .into_values()
-        .map(|(peer, gifts)| async move { (ask_needs(here, &peer, &gifts).await, peer) })
+        .map(|(peer, gifts)| async move { (ask_needs(here, &peer, &gifts, is_going).await, peer) })
         .collect();
     let needs: Vec<_> = asked.collect().await;
-    // Whoever is about to go gives the others what they lack all the same: nobody can ask it afterwards.
-    if !map.is_draining(&here.node) {
+    if !is_going {
         let all = needs.iter().flat_map(|(needs, _)| needs);
         for (gift, _) in all.filter(|(_, need)| matches!(need, Need::Later)) {
             open.remove(&gift.shard);
@@ -117,7 +118,7 @@ async fn hand_over_some(here: &Coordinator, shards: &[(ShardId, Roster)]) -> usi
 }
 
 /// Asks a replica what it needs of what there is to be given. Nothing comes of one that does not answer.
-async fn ask_needs<'a>(here: &Coordinator, peer: &Peer, gifts: &[Gift<'a>]) -> Vec<(Gift<'a>, Need)> {
+async fn ask_needs<'a>(here: &Coordinator, peer: &Peer, gifts: &[Gift<'a>], is_going: bool) -> Vec<(Gift<'a>, Need)> {
     let ids: Vec<ShardId> = gifts.iter().map(|gift| gift.shard).collect();
     let rosters: Vec<_> = gifts.iter().map(|gift| vec![gift.under.clone()]).collect();
     let (request, ours) = account::ask(&here.store, &ids, &rosters);
@@ -128,8 +129,6 @@ async fn ask_needs<'a>(here: &Coordinator, peer: &Peer, gifts: &[Gift<'a>]) -> V
             return Vec::new();
         }
     };
-    // Whoever is about to go cannot be asked afterwards, so only what is on its way from it anyway is left.
-    let is_going = here.map().is_draining(&here.node);
     let need = |(at, gift): (usize, &Gift<'a>)| {
         // What was added since `given` is not dropped, whatever the other has: the digest is another one then.
         let need = match account.differs(at, &ours[at]).filter(|theirs| *theirs != gift.given) {

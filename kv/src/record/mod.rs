@@ -302,6 +302,11 @@ pub(crate) fn hash(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(content(bytes))
 }
 
+/// The record of what is there; nothing, if nothing is.
+pub(crate) fn decode_any(bytes: Option<&[u8]>) -> Result<Record, NotARecord> {
+    bytes.map_or_else(|| Ok(Record::default()), decode)
+}
+
 /// The record of these bytes, all of them.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
     let (done, bytes) = split(bytes).unwrap_or((&[], bytes));

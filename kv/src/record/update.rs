@@ -181,7 +181,7 @@ impl Record {
     }
 
     /// Whether such an update may be applied to this copy before it is known what other replicas have: if something of
-    /// its kind was written before.
+    /// its kind was written before, or it is the first put of a causal value.
     pub(crate) fn takes_blindly(&self, update: &Update) -> bool {
         let is_begun = match update.kind {
             // Values expire one by one: nothing that others may have is to be cleared first.

@@ -130,7 +130,7 @@ impl Store {
         }
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
-        let record = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
+        let record = record::decode_any(old.as_deref())?;
         if mutated(Mutation::ReplacesUnseen) || !record.takes_blindly(update) {
             return Ok(None);
         }
@@ -161,7 +161,7 @@ impl Store {
         if said.is_empty() {
             return Ok(Amended::Enough(written));
         }
-        let before = blind.old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
+        let before = record::decode_any(blind.old.as_deref())?;
         let known = said.iter().fold(Record::default(), |mut known, said| {
             known.merge(said.record.clone());
             known
@@ -183,7 +183,7 @@ impl Store {
         };
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
-        let mut record = old.as_deref().map_or_else(|| Ok(Record::default()), record::decode)?;
+        let mut record = record::decode_any(old.as_deref())?;
         let found = guard.old(key, old.as_deref(), &record);
         let is_news = record.merge(known);
         let is_further = !replaced.is_empty();

@@ -155,7 +155,7 @@ impl Store {
         if mutated(Mutation::ForgetsDeletes) && !theirs.is_live() {
             return Ok(None);
         }
-        let mut ours = old.map_or_else(|| Ok(Record::default()), record::decode)?;
+        let mut ours = record::decode_any(old)?;
         let replaced = guard.old(key, old, &ours);
         if ours.gives_way_to(&theirs) {
             self.put_bytes(guard, shard, key, replaced, (bytes, &theirs))?;
@@ -180,10 +180,7 @@ impl Store {
         let Write { update, context, known, wall } = write;
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
-        let mut record = match old.as_deref() {
-            Some(bytes) => record::decode(bytes)?,
-            None => Record::default(),
-        };
+        let mut record = record::decode_any(old.as_deref())?;
         let old = guard.old(key, old.as_deref(), &record);
         // A causal write replaces what its writer has seen: not what has come meanwhile.
         let seen = known.as_ref().map(|known| known.context().clone());

@@ -40,13 +40,13 @@ pub(super) struct Suspect {
     file: PathBuf,
     offset: usize,
     cause: String,
-    was: Option<(u64, SystemTime)>,
+    was: (u64, SystemTime),
 }
 
 impl Suspect {
     /// Whether the same file is there yet.
     pub(super) fn is_there(&self) -> bool {
-        self.was.is_some() && state_of(&self.file) == self.was
+        state_of(&self.file) == Some(self.was)
     }
 
     pub(super) fn into_error(self) -> EngineError {
@@ -66,7 +66,8 @@ pub(super) fn suspects(data: &Path) -> Result<Vec<Suspect>, EngineError> {
     for keyspace in entries(&data.join("keyspaces"))? {
         let files = entries(&keyspace.join("tables"))?;
         // Tables are numbered. Whatever else is there is not the library's.
-        let is_table = |file: &PathBuf| file.file_name().is_some_and(|name| is_number(&name.to_string_lossy()));
+        let is_table =
+            |file: &PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().parse::<u64>().is_ok());
         for file in files.into_iter().filter(is_table) {
             let (offset, cause) = match fs::read(&file) {
                 Ok(bytes) => {
@@ -80,15 +81,13 @@ pub(super) fn suspects(data: &Path) -> Result<Vec<Suspect>, EngineError> {
                 Err(error) if error.raw_os_error() == Some(UNREADABLE) => (0, error.to_string()),
                 Err(error) => return Err(EngineError::of_io("read its tables", &file, &error)),
             };
-            let was = state_of(&file);
-            suspects.push(Suspect { file, offset, cause, was });
+            // One that is gone by now nothing refers to.
+            if let Some(was) = state_of(&file) {
+                suspects.push(Suspect { file, offset, cause, was });
+            }
         }
     }
     Ok(if is_known { suspects } else { Vec::new() })
-}
-
-fn is_number(name: &str) -> bool {
-    name.parse::<u64>().is_ok()
 }
 
 /// Where a table is not what was written, for the first time.

@@ -13,7 +13,7 @@
 //! Numbers are little-endian. The file is longer than what is written, by zeros.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -48,7 +48,7 @@ pub(super) fn mend(data: &Path) -> Result<(), EngineError> {
     // the library may have begun another journal by then.
     let mut last = journals.len();
     while let Some((_, path)) = last.checked_sub(1).map(|at| &journals[at])
-        && fs::read(path).map_err(failed(path))?.iter().all(|byte| *byte == 0)
+        && is_empty(path).map_err(failed(path))?
     {
         last -= 1;
     }
@@ -68,6 +68,18 @@ pub(super) fn mend(data: &Path) -> Result<(), EngineError> {
         }
     }
     Ok(())
+}
+
+/// Whether there is nothing but zeros. Of a journal that was written to, the first bytes say so.
+fn is_empty(path: &Path) -> io::Result<bool> {
+    let (mut file, mut buffer) = (File::open(path)?, vec![0; 64 << 10]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(true),
+            length if buffer[..length].iter().any(|byte| *byte != 0) => return Ok(false),
+            _ => {}
+        }
+    }
 }
 
 fn cut(path: &Path, end: usize) -> io::Result<()> {

@@ -105,6 +105,12 @@ mutations! {
     NeverLooksAgain = "never-looks-again",
     /// A read gives what has expired until a replica has removed it.
     ShowsExpired = "shows-expired",
+    /// A write to what has expired tells others what was written, and not what has gone.
+    TellsTheStepOnly = "tells-the-step-only",
+    /// What is added to a set stays under the time at which that has expired, which its writer hears of afterwards.
+    AddsToWhatIsGone = "adds-to-what-is-gone",
+    /// A replica adds to what it has counted of a counter before it knows whether that was deleted.
+    CountsBlindly = "counts-blindly",
     /// What is to expire later than was said is acknowledged, and not done.
     ForgetsRenewals = "forgets-renewals",
     /// A write that too few replicas have confirmed is reported as not applied.

@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt as _};
 use tracing::Instrument as _;
 
 use crate::bucket::config::Rules;
-use crate::config::Consistency;
+use crate::config::{Consistency, MAX_TIME};
 use crate::coordinator::{Asked, Done};
 use crate::error::KvError;
 use crate::kv::{Context, Kv};
@@ -51,7 +51,7 @@ impl<'a, T> Get<'a, T> {
     /// How long it may take.
     #[must_use = "a read does nothing until it is awaited"]
     pub fn timeout(mut self, within: Duration) -> Self {
-        self.read.within = within;
+        self.read.within = within.min(MAX_TIME);
         self
     }
 }
@@ -104,7 +104,7 @@ impl<'a, T> GetMany<'a, T> {
     /// How long each key may take, from when it is its turn.
     #[must_use = "a read does nothing until it is awaited"]
     pub fn timeout(mut self, within: Duration) -> Self {
-        self.read.within = within;
+        self.read.within = within.min(MAX_TIME);
         self
     }
 }
@@ -165,7 +165,7 @@ impl<'a, T> Put<'a, T> {
     /// How long it may take.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn timeout(mut self, within: Duration) -> Self {
-        self.write.within = within;
+        self.write.within = within.min(MAX_TIME);
         self
     }
 
@@ -232,6 +232,14 @@ impl<'a, T> PutMany<'a, T> {
         self
     }
 
+    /// Does each of them once, as [`Put::idempotency_key`] says: the same key counts for every one of the keys by itself, so a
+    /// call of which some were done can be asked for again as a whole.
+    #[must_use = "a write does nothing until it is awaited"]
+    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Self {
+        self.updates.iter_mut().for_each(|(_, update)| update.once = Some(key));
+        self
+    }
+
     /// How many replicas must have written each key.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn consistency(mut self, level: Consistency) -> Self {
@@ -242,7 +250,7 @@ impl<'a, T> PutMany<'a, T> {
     /// How long each key may take, from when it is its turn.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn timeout(mut self, within: Duration) -> Self {
-        self.write.within = within;
+        self.write.within = within.min(MAX_TIME);
         self
     }
 }

@@ -29,6 +29,9 @@ pub enum Consistency {
 /// Room for the causal history beside a record's values: some hundred writers of one key.
 const MAX_HISTORY_BYTES: usize = 64 << 10;
 
+/// The longest of all times that are waited for.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How many bytes of names of buckets are compared in words when a node joins: a setting has at most 256.
 const MAX_LIST_BYTES: usize = 200;
 
@@ -154,6 +157,17 @@ impl KvConfig {
         check((1..=64 << 10).contains(&self.max_key_bytes), "max_key_bytes", "is between 1 and 65,536")?;
         check((1..=1 << 20).contains(&self.max_value_bytes), "max_value_bytes", "is between 1 and 1,048,576")?;
         check((1..=1024).contains(&self.max_siblings), "max_siblings", "is between 1 and 1,024")?;
+        let times = [
+            (self.timeout, "timeout"),
+            (self.hedge_after, "hedge_after"),
+            (self.tombstone_grace, "tombstone_grace"),
+            (self.idempotency_window, "idempotency_window"),
+            (self.patrol_interval, "patrol_interval"),
+            (self.upkeep_interval, "upkeep_interval"),
+        ];
+        for (time, setting) in times {
+            check(time <= MAX_TIME, setting, "is at most a year")?;
+        }
         check(self.timeout >= ms(10), "timeout", "is at least 10 ms")?;
         check(self.hedge_after >= ms(1), "hedge_after", "is at least 1 ms")?;
         let grace = self.tombstone_grace >= 2 * self.timeout.max(PATIENCE);

@@ -407,12 +407,11 @@ impl Coordinator {
     /// Whether enough boots of every roster are up: if not, nothing should be begun. If their heirs are, it may be in a
     /// moment.
     fn is_possible(&self, map: &Map, rosters: &[Roster], level: Consistency) -> Result<(), TooFew> {
+        if level == Consistency::One {
+            return Ok(());
+        }
         for roster in rosters {
-            let needed = match level {
-                Consistency::One => return Ok(()),
-                Consistency::Quorum => roster.quorum(),
-                Consistency::All => roster.len(),
-            };
+            let needed = roster.needed(level);
             let down: BTreeSet<&NodeId> = roster.nodes().iter().filter(|node| !map.is_up(node)).collect();
             let answered = roster.len() - down.len();
             if answered < needed {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use polity_cluster::NodeId;
 use polity_cluster::mutation::{Mutation, mutated};
-use polity_cluster::rpc::{Peer, RpcError};
+use polity_cluster::rpc::{Peer, RpcError, RpcErrorKind};
 use polity_shard::ShardId;
 use tokio::time::Instant;
 
@@ -154,7 +154,11 @@ async fn offer(here: &Coordinator, peer: &Peer, keys: &[Blob]) -> Result<usize, 
     if !records.is_empty() {
         here.throttle.spend(bytes_of(&records));
         let offer = Offer { records, back: false };
-        here.rpc.call(peer, &OFFER, &offer, PATIENCE).await.map_err(|error| error.to_string())?;
+        match here.rpc.call(peer, &OFFER, &offer, PATIENCE).await {
+            // It never will be.
+            Err(error) if !is_too_large(&error) => return Err(error.to_string()),
+            _ => {}
+        }
     }
     Ok(keys)
 }
@@ -202,9 +206,23 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
         // Whoever holds the rest may need long. What is owed by then is asked for again, under what is so then.
         let Ok(_held) = tokio::time::timeout(PATIENCE, here.underway.hold(choose)).await else { return Ok(false) };
         let mut reconciliation = Reconciliation::new(store, purpose, here.map().salt(), REPAIR_PAGE_BYTES, group);
-        reconcile(here, peer, &mut reconciliation, |shard| hear(here, peer, asks[&shard])).await?;
+        match reconcile(here, peer, &mut reconciliation, |shard| hear(here, peer, asks[&shard])).await {
+            Ok(()) => {}
+            Err(error) if is_too_large(&error) => all = false,
+            Err(error) => return Err(error),
+        }
     }
     Ok(all)
+}
+
+/// Whether a message did not fit into a frame: several wrote to one key at the same time, each as much as a key may hold. That
+/// keeps its shards from becoming equal, and must not keep others from it.
+fn is_too_large(error: &RpcError) -> bool {
+    let is_so = matches!(error.kind(), RpcErrorKind::RequestTooLarge { .. } | RpcErrorKind::AnswerTooLarge);
+    if is_so {
+        tracing::error!(%error, "the values of a key are too large together to be sent: write it anew with the context of a read");
+    }
+    is_so
 }
 
 /// All that a boot had was merged here. Settled at once where that was the last: a fence that arrives in between would make

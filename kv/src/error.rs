@@ -142,6 +142,17 @@ pub enum KvError {
     },
 
     // Give up.
+    /// So many replicas of the key have no room left on their disks that the others are too few for this level of consistency.
+    /// Nothing was written. Make room there, and start again those whose folder was full: until then they take nothing.
+    #[error("{full} of {replicas} replicas have no room ({reason}); nothing was written")]
+    NoRoom {
+        /// How many have none.
+        full: usize,
+        /// How many replicas the key has.
+        replicas: usize,
+        /// What each said, the others as well.
+        reason: String,
+    },
     /// The storage engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),

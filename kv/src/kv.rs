@@ -345,6 +345,7 @@ impl Kv {
             tombstones_collected,
             tombstones_blocked_by,
             damage: here.store.damage(),
+            engine_failure: here.store.engine_failure(),
             ..here.mending.stats()
         }
     }

@@ -10,6 +10,8 @@ use polity_cluster::NodeId;
 use polity_shard::ReplicaCount;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::config::Consistency;
+
 /// The most boots in a roster.
 pub(crate) const MAX_REPLICAS: usize = ReplicaCount::MAX as usize;
 
@@ -62,6 +64,15 @@ impl Roster {
     /// More than half. Any two quorums of a roster have a boot in common.
     pub(crate) fn quorum(&self) -> usize {
         self.nodes.len() / 2 + 1
+    }
+
+    /// How many must do their part at a level of consistency.
+    pub(crate) fn needed(&self, level: Consistency) -> usize {
+        match level {
+            Consistency::One => 1,
+            Consistency::Quorum => self.quorum(),
+            Consistency::All => self.nodes.len(),
+        }
     }
 
     pub(crate) fn id(&self) -> RosterId {

@@ -31,4 +31,7 @@ pub struct KvStats {
     /// What was found damaged on this node's disk when it started, with file and offset, and what became of it
     /// ([`Engine::damage`](crate::Engine::damage)). The rest was fetched from the other replicas, or is being fetched.
     pub damage: Option<String>,
+    /// Why this node's storage engine takes nothing more ([`Engine::failure`](crate::Engine::failure)): the other replicas go on
+    /// without it. Start the node again, once there is room, or the disk is sound.
+    pub engine_failure: Option<String>,
 }

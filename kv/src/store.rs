@@ -23,6 +23,8 @@ mod pages;
 mod races;
 mod records;
 mod repair;
+#[cfg(all(test, not(feature = "shuttle")))]
+mod replica;
 mod sketches;
 mod standings;
 mod tombstones;
@@ -249,6 +251,11 @@ impl Store {
     /// What the engine had lost when it was opened.
     pub(crate) fn damage(&self) -> Option<String> {
         self.engine.damage().map(str::to_owned)
+    }
+
+    /// Why the engine takes nothing more.
+    pub(crate) fn engine_failure(&self) -> Option<String> {
+        self.engine.failure().map(|error| error.to_string())
     }
 
     /// The live keys of the records that this node holds, with their values counted: for statistics.

@@ -76,11 +76,7 @@ impl Tally {
     }
 
     fn needed(&self, roster: &Roster) -> usize {
-        match self.level {
-            Consistency::One => 1,
-            Consistency::Quorum => roster.quorum(),
-            Consistency::All => roster.len(),
-        }
+        roster.needed(self.level)
     }
 
     /// How many boots of the target must answer at least.

@@ -15,6 +15,8 @@
 //! some replicas have dropped it and others not, then what is written anew is not taken for what was deleted, because a tombstone is
 //! nothing but the names of writes, and no number of a write is used twice ([`Writing::above`](crate::record::Writing)).
 
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
 use polity_cluster::NodeName;
 use polity_cluster::mutation::{Mutation, mutated};
@@ -34,6 +36,12 @@ pub(crate) async fn answer(here: &Coordinator, asked: &Collect) -> Result<Vec<bo
         return Err(format!("at most {MAX_TOMBSTONES} tombstones a message"));
     }
     let store = &here.store;
+    // What is said is for good: the others drop theirs. So what it is said of must be so after a power cut, too.
+    if !asked.drop {
+        let shards: BTreeSet<ShardId> =
+            asked.tombstones.iter().map(|tombstone| store.shard_of(&tombstone.key.0)).collect();
+        store.all_durable(shards).await.map_err(|error| error.to_string())?;
+    }
     let each = |tombstone| if asked.drop { store.bury(tombstone) } else { store.has_nothing_but(tombstone) };
     let mut answer = Vec::with_capacity(asked.tombstones.len());
     for some in asked.tombstones.chunks(RECORDS_A_PIECE) {

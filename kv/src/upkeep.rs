@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_cluster::rpc::Peer;
-use polity_cluster::{BoxFuture, Members, Node, NodeId};
+use polity_cluster::{BoxFuture, Members, Node, NodeId, NodeName};
 use polity_shard::ShardId;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -57,6 +57,8 @@ pub(crate) struct Upkeep {
     patrols: usize,
     /// When the store is half of the time older that tombstones lie.
     next_age: Instant,
+    /// Who keeps tombstones from being collected, as was last reported.
+    blocked_by: Option<NodeName>,
     waits: Waits,
 }
 
@@ -98,6 +100,7 @@ impl Upkeep {
             next_patrol: Instant::now(),
             patrols: 0,
             next_age: Instant::now(),
+            blocked_by: None,
             waits: Waits::default(),
         }
     }
@@ -172,10 +175,9 @@ impl Upkeep {
                 }
             }
         }
-        let expired = self.here.store.expire(self.here.wall());
-        let is_more = expired.inspect_err(|error| tracing::error!(%error, "what has expired was not removed"));
+        let is_more = self.here.store.expire(self.here.wall());
         let todo = self.sort_out();
-        let busy = is_more.unwrap_or(true) || !todo.is_empty() || !self.introduced;
+        let busy = is_more || !todo.is_empty() || !self.introduced;
         for (peer, shards) in todo.cover {
             let here = self.here.clone();
             let errand = Errand::Cover(peer.node.clone());
@@ -213,7 +215,16 @@ impl Upkeep {
         let here = self.here.clone();
         here.store.grow_older();
         let map = here.map();
-        if tombstones::blocked_by(&map).is_some() {
+        let blocked_by = tombstones::blocked_by(&map).cloned();
+        if let Some(member) = &blocked_by
+            && self.blocked_by != blocked_by
+        {
+            tracing::warn!(
+                %member, "tombstones are not collected while this member is down: have it come back, or replace it by a node of its name"
+            );
+        }
+        self.blocked_by = blocked_by;
+        if self.blocked_by.is_some() {
             return;
         }
         let is_first = |shard: &ShardId| map.preference_list(*shard).first() == Some(&here.node);

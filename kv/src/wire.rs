@@ -228,6 +228,8 @@ pub(crate) enum WriteAnswer {
     TooManyKeys(u32),
     /// Not written: all that is under the key would take so many bytes.
     RecordTooLarge(u32),
+    /// Not written: there is no room on the disk here. Another replica may have some.
+    NoRoom(String),
 }
 
 #[derive(Debug, Serialize, Deserialize)]

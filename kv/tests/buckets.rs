@@ -1,9 +1,15 @@
 //! Buckets of every kind on three nodes: what is written on one is read on another, and kinds are not mixed up.
 
+#[cfg(feature = "turmoil")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use polity_cluster::{Node, Preset};
+#[cfg(feature = "turmoil")]
+use polity_kv::engine::faulty::Fault;
+#[cfg(feature = "turmoil")]
+use polity_kv::engine::{Disk, FaultyEngine};
 use polity_kv::{
     Any, Bucket, BucketConfig, Causal, Consistency, Context, Counter, IdempotencyKey, Kind, Kv, KvConfig, KvError,
     LastWriterWins, Map, Outcome, Set, Value,
@@ -50,23 +56,17 @@ async fn three() -> Vec<(Node, Kv)> {
     nodes
 }
 
-/// A node whose disk takes nothing leaves its writes to the others. If none takes anything, nothing is written, and the error says why.
+/// Three nodes on disks that fail when they are told to.
 #[cfg(feature = "turmoil")]
-#[tokio::test]
-async fn a_full_disk_fails_no_write_that_others_can_take() {
-    use std::sync::Arc;
-
-    use polity_kv::engine::faulty::Fault;
-    use polity_kv::engine::{Disk, FaultyEngine};
-
+async fn three_on_disks(timeout: Duration) -> (Vec<(Node, Kv)>, Vec<Disk>) {
     let disks: Vec<Disk> = (0..3).map(Disk::new).collect();
     let mut nodes: Vec<(Node, Kv)> = Vec::new();
     for (at, disk) in disks.iter().enumerate() {
-        let builder = Node::builder(format!("n{at}")).cluster("full").preset(Preset::Local).no_discovery();
+        let builder = Node::builder(format!("n{at}")).cluster("disks").preset(Preset::Local).no_discovery();
         let builder = builder.listen("127.0.0.1:0").seeds(nodes.iter().map(|(node, _)| node.addr()));
         let engine = Arc::new(FaultyEngine::open(disk).expect("an empty disk"));
         let mut config = config();
-        config.timeout = Duration::from_millis(500);
+        config.timeout = timeout;
         let started = builder.start_with(|node| Kv::start_on(node, config.clone(), engine.clone())).await;
         let (node, kv) = started.expect("starts");
         nodes.push((node, kv.expect("valid")));
@@ -74,6 +74,14 @@ async fn a_full_disk_fails_no_write_that_others_can_take() {
     for (_, kv) in &nodes {
         kv.settled().await;
     }
+    (nodes, disks)
+}
+
+/// A node whose disk takes nothing leaves its writes to the others. If none takes anything, nothing is written, and the error says why.
+#[cfg(feature = "turmoil")]
+#[tokio::test]
+async fn a_full_disk_fails_no_write_that_others_can_take() {
+    let (nodes, disks) = three_on_disks(Duration::from_secs(10)).await;
     let on = |at: usize| open::<Counter>(&nodes[at].1, "visits");
     let put = |at: usize, value: &str| nodes[at].1.put("page", value.to_owned());
     assert_eq!(on(0).add("home", 1).await.expect("adds"), 1);
@@ -84,8 +92,8 @@ async fn a_full_disk_fails_no_write_that_others_can_take() {
     put(0, "other").context(&Context::default()).await.expect("others have room");
     disks[1..].iter().for_each(|disk| disk.set_fault(Fault::Full));
     for error in [on(0).add("home", 1).await.expect_err("no room"), put(2, "none").await.expect_err("no room")] {
-        assert_eq!(error.outcome(), Outcome::NotApplied, "{error}");
-        assert!(error.to_string().contains("no room is left on the disk"), "{error}");
+        assert!(matches!(error, KvError::NoRoom { full: 2 | 3, replicas: 3, .. }), "{error}");
+        assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, false), "{error}");
     }
     disks.iter().for_each(|disk| disk.set_fault(Fault::None));
     assert_eq!(on(1).get("home").await.expect("reads"), 2);
@@ -93,6 +101,28 @@ async fn a_full_disk_fails_no_write_that_others_can_take() {
     let mut values: Vec<_> = page.values().iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect();
     values.sort();
     assert_eq!(values, ["new", "other"]);
+}
+
+/// What a node cannot read any more is read from the others, and written through them. Once it can, it gets what it has missed.
+#[cfg(feature = "turmoil")]
+#[tokio::test]
+async fn a_disk_that_cannot_be_read_fails_nothing_that_others_can_do() {
+    let (nodes, disks) = three_on_disks(Duration::from_secs(10)).await;
+    let kv = &nodes[0].1;
+    kv.put("page", "old").consistency(Consistency::All).await.expect("puts");
+    disks[0].set_fault(Fault::Unreadable);
+    assert_eq!(kv.get("page").await.expect("others can").value(), Some(&Bytes::from("old")));
+    kv.put("page", "new").await.expect("others can");
+    assert_eq!(open::<Counter>(kv, "visits").add("home", 2).await.expect("others can"), 2);
+    let one = kv.get("page").consistency(Consistency::One).await.expect("another can");
+    assert_eq!(one.value(), Some(&Bytes::from("new")));
+    disks[1].set_fault(Fault::Unreadable);
+    let error = kv.get("page").timeout(Duration::from_millis(300)).await.expect_err("one is no quorum");
+    assert!(error.to_string().contains("a block is not what was written"), "{error}");
+    disks.iter().for_each(|disk| disk.set_fault(Fault::None));
+    let all = || kv.get("page").consistency(Consistency::All);
+    assert_eq!(all().await.expect("reads").value(), Some(&Bytes::from("new")));
+    assert_eq!(kv.stats().engine_failure, None);
 }
 
 /// What is under a key has a limit, and what would exceed it is not written.

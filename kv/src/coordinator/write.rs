@@ -12,6 +12,7 @@
 //! | | so many writes have one that there is no room | not applied |
 //! | it is looked for in what a quorum knows | it is there | done, and nothing changes |
 //! | the write is counted and stored at the coordinator | it is refused there | not applied |
+//! | | its disk is full, and so are those of so many others that the level cannot be reached | not applied |
 //! | the record is merged at the others | too few answer | unknown |
 //! | meanwhile it is made durable at the coordinator | it is not, or not in time | unknown |
 
@@ -28,10 +29,10 @@ use tokio::time::Instant;
 
 use super::{Asked, Coordinator, Done, Errors, TooFew};
 use crate::config::Consistency;
-use crate::engine::Commit;
+use crate::engine::{Commit, EngineError};
 use crate::error::{KvError, Outcome};
 use crate::map::Map;
-use crate::record::{Blob, MAX_DONE};
+use crate::record::{Blob, MAX_DONE, Record};
 use crate::roster::Roster;
 use crate::store::{self, Amended, Blind, Said, WriteError, Written, millis};
 use crate::tally::{Tally, Verdict};
@@ -64,7 +65,8 @@ impl Coordinator {
         let map = self.map();
         let shard = self.store.shard_of(&key.0);
         let mut errors = Errors::default();
-        let (mut best, mut again) = ((0, self.store.placed(shard).quorum()), true);
+        let target = self.store.placed(shard);
+        let (mut best, mut again, mut full) = ((0, target.quorum()), true, 0);
         for node in self.by_preference(&map, shard) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -87,6 +89,10 @@ impl Coordinator {
                     None => errors.note(&node, Err(format!("it refuses its own kind, {found}"))),
                 },
                 HandedOver::Answered(WriteAnswer::NotHere(reason)) | HandedOver::NotReached(reason) => {
+                    errors.note(&node, Err(reason));
+                }
+                HandedOver::Answered(WriteAnswer::NoRoom(reason)) => {
+                    full += 1;
                     errors.note(&node, Err(reason));
                 }
                 HandedOver::Answered(WriteAnswer::TooManySiblings(siblings)) => {
@@ -115,7 +121,11 @@ impl Coordinator {
                 HandedOver::Lost(reason) => return Err(Failed::ForGood(KvError::CoordinatorLost { reason })),
             }
         }
-        Err(Failed::TooFew(TooFew { answered: best.0, needed: best.1, reason: errors.text(), again }))
+        let (replicas, reason) = (target.len(), errors.text());
+        if full > replicas.saturating_sub(target.needed(asked.level)) {
+            return Err(Failed::ForGood(KvError::NoRoom { full, replicas, reason }));
+        }
+        Err(Failed::TooFew(TooFew { answered: best.0, needed: best.1, reason, again }))
     }
 
     async fn hand_over(&self, map: &Map, to: &NodeId, write: Write, within: Duration) -> HandedOver {
@@ -166,13 +176,13 @@ impl Coordinator {
                 self.spread_and_amend(spread, &write, written, &blind).await
             }
             None => {
-                // To replace what a quorum knows, or to know what a quorum has done, ask a quorum. At level `One` nobody else
-                // is asked.
+                // To replace what a quorum knows, or to know what a quorum has done, ask a quorum. So does one whose context says
+                // what it replaces, where the key may hold another kind.
                 let once = write.update.once;
-                let known = match write.context.is_none() || once.is_some() {
-                    true => match self.gather(&write.key, write.level, deadline).await {
-                        Ok(gathered) => Some(gathered.merged),
-                        Err(few) => return not_enough(few),
+                let known = match write.context.is_none() || once.is_some() || write.update.of_any_kind {
+                    true => match self.gather_to_write(&write, shard, deadline).await {
+                        Ok(known) => Some(known),
+                        Err(answer) => return answer,
                     },
                     false => None,
                 };
@@ -195,6 +205,19 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// What is known of a key that is to be written. At level `One` nobody else is asked, unless something has expired here: others
+    /// may have given it another time, so it is removed only as far as a quorum knows, if one answers.
+    async fn gather_to_write(&self, write: &Write, shard: ShardId, deadline: Instant) -> Result<Record, WriteAnswer> {
+        if write.level == Consistency::One
+            && self.store.has_expired(shard, &write.key.0, self.wall()).map_err(refused)?
+            && let Ok(gathered) = self.gather(&write.key, Consistency::Quorum, deadline).await
+        {
+            return Ok(gathered.merged);
+        }
+        let gathered = self.gather(&write.key, write.level, deadline).await;
+        gathered.map(|gathered| gathered.merged).map_err(not_enough)
     }
 
     /// Whether a node is likely to answer at once.
@@ -226,7 +249,8 @@ impl Coordinator {
                 }
                 Err(answer) => return answer,
             };
-            match self.store.amend((shard, &key.0), &write.update, (written, blind), (said, everyone), named) {
+            let update = (&write.update, self.wall());
+            match self.store.amend((shard, &key.0), update, (written, blind), (said, everyone), named) {
                 Ok(Amended::Enough(written)) => return done(written),
                 Ok(Amended::Further(written)) => {
                     spread.level = write.level;
@@ -355,6 +379,7 @@ fn refused(error: WriteError) -> WriteAnswer {
         WriteError::RecordTooLarge(bytes) => WriteAnswer::RecordTooLarge(number(bytes)),
         WriteError::WrongKind(kind) => WriteAnswer::WrongKind(kind),
         WriteError::TooManyKeys => WriteAnswer::TooManyKeys(MAX_DONE as u32),
+        WriteError::Engine(error @ EngineError::Full { .. }) => WriteAnswer::NoRoom(error.to_string()),
         error => WriteAnswer::NotHere(error.to_string()),
     }
 }

@@ -39,6 +39,8 @@ pub enum Fault {
     /// Each sync fails. What was not synced then may be lost in a power cut, whatever is synced later; so an engine that
     /// has seen it takes nothing more.
     Sync,
+    /// What is read is not what was written, as where a block of a real disk has rotted; what is written is.
+    Unreadable,
     /// A sync returns without having synced, as a disk does that lies about its cache. No engine can keep its promise on
     /// it: for tests that must notice.
     Lies,
@@ -314,6 +316,15 @@ impl FaultyEngine {
         }
     }
 
+    /// What can be read now.
+    fn readable(&self) -> Result<MutexGuard<'_, Content>, EngineError> {
+        if self.disk()?.fault == Fault::Unreadable {
+            let (file, cause) = (PathBuf::from("simulated disk"), "a block is not what was written".to_owned());
+            return Err(EngineError::Damaged { file, offset: None, cause });
+        }
+        Ok(self.content())
+    }
+
     fn append(&self, entry: Entry) -> Result<Commit, EngineError> {
         let mut content = self.content();
         if let Some(error) = &content.failed {
@@ -323,7 +334,7 @@ impl FaultyEngine {
         match state.fault {
             Fault::Write => return Err(EngineError::Other { action: "wrote its log", cause: "simulated".to_owned() }),
             Fault::Full => return Err(EngineError::Full { action: "wrote its log" }),
-            Fault::None | Fault::Sync | Fault::Lies => {}
+            Fault::None | Fault::Sync | Fault::Unreadable | Fault::Lies => {}
         }
         entry.append_to(&mut state.log);
         content.end = state.log.len() as u64;
@@ -367,8 +378,7 @@ impl FaultyEngine {
 
 impl Engine for FaultyEngine {
     fn load(&self, shard: ShardId, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        drop(self.disk()?);
-        Ok(self.content().records.get(&(shard.0, key.to_vec())).cloned())
+        Ok(self.readable()?.records.get(&(shard.0, key.to_vec())).cloned())
     }
 
     fn write(&self, shard: ShardId, changes: &[Change<'_>]) -> Result<Commit, EngineError> {
@@ -380,12 +390,11 @@ impl Engine for FaultyEngine {
     }
 
     fn scan(&self, shard: ShardId, after: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), EngineError> {
-        drop(self.disk()?);
         let from = match after {
             Some(after) => Bound::Excluded((shard.0, after.to_vec())),
             None => Bound::Included((shard.0, Vec::new())),
         };
-        let content = self.content();
+        let content = self.readable()?;
         let range = content.records.range((from, Bound::Unbounded));
         for ((_, key), record) in range.take_while(|((at, _), _)| *at == shard.0) {
             if visit(key, record) == ControlFlow::Break(()) {
@@ -404,12 +413,15 @@ impl Engine for FaultyEngine {
     }
 
     fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
-        drop(self.disk()?);
-        Ok(self.content().meta.get(name).cloned())
+        Ok(self.readable()?.meta.get(name).cloned())
     }
 
     fn put_meta(&self, name: &str, value: &[u8]) -> Result<Commit, EngineError> {
         self.append(Entry::Meta(name.to_owned(), value.to_vec()))
+    }
+
+    fn failure(&self) -> Option<EngineError> {
+        self.content().failed.clone()
     }
 }
 

@@ -150,6 +150,11 @@ pub trait Engine: Debug + Send + Sync + 'static {
         usize::MAX
     }
 
+    /// Why it takes nothing more until it is opened anew, if so.
+    fn failure(&self) -> Option<EngineError> {
+        None
+    }
+
     /// What was found damaged when it was opened, and what became of it, for people: it began with less than it had held.
     fn damage(&self) -> Option<&str> {
         None

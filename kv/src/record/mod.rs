@@ -232,6 +232,12 @@ impl Record {
         self.latch_parts(now, |kind| kind == Kind::LastWriterWins)
     }
 
+    /// Whether it holds something that [`Record::latch`] removes now and [`Record::latch_alone`] does not.
+    pub(crate) fn has_expired_parts(&self, now: Millis) -> bool {
+        let mut parts = self.parts.iter().filter(|part| part.kind() != Kind::LastWriterWins);
+        parts.any(|part| part.expires().is_some_and(|at| at <= now))
+    }
+
     fn latch_parts(&mut self, now: Millis, of: impl Fn(Kind) -> bool) -> bool {
         let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= now);
         let over = self.causal.siblings().filter(|(_, timed)| is_over(timed.expires)).map(|(dot, _)| dot);

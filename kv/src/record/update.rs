@@ -63,9 +63,12 @@ impl Update {
     }
 
     /// Whether it may be done before it is known what a quorum has: it replaces nothing, or a causal value by another, and
-    /// nobody can have begun the key anew with another kind.
+    /// nobody can have begun the key anew with another kind. An addition to a counter replaces what its replica had counted, which
+    /// may be deleted, and would bring that back.
     pub(crate) fn needs_no_quorum(&self) -> bool {
-        let adds = |step: &Step| matches!(step, Step::Add(_) | Step::Insert(_));
+        let adds = |step: &Step| {
+            matches!(step, Step::Insert(_)) || (mutated(Mutation::CountsBlindly) && matches!(step, Step::Add(_)))
+        };
         let only_adds = self.expires.is_none() && !self.steps.is_empty() && self.steps.iter().all(adds);
         self.once.is_none() && !self.clears && !self.of_any_kind && (only_adds || self.puts_a_causal_value())
     }

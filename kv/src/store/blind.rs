@@ -3,7 +3,8 @@
 //! A write replaces what a quorum knows. To ask for that first costs a round, and the answer is nearly always what the
 //! coordinator has itself. So a write that can be made up for is done over what is here ([`Store::write_blindly`]), and
 //! brings the hash of that along. Who had something else says what ([`Said`]), and [`Store::amend`] makes up for it: an
-//! update that only adds learns what it has come to, and a put of a causal value takes away what it should have replaced.
+//! update that only adds to a set learns what it has come to, and begins it anew if that has expired; and a put of a causal value
+//! takes away what it should have replaced.
 //!
 //! # Why of two puts one value stays
 //!
@@ -28,7 +29,7 @@ use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::{Dot, ReplicaId};
 use polity_shard::ShardId;
 
-use super::{Store, WriteError, Written};
+use super::{Store, WriteError, Written, millis};
 use crate::record::{self, NotARecord, Record, Update};
 use crate::roster::RosterId;
 use crate::wire::Had;
@@ -130,12 +131,14 @@ impl Store {
         }
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
-        let record = record::decode_any(old.as_deref())?;
+        let mut record = record::decode_any(old.as_deref())?;
         if mutated(Mutation::ReplacesUnseen) || !record.takes_blindly(update) {
             return Ok(None);
         }
         let replaced = guard.old(key, old.as_deref(), &record);
-        let written = self.write_over(&mut guard, (shard, key), (record, replaced), (update, None, wall), named)?;
+        let had_expired = record.latch_alone(millis(wall));
+        let found = (record, replaced, had_expired);
+        let written = self.write_over(&mut guard, (shard, key), found, (update, None, wall), named)?;
         Ok(Some((written, Blind { old })))
     }
 
@@ -144,15 +147,15 @@ impl Store {
         written.dot.map(|dot| Flight { store: self, shard, key, dot })
     }
 
-    /// Makes up for what others had when a key was written blindly. `everyone`: all replicas have answered, and not just a
-    /// quorum.
+    /// Makes up for what others had when a key was written blindly, at a time of the wall clock. `everyone`: all replicas have
+    /// answered, and not just a quorum.
     ///
     /// # Errors
     /// [`WriteError`]; the write may have been seen.
     pub(crate) fn amend(
         &self,
         (shard, key): (ShardId, &[u8]),
-        update: &Update,
+        (update, wall): (&Update, Duration),
         (mut written, blind): (Written, &Blind),
         (said, everyone): (Vec<Said>, bool),
         named: RosterId,
@@ -186,6 +189,16 @@ impl Store {
         let mut record = record::decode_any(old.as_deref())?;
         let found = guard.old(key, old.as_deref(), &record);
         let is_news = record.merge(known);
+        // Others knew when all of it expires, and that is over. It goes, and what was added begins anew: who has found it with
+        // what had expired may have removed it.
+        if written.dot.is_none() && after.has_expired_parts(millis(wall)) && !mutated(Mutation::AddsToWhatIsGone) {
+            after.latch(millis(wall));
+            let changed = after.would_change(update);
+            record.merge(after);
+            let again =
+                self.write_over(&mut guard, (shard, key), (record, found, true), (update, None, wall), named)?;
+            return Ok(Amended::Further(Written { changed, ..again }));
+        }
         let is_further = !replaced.is_empty();
         if is_further {
             let replaced = replaced.into_iter().collect();

@@ -106,6 +106,13 @@ impl Store {
         bytes.map(|bytes| record::decode(&bytes).map_err(damaged)).transpose()
     }
 
+    /// Whether something here has expired that only a writer removes who knows what a quorum knows.
+    pub(crate) fn has_expired(&self, shard: ShardId, key: &[u8], wall: Duration) -> Result<bool, WriteError> {
+        let _guard = self.shard(shard);
+        let bytes = self.engine.load(shard, key)?;
+        Ok(record::decode_any(bytes.as_deref())?.has_expired_parts(millis(wall)))
+    }
+
     /// A hash of this node's own record of a key, if something is there.
     pub(crate) fn fingerprint(&self, key: &[u8]) -> Result<Option<u64>, EngineError> {
         let record = self.local(key)?.filter(Record::is_live);
@@ -155,6 +162,10 @@ impl Store {
         if mutated(Mutation::ForgetsDeletes) && !theirs.is_live() {
             return Ok(None);
         }
+        // That of a delete of nothing: there is nothing to keep.
+        if !theirs.is_written() {
+            return Ok(old.map(Cow::Borrowed));
+        }
         let mut ours = record::decode_any(old)?;
         let replaced = guard.old(key, old, &ours);
         if ours.gives_way_to(&theirs) {
@@ -184,25 +195,29 @@ impl Store {
         let old = guard.old(key, old.as_deref(), &record);
         // A causal write replaces what its writer has seen: not what has come meanwhile.
         let seen = known.as_ref().map(|known| known.context().clone());
-        if let Some(known) = known {
-            record.merge(known);
-        }
+        let had_expired = match known {
+            Some(known) => {
+                record.merge(known);
+                record.latch(millis(wall))
+            }
+            None => record.latch_alone(millis(wall)),
+        };
         if mutated(Mutation::ReplacesUnseen) {
             record.clear();
         }
         let asked = (update, context.or(seen.as_ref()), wall);
-        self.write_over(&mut guard, (shard, key), (record, old), asked, named)
+        self.write_over(&mut guard, (shard, key), (record, old, had_expired), asked, named)
     }
 
+    /// Writes over a record from which that has been removed which had expired: `had_expired`, if that was anything.
     pub(super) fn write_over(
         &self,
         guard: &mut Shard,
         (shard, key): (ShardId, &[u8]),
-        (mut record, old): (Record, Old<'_>),
+        (mut record, old, had_expired): (Record, Old<'_>, bool),
         (update, context, wall): (&Update, Option<&VersionVector>, Duration),
         named: RosterId,
     ) -> Result<Written, WriteError> {
-        record.latch(millis(wall));
         let siblings = record.siblings();
         let at = guard.clock.now(wall);
         let writing = Writing { replica: guard.replica, above: guard.counted, context, at, window: self.window };
@@ -222,7 +237,9 @@ impl Store {
         if let Some(dot) = applied.dot {
             guard.under_way.begin(key, dot);
         }
-        let delta = applied.delta.as_ref().map_or(bytes, record::encode);
+        // What has gone with its time goes everywhere, or the others would still have it beside what was written now.
+        let delta = applied.delta.as_ref().filter(|_| !had_expired || mutated(Mutation::TellsTheStepOnly));
+        let delta = delta.map_or(bytes, record::encode);
         let context = if mutated(Mutation::KnowsTooMuch) { record.context().clone() } else { applied.context };
         Ok(Written {
             record: delta,

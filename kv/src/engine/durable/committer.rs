@@ -145,6 +145,11 @@ impl Committer {
         }
     }
 
+    /// What made the thread end.
+    pub(super) fn failure(&self) -> Option<EngineError> {
+        self.progress.borrow().1.clone()
+    }
+
     /// Writes what waits, and ends the thread.
     pub(super) fn stop(&mut self) {
         self.shared.lock().stopped = true;

@@ -318,6 +318,10 @@ impl Engine for DurableEngine {
         MAX_KEY_BYTES
     }
 
+    fn failure(&self) -> Option<EngineError> {
+        self.committer.failure()
+    }
+
     fn damage(&self) -> Option<&str> {
         self.damage.as_deref()
     }

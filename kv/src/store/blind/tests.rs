@@ -2,72 +2,10 @@
 
 use std::time::Duration;
 
-use polity_shard::ShardId;
-
 use super::{Amended, Blind, Said};
-use crate::config::KvConfig;
-use crate::engine::MemoryEngine;
 use crate::record::{self, Blob, Kind, Record, Step, Update};
-use crate::roster::RosterId;
-use crate::roster::tests::{boot, roster};
-use crate::store::{Store, Write, WriteError, Written};
-
-const KEY: &[u8] = b"key";
-
-struct Replica {
-    store: Store,
-    shard: ShardId,
-    named: RosterId,
-}
-
-impl Replica {
-    fn new(name: &str) -> Self {
-        let config = KvConfig::default();
-        let engine = std::sync::Arc::new(MemoryEngine::new(config.shards));
-        let store = Store::new(boot(name), &config, engine).expect("an empty engine");
-        let shard = store.shard_of(KEY);
-        Self { store, shard, named: roster("a1 b2 c3").id() }
-    }
-
-    fn write(&self, update: &Update) -> Written {
-        let write = Write { update, context: None, known: None, wall: Duration::ZERO };
-        self.store.write(self.shard, KEY, write, self.named).expect("there is room")
-    }
-
-    fn write_blindly(&self, update: &Update) -> (Written, Blind) {
-        let written = self.store.write_blindly(self.shard, KEY, update, Duration::ZERO, self.named);
-        written.expect("there is room").expect("the key is there")
-    }
-
-    /// Merges what was written elsewhere. Returns what was here before, if that was something else than the writer had.
-    fn hear(&self, written: &Written, blind: &Blind) -> Option<Said> {
-        let told = self.store.merge_and_tell(self.shard, KEY, &written.record, self.named, Some(blind.before()));
-        told.expect("a record").1.map(|had| had.try_into().expect("a record"))
-    }
-
-    fn take(&self, record: &Record) {
-        self.store.merge(self.shard, KEY, &record::encode(record), self.named).expect("a record");
-    }
-
-    fn amend(
-        &self,
-        update: &Update,
-        (written, blind): (Written, &Blind),
-        said: impl IntoIterator<Item = Said>,
-    ) -> Result<Amended, WriteError> {
-        let said = said.into_iter().collect();
-        self.store.amend((self.shard, KEY), update, (written, blind), (said, false), self.named)
-    }
-
-    /// A write is over.
-    fn land(&self, written: &Written) {
-        drop(self.store.flight(self.shard, KEY, written));
-    }
-
-    fn record(&self) -> Record {
-        self.store.local(KEY).expect("works").unwrap_or_default()
-    }
-}
+use crate::store::replica::{KEY, Replica};
+use crate::store::{Write, WriteError, Written};
 
 fn insert(text: &str) -> Update {
     Update::of(Kind::Set, vec![Step::Insert(Blob::from(text.as_bytes().to_vec()))])
@@ -186,7 +124,8 @@ fn of_a_value_whose_writer_has_not_answered_everyone_is_asked() {
     let said = c.hear(&written, &blind);
     let Ok(Amended::Undecided(written)) = a.amend(&put("last"), (written, &blind), said) else { panic!("who knows") };
     let said = [&b, &c].into_iter().filter_map(|replica| replica.hear(&written, &blind)).collect();
-    let amended = a.store.amend((a.shard, KEY), &put("last"), (written, &blind), (said, true), a.named);
+    let update = (&put("last"), Duration::ZERO);
+    let amended = a.store.amend((a.shard, KEY), update, (written, &blind), (said, true), a.named);
     assert!(matches!(amended, Ok(Amended::Enough(_))), "it is still being written");
     assert_eq!(values(&a.record()).len(), 2);
 }
@@ -298,7 +237,13 @@ fn puts_at_random(seed: u64) -> (Record, Vec<(String, usize, usize)>) {
                 let written = put_of.written.take().expect("it is under way");
                 let update = put(&put_of.text);
                 let of = (replica.shard, KEY);
-                match replica.store.amend(of, &update, (written, blind), (said, everyone), replica.named) {
+                match replica.store.amend(
+                    of,
+                    (&update, Duration::ZERO),
+                    (written, blind),
+                    (said, everyone),
+                    replica.named,
+                ) {
                     Ok(Amended::Enough(written)) => Some(written),
                     Ok(Amended::Further(written)) => {
                         (put_of.written, put_of.round) = (Some(written), Round::Further);

@@ -1,0 +1,148 @@
+//! Counters, sets and maps that expire or are deleted, and are written again: what was there before stays gone everywhere, and what is
+//! written then is there everywhere (K3, K5).
+
+use std::time::Duration;
+
+use polity_cluster::mutation::{self, Mutation};
+
+use crate::record::{Blob, Kind, Record, Step, Update};
+use crate::store::Amended;
+use crate::store::replica::Replica;
+
+/// When what is written first expires, and later.
+const UNTIL: u64 = 100;
+const LATER: Duration = Duration::from_millis(200);
+
+fn blob(text: &str) -> Blob {
+    Blob::from(text.as_bytes().to_vec())
+}
+
+fn insert(text: &str) -> Update {
+    Update::of(Kind::Set, vec![Step::Insert(blob(text))])
+}
+
+fn add(by: i64) -> Update {
+    Update::of(Kind::Counter, vec![Step::Add(by)])
+}
+
+fn set(field: &str) -> Update {
+    Update::of(Kind::Map, vec![Step::Set(blob(field), blob("value"))])
+}
+
+fn until(at: u64, update: Update) -> Update {
+    Update { expires: Some(Some(at)), ..update }
+}
+
+/// What there is to be seen at a time.
+fn seen(record: &Record, at: Duration) -> (i128, Vec<Blob>) {
+    let record = record.seen_at(at.as_millis() as u64);
+    let fields = record.fields().map(|(field, _)| field);
+    (record.total(), record.elements().chain(fields).cloned().collect())
+}
+
+fn three() -> [Replica; 3] {
+    ["a1", "b2", "c3"].map(Replica::new)
+}
+
+/// Something that has expired at all three is written again at one that has asked a quorum. Returns where it is not as it is there.
+fn written_again(first: &Update, second: &Update, expected: &(i128, Vec<Blob>)) -> Vec<usize> {
+    let all = three();
+    let written = all[0].write(&until(UNTIL, first.clone()));
+    all[1..].iter().for_each(|replica| replica.learn(&written));
+    let written = all[1].write_at(second, Some(all[0].record()), LATER);
+    all.iter().for_each(|replica| replica.learn(&written));
+    (0..3).filter(|at| seen(&all[*at].record(), LATER) != *expected).collect()
+}
+
+/// The same for each kind, and under another time.
+fn all_written_again() -> Vec<usize> {
+    let cases = [
+        (insert("old"), insert("new"), (0, vec![blob("new")])),
+        (add(5), add(1), (1, Vec::new())),
+        (set("old"), set("new"), (0, vec![blob("new")])),
+    ];
+    let with_times = cases.into_iter().flat_map(|(first, second, expected)| {
+        let timed = (first.clone(), until(UNTIL * 3, second.clone()), expected.clone());
+        [(first, second, expected), timed]
+    });
+    with_times.flat_map(|(first, second, expected)| written_again(&first, &second, &expected)).collect()
+}
+
+/// One adds to a set of which it has not heard that it has expired, while another that has heard of it adds something, too. Returns where
+/// not both are there, and nothing else.
+fn added_unheard() -> Vec<usize> {
+    let all = three();
+    let [a, b, c] = &all;
+    let written = a.write(&insert("old"));
+    all[1..].iter().for_each(|replica| replica.learn(&written));
+    let timed = b.write_at(&until(UNTIL, Update::of(Kind::Set, Vec::new())), Some(c.record()), Duration::ZERO);
+    c.learn(&timed);
+
+    let (written, blind) = a.try_blindly(&insert("new"), LATER).expect("nothing expires as far as it knows");
+    let said = b.hear(&written, &blind);
+    c.learn(&written);
+    let other = c.write_at(&insert("other"), Some(b.record()), LATER);
+    all.iter().for_each(|replica| replica.learn(&other));
+    match a.amend_at((&insert("new"), LATER), (written, &blind), said).expect("works") {
+        Amended::Further(written) => {
+            assert_eq!(written.changed, 1);
+            all.iter().for_each(|replica| replica.learn(&written));
+        }
+        ended => assert!(matches!(ended, Amended::Enough(_)), "{ended:?}"),
+    }
+    let expected = (0, vec![blob("new"), blob("other")]);
+    (0..3).filter(|at| seen(&all[*at].record(), LATER) != expected).collect()
+}
+
+/// One that has not heard that a counter was deleted adds to it, as whoever coordinates does. Returns where the sum is wrong.
+fn counted_unheard() -> Vec<usize> {
+    let all = three();
+    let [a, b, c] = &all;
+    let written = c.write(&add(5));
+    [a, b].into_iter().for_each(|replica| replica.learn(&written));
+    let delete = Update { clears: true, ..Update::of(Kind::Counter, Vec::new()) };
+    let deleted = a.write_at(&delete, Some(b.record()), Duration::ZERO);
+    b.learn(&deleted);
+    match c.try_blindly(&add(1), Duration::ZERO) {
+        Some((written, blind)) => {
+            let said = b.hear(&written, &blind);
+            a.learn(&written);
+            assert!(matches!(c.amend(&add(1), (written, &blind), said), Ok(Amended::Enough(_))));
+        }
+        None => {
+            let written = c.write_at(&add(1), Some(b.record()), Duration::ZERO);
+            [a, b].into_iter().for_each(|replica| replica.learn(&written));
+        }
+    }
+    (0..3).filter(|at| all[*at].record().total() != 1).collect()
+}
+
+#[test]
+fn what_had_expired_is_gone_everywhere_when_it_is_written_again() {
+    assert_eq!(all_written_again(), []);
+}
+
+#[test]
+fn what_is_added_to_a_set_that_has_expired_elsewhere_is_there() {
+    assert_eq!(added_unheard(), []);
+}
+
+#[test]
+fn a_counter_that_was_deleted_does_not_come_back_with_what_is_added() {
+    assert_eq!(counted_unheard(), []);
+}
+
+#[test]
+fn these_tests_catch_their_faults() {
+    let faults: [(Mutation, fn() -> Vec<usize>); 3] = [
+        (Mutation::TellsTheStepOnly, all_written_again),
+        (Mutation::AddsToWhatIsGone, added_unheard),
+        (Mutation::CountsBlindly, counted_unheard),
+    ];
+    for (fault, test) in faults {
+        mutation::set(Some(fault));
+        let wrong = test();
+        mutation::set(None);
+        assert_ne!(wrong, [], "{fault}");
+    }
+}

@@ -7,7 +7,7 @@ use polity_cluster::{BoxFuture, NodeId};
 use polity_kv::{KvConfig, Shards};
 use polity_shard::claims::{Claim, ClaimConfig};
 use polity_shard::handoff::HandoffConfig;
-use polity_shard::journal::JournalConfig;
+use polity_shard::journal::{JournalConfig, Snapshot};
 use polity_shard::{EpochAuthority, Estate, LocalAuthority, OwnershipConfig, ShardId, StewardConfig};
 use tokio::time::Instant;
 
@@ -99,9 +99,14 @@ impl Estate for Tenure {
         })
     }
 
-    /// What was acknowledged under either epoch is in the store, and merges there.
-    fn state(&self, _: ShardId) -> Blob {
-        Blob::default()
+    /// What was acknowledged under either epoch is in the store.
+    fn state(&self, shard: ShardId) -> Snapshot {
+        Snapshot::Stored(self.shards.mark(shard))
+    }
+
+    /// It merges there.
+    fn merges(&self) -> bool {
+        true
     }
 }
 
@@ -126,7 +131,16 @@ mod tests {
         assert!(!was_ready);
         kv.caught_up().await;
         assert!(tenure.is_ready(ShardId(3)) && tenure.install(ShardId(3), Vec::new()).await);
+        let shard = kv.shard_of("user-42");
+        let records = || match tenure.state(shard) {
+            Snapshot::Stored(Some(mark)) => mark.records,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(records(), 0);
+        kv.put("user-42", "Ada").await.expect("is put");
+        assert_eq!(records(), 1);
         let no_such = ShardId(kv.config().shards.get());
         assert!(!tenure.is_ready(no_such) && !tenure.install(no_such, Vec::new()).await);
+        assert_eq!(tenure.state(no_such), Snapshot::Stored(None));
     }
 }

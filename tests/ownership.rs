@@ -1,12 +1,15 @@
 //! Owners of shards, and explanations, through the front door, on loopback.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use polity::cluster::BoxFuture;
+use polity::cluster::discovery::from_fn;
 use polity::kv::{LastWriterWins, ReplicaCount, Set};
+use polity::shard::journal::{Conflict, Resolution, Snapshot};
 use polity::shard::{EpochError, LocalAuthority, ShardCount};
 use polity::{
     Bucket, BucketConfig, Epoch, EpochAuthority, KvConfig, Node, NodeId, Owner, Owners, Ownership, OwnershipEvent,
@@ -292,4 +295,61 @@ async fn when_all_are_about_to_leave_a_key_waits_for_somebody_and_its_owner_keep
     assert!(told.waits_for.contains(&Wait::Replicas), "{told}");
     assert_eq!(told.owner_epoch(), nodes[0].ownership().and_then(|owners| owners.owns(told.shard)).as_ref());
     assert!(told.to_string().contains("waits for somebody who could keep it"), "{told}");
+}
+
+/// The entries of a journal by their shards, when there is one for each and none waits for an answer.
+fn entries(node: &Node) -> Option<BTreeMap<ShardId, Conflict>> {
+    owners(node).journal(|journal| {
+        let all: BTreeMap<_, _> = journal.iter().map(|(_, entry)| (entry.lost.shard, entry.clone())).collect();
+        let is_whole = all.values().all(|entry| entry.won_state != Snapshot::Missing);
+        (is_whole && all.len() == SHARDS as usize && journal.len() == all.len()).then_some(all)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_owned_everything_and_meet_write_down_what_their_stores_had() {
+    // Neither finds anybody before this is known.
+    let meeting: Arc<OnceLock<SocketAddr>> = Arc::default();
+    let at = meeting.clone();
+    let find = from_fn(move || Ok(at.get().copied().into_iter().collect::<BTreeSet<_>>()));
+    let mut nodes = Vec::new();
+    for builder in [builder("n0"), builder("n1").discover(find)] {
+        let node = within(builder.ownership(Owners::default()).start()).await.expect("starts");
+        within(node.ready()).await.expect("runs");
+        let put = node.kv().put("user-42", node.id().name.as_str().to_owned());
+        within(put.into_future()).await.expect("is put");
+        assert_eq!(owners(&node).owned().len(), SHARDS as usize);
+        nodes.push(node);
+    }
+
+    meeting.set(nodes[0].addr()).expect("once");
+    all_settled(&nodes).await;
+    let whole = within(async {
+        loop {
+            match (entries(&nodes[0]), entries(&nodes[1])) {
+                (Some(at_loser), Some(at_winner)) => return (at_loser, at_winner),
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    });
+    let (at_loser, at_winner) = whole.await;
+    let shard = nodes[0].kv().shard_of("user-42");
+    for (at, entry) in at_loser.iter().chain(&at_winner) {
+        assert_eq!((entry.lost.epoch.owner.name.as_str(), entry.won.epoch.owner.name.as_str()), ("n0", "n1"));
+        assert_eq!(entry.resolution, Resolution::GreaterEpochMerges);
+        let of_its_own = if at_loser[at] == *entry { &entry.lost_state } else { &entry.won_state };
+        let Snapshot::Stored(Some(mark)) = of_its_own else { panic!("{entry:?}") };
+        assert_eq!(mark.records, u64::from(*at == shard), "{entry:?}");
+    }
+    // What either of them had is in the other's store, and nothing had to be taken from a journal.
+    let merged = within(async {
+        loop {
+            let marks = [0, 1].map(|node: usize| nodes[node].kv().shards().mark(shard));
+            match nodes[0].kv().get("user-42").await {
+                Ok(entry) if entry.values().len() == 2 && marks[0] == marks[1] => return marks,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    });
+    assert!(merged.await[0].is_some_and(|mark| mark.records == 1));
 }

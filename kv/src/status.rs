@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use polity_cluster::NodeId;
 use polity_shard::ShardId;
+use polity_shard::journal::StoreMark;
 
 use crate::coordinator::Coordinator;
 use crate::kv::Kv;
@@ -104,6 +105,17 @@ impl Shards {
             has_overflowed: is_introduced && owed == 0 && !is_ready,
             waits_for: waits_for.into_iter().collect(),
         })
+    }
+
+    /// What the node holds of a shard, in two numbers, for the journal of conflicts; nothing if there is no such shard. Records
+    /// that are traces of deletes count. Reads only, and waits for nothing but that lock.
+    #[must_use]
+    pub fn mark(&self, shard: ShardId) -> Option<StoreMark> {
+        let store = &self.coordinator.store;
+        store
+            .has_shard(shard)
+            .then(|| store.digest(shard))
+            .map(|held| StoreMark { records: held.count(), digest: held.total() })
     }
 
     /// How often what is waited for should be looked at again.

@@ -24,6 +24,10 @@ pub enum Mutation {
     ClaimsUnlearned,
     /// Whoever has lost a shard to a greater epoch tells nobody.
     QuietLoser,
+    /// A journal does not take what the winner of a conflict answers.
+    ForgetsTheWinner,
+    /// A journal takes what the loser of a conflict has for what the winner has.
+    SwapsStates,
     /// Who owns a shard keeps it, whoever is preferred.
     KeepsForGood,
     /// A handoff that does not go on is not reported.
@@ -45,6 +49,8 @@ pub const ALL: &[Mutation] = &[
     Mutation::ForgetsEpochs,
     Mutation::ClaimsUnlearned,
     Mutation::QuietLoser,
+    Mutation::ForgetsTheWinner,
+    Mutation::SwapsStates,
     Mutation::KeepsForGood,
     Mutation::QuietAlarm,
     Mutation::IgnoresWeights,

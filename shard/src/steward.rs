@@ -16,7 +16,7 @@ use std::time::Duration;
 use polity_cluster::NodeId;
 use polity_cluster::rpc::Blob;
 
-use crate::claims::{Action, Claim, ClaimConfig, Claims, Core, Fence, Sight, Superseded};
+use crate::claims::{Action, Claim, ClaimConfig, Claims, Core, Fence, Hold, Sight, Superseded};
 use crate::explain::{Explanation, explain};
 use crate::handoff::{Desk, HandoffConfig, HandoffId, HandoffMessage, Refusal, Step, Tell};
 use crate::{Epoch, EpochError, ShardCount, ShardId};
@@ -226,6 +226,19 @@ impl Steward {
         self.pump(now);
     }
 
+    /// Breaks off the handoff of a shard that this node owns, which it goes on owning. Another is begun after
+    /// [`ClaimConfig::retry`], if another node should own the shard then. Returns whether there was one: what was let go stays so.
+    pub fn cancel(&mut self, now: Duration, shard: ShardId) -> bool {
+        let Some((Hold::HandingOver(_), epoch, _)) = self.core.hold(shard) else {
+            return false;
+        };
+        let claim = Claim { shard, epoch: epoch.clone() };
+        self.desk.cancel(now, &claim);
+        self.core.handle_failed(now, &claim);
+        self.pump(now);
+        true
+    }
+
     /// The node has sent so many bytes of other things than handoffs.
     pub fn handle_moved(&mut self, now: Duration, bytes: u64) {
         self.desk.handle_moved(now, bytes);
@@ -318,3 +331,6 @@ impl Steward {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,8 @@ fn every_fault_is_noticed_and_nothing_else() {
         (Mutation::ForgetsEpochs, "a second time"),
         (Mutation::ClaimsUnlearned, "greater epoch for long"),
         (Mutation::QuietLoser, "has not written it down"),
+        (Mutation::ForgetsTheWinner, "lacks what the winner had"),
+        (Mutation::SwapsStates, "lacks what the loser had"),
         (Mutation::KeepsForGood, "in the end"),
     ];
     let mut noticed = Vec::new();

@@ -29,14 +29,17 @@ fn no_schedule_breaks_a_promise() {
     // The schedules do what they are for.
     let sum = |of: fn(&Summary) -> u64| results.iter().flatten().map(of).sum::<u64>();
     println!(
-        "{count} schedules: {} claims, {} handoffs, {} entries of journals, {} effects, {} refused",
+        "{count} schedules: {} claims, {} handoffs, {} cancelled, {} entries of journals, {} answered, {} effects, {} refused",
         sum(|s| s.made as u64),
         sum(|s| s.handoffs as u64),
+        sum(|s| s.cancelled),
         sum(|s| s.conflicts as u64),
+        sum(|s| s.answered as u64),
         sum(|s| s.effects),
         sum(|s| s.refused)
     );
     assert!(sum(|s| s.handoffs as u64) > count && sum(|s| s.conflicts as u64) > count / 2 && sum(|s| s.refused) > 0);
+    assert!(sum(|s| s.answered as u64) > count / 4 && sum(|s| s.cancelled) > count / 4);
 }
 
 #[test]

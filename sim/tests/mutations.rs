@@ -156,6 +156,8 @@ const ELSEWHERE: &[(Wrong, &str)] = &[
     (Wrong::Cluster(Mutation::NoLocalHealth), "sim/tests/accuracy.rs: the comparison with plain SWIM"),
     (Wrong::Shard(Owners::AcksBeforeInstall), "shard/tests/mutations.rs: every_fault_is_noticed_and_nothing_else"),
     (Wrong::Shard(Owners::ClaimsUnlearned), "shard/tests/mutations.rs: every_fault_is_noticed_and_nothing_else"),
+    (Wrong::Shard(Owners::ForgetsTheWinner), "shard/tests/mutations.rs: every_fault_is_noticed_and_nothing_else"),
+    (Wrong::Shard(Owners::SwapsStates), "shard/tests/mutations.rs: every_fault_is_noticed_and_nothing_else"),
     (
         Wrong::Shard(Owners::QuietAlarm),
         "shard/tests/mutations.rs: a_handoff_that_does_not_go_on_is_reported_but_for_the_fault",

@@ -4,7 +4,8 @@
 //! is known, so a bucket may be below zero by what was begun meanwhile, and pays that off first. The *absolute* one is
 //! filled by time. The *relative* one is filled by what the node sends for others: with a share of one fifth, every four
 //! bytes of others allow one of a handoff. Who sends nothing else would never hand anything over, so it is also filled
-//! by a trickle of time ([`BudgetConfig::least`]).
+//! by a trickle of time ([`BudgetConfig::least`]). On a running node [`Ownership`](crate::Ownership) tells the budget what the
+//! transport has sent beside handoffs.
 //!
 //! Source: token buckets as in RFC 2697 (A single rate three color marker), with debt instead of peeking at sizes.
 

@@ -108,6 +108,12 @@ impl Desk {
         self.budget.spent()
     }
 
+    /// Whether one of them could send, if the budget let it.
+    #[must_use]
+    pub fn waits_for_budget(&self) -> bool {
+        self.sending.values().any(Sending::waits_for_budget)
+    }
+
     // ---- inputs of the owner --------------------------------------------------------------------------------------
 
     /// Hands a shard over, as soon as its turn comes. What was under way for it before is cancelled.

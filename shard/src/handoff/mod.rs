@@ -63,7 +63,8 @@ pub use self::message::{Ask, HandoffId, HandoffMessage, MAX_CHUNK_BYTES, MAX_CHU
 /// The limits of handoffs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HandoffConfig {
-    /// How fast they may send.
+    /// How fast they may send. The rest of what the node sends is what its transport counts of calls and answers, without
+    /// gossip.
     pub budget: BudgetConfig,
     /// How many shards are sent at a time, without those whose receivers are not ready. Default: 4, which keep the budget
     /// busy while one waits for an answer.

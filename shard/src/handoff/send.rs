@@ -120,6 +120,10 @@ impl Sending {
         self.stage == Stage::Preparing && self.refusal == Some(Refusal::NotReady)
     }
 
+    pub(super) fn waits_for_budget(&self) -> bool {
+        self.is_starved && matches!(self.stage, Stage::Sending | Stage::SendingChanges)
+    }
+
     fn moved(&mut self, now: Duration) {
         self.since = now;
         self.is_stuck &= self.failing_since.is_some();
@@ -366,7 +370,7 @@ impl Sending {
     pub(super) fn due(&self, budget: &Budget, config: &HandoffConfig) -> Option<Duration> {
         let step = match self.stage {
             Stage::Opening | Stage::CatchingUp | Stage::Pausing | Stage::LettingGo | Stage::Released => None,
-            Stage::Sending | Stage::SendingChanges if self.is_starved => Some(budget.opens_at()),
+            _ if self.waits_for_budget() => Some(budget.opens_at()),
             Stage::Sending | Stage::SendingChanges if self.next == self.arrived => None,
             _ => Some(self.resend_at),
         };
@@ -386,7 +390,7 @@ impl Sending {
         match self.stage {
             Stage::Opening => WaitsFor::Source,
             Stage::Preparing => WaitsFor::Acceptance(self.refusal.clone()),
-            Stage::Sending | Stage::SendingChanges if self.is_starved => WaitsFor::Budget,
+            _ if self.waits_for_budget() => WaitsFor::Budget,
             Stage::Sending | Stage::SendingChanges if self.is_reading && self.next == self.arrived => WaitsFor::Source,
             Stage::Sending | Stage::SendingChanges => WaitsFor::Arrival,
             Stage::CatchingUp | Stage::Pausing => WaitsFor::Changes,

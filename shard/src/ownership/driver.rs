@@ -10,6 +10,7 @@ use polity_cluster::{BoxFuture, Node, NodeId, Subscription};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::traffic::Traffic;
 use super::{CLAIMS, CLAIMS_AT_ONCE, CONFLICT, HANDOFF, HANDOFF_CHUNK, OwnershipEvent, Shared};
 use crate::claims::{By, Claim, ClaimBook, Claims, Sight, claims_of, write_claim};
 use crate::handoff::{Ask, HandoffId, HandoffMessage, Step};
@@ -20,6 +21,8 @@ use crate::{Command, Epoch, EpochError, ShardId};
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// When a member that did not say what it knows is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often a handoff that waits for the budget looks at what the node has sent meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a task has come to.
 enum Done {
@@ -29,7 +32,8 @@ enum Done {
     CaughtUp(HandoffId, Result<Vec<Blob>, String>),
     Paused(HandoffId, Result<Vec<Blob>, String>),
     Installed(HandoffId, bool),
-    Conflict(Conflict),
+    /// What the winner of a conflict has: the claim that lost, the one that won.
+    Conflict(Claim, Claim, Snapshot),
     /// What a member knows, if it has said so.
     Known(NodeId, Option<Claims>),
 }
@@ -49,6 +53,7 @@ pub(super) struct Driver {
     met: BTreeSet<NodeId>,
     /// The shards that are being paused, and whether that is to be undone as soon as it is done.
     pausing: BTreeMap<HandoffId, bool>,
+    traffic: Traffic,
 }
 
 /// Answers peers.
@@ -82,9 +87,9 @@ pub(super) fn serve(rpc: &Rpc, shared: &Arc<Shared>) {
         if !of.config.steward.shards.contains(conflict.won.shard) || conflict.won.shard != conflict.lost.shard {
             return reply.fail(polity_cluster::rpc::Failure::not_applied("there is no such conflict"));
         }
-        let won_state = Snapshot::within(of.estate.state(conflict.won.shard), of.config.journal.snapshot_bytes);
-        of.lock().journal.record(Conflict { won_state: won_state.clone(), ..conflict });
-        reply.send(&won_state);
+        let ours = of.estate.state(conflict.won.shard);
+        let answer = of.lock().journal.hear(conflict, ours);
+        reply.send(&answer);
     });
 }
 
@@ -96,6 +101,7 @@ impl Driver {
             joined: Box::pin(async move { ready.await.is_ok() }),
             is_member: false,
             stopped: Box::pin(async move { drop(stop.wait_for(Option::is_some).await) }),
+            traffic: Traffic::new(node.rpc().stats().bytes_out.value()),
             rpc: node.rpc().clone(),
             changes: shared.members.subscribe(),
             watch: shared.document.watch(),
@@ -114,7 +120,7 @@ impl Driver {
             }
             self.rest();
             self.shared.turns.send_modify(|turns| *turns += 1);
-            let due = self.shared.lock().steward.poll_timeout().map(|due| self.shared.started + due);
+            let due = self.due();
             tokio::select! {
                 biased;
                 () = &mut self.stopped => return,
@@ -147,6 +153,19 @@ impl Driver {
 
     fn next_command(&self) -> Option<Command> {
         self.shared.lock().steward.poll_command()
+    }
+
+    /// Tells the budget of handoffs what the node has sent beside them, and returns when there is something to do.
+    fn due(&mut self) -> Option<Instant> {
+        let sent = self.rpc.stats().bytes_out.value();
+        let now = self.shared.now();
+        let mut state = self.shared.lock();
+        let others = self.traffic.look(sent, state.steward.desk().spent());
+        state.steward.handle_moved(now, others);
+        let waits_for_budget = state.steward.desk().waits_for_budget();
+        let due = state.steward.poll_timeout()?;
+        let due = if waits_for_budget { due.min(now + LOOK_AGAIN) } else { due };
+        Some(self.shared.started + due)
     }
 
     // ---- inputs ---------------------------------------------------------------------------------------------------
@@ -219,9 +238,7 @@ impl Driver {
                 }
                 shared.with(|steward, now| steward.handle_installed(now, &id, is_installed));
             }
-            Done::Conflict(conflict) => {
-                shared.lock().journal.record(conflict);
-            }
+            Done::Conflict(lost, won, answer) => shared.lock().journal.complete(&lost, &won, answer),
             Done::Known(node, known) => {
                 self.asked.remove(&node);
                 if let Some(known) = known {
@@ -301,26 +318,23 @@ impl Driver {
     /// Writes a conflict down, here and at its winner.
     fn report(&mut self, lost: Claim, won: Epoch) {
         let shared = self.shared.clone();
-        let limit = shared.config.journal.snapshot_bytes;
         let wall = shared.env.ground().wall_clock();
         let winner = self.peer(&won.owner);
         let conflict = Conflict {
-            lost_state: Snapshot::within(shared.estate.state(lost.shard), limit),
+            lost_state: shared.estate.state(lost.shard),
             won: Claim { shard: lost.shard, epoch: won },
             lost,
             won_state: Snapshot::Missing,
-            resolution: Resolution::GreaterEpochMerges,
+            resolution: Resolution::of(shared.estate.merges()),
             at: wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         };
         tracing::warn!(%conflict, "two owned a shard at once");
-        shared.lock().journal.record(conflict.clone());
-        self.tell(OwnershipEvent::Conflict { lost: conflict.lost.clone(), won: conflict.won.clone() });
+        let (lost, won) = (conflict.lost.clone(), conflict.won.clone());
+        let told = shared.lock().journal.report(conflict);
+        self.tell(OwnershipEvent::Conflict { lost: lost.clone(), won: won.clone() });
         if let Some(winner) = winner {
-            let call = self.rpc.call(&winner, &CONFLICT, &conflict, ANSWER_WITHIN);
-            self.tasks.spawn(async move {
-                let won_state = call.await.unwrap_or(Snapshot::Missing);
-                Done::Conflict(Conflict { won_state, ..conflict })
-            });
+            let call = self.rpc.call(&winner, &CONFLICT, &told, ANSWER_WITHIN);
+            self.tasks.spawn(async move { Done::Conflict(lost, won, call.await.unwrap_or(Snapshot::Missing)) });
         }
     }
 

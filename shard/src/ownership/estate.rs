@@ -5,6 +5,7 @@ use polity_cluster::{BoxFuture, NodeId};
 
 use crate::ShardId;
 use crate::claims::Claim;
+use crate::journal::Snapshot;
 
 /// The state of shards on one node.
 ///
@@ -53,6 +54,13 @@ pub trait Estate: Send + Sync + 'static {
     /// Merges chunks, in their order, into this node's state. Returns whether that is done: only then the owner before lets go.
     fn install(&self, shard: ShardId, chunks: Vec<Blob>) -> BoxFuture<'_, bool>;
 
-    /// All that there is of a shard, for the journal of conflicts.
-    fn state(&self, shard: ShardId) -> Blob;
+    /// All that there is of a shard, for the journal of conflicts: its bytes, or that it is in a store. On all nodes the same of
+    /// the two. Must answer at once.
+    fn state(&self, shard: ShardId) -> Snapshot;
+
+    /// Whether what the loser of a conflict has comes into the winner's state as well, by repair or in another way. By default
+    /// it does not: then the journal is where it is left.
+    fn merges(&self) -> bool {
+        false
+    }
 }

@@ -10,6 +10,7 @@
 
 mod driver;
 mod estate;
+mod traffic;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -255,13 +256,27 @@ impl Ownership {
         self.inner.shared.lock().steward.desk().stuck(now).collect()
     }
 
+    /// Breaks off the handoff of a shard that this node owns and is about to give away. Returns whether there was one. This
+    /// node goes on owning the shard, under the epoch that it has, and serves it again if it was paused; the other drops what
+    /// it was sent. As long as another node should own the shard, another handoff is begun after
+    /// [`ClaimConfig::retry`](crate::claims::ClaimConfig::retry) (1 s), from the start. To keep it here, change what the placement
+    /// follows, such as the weights of nodes. What was let go already stays so, and what others hand to this node is theirs
+    /// to cancel.
+    ///
+    /// ```
+    /// # fn f(owners: &polity_shard::Ownership) {
+    /// for stuck in owners.stuck() {
+    ///     println!("{stuck}");
+    ///     owners.cancel(stuck.id.claim.shard);
+    /// }
+    /// # }
+    /// ```
+    pub fn cancel(&self, shard: ShardId) -> bool {
+        self.inner.shared.with(|steward, now| steward.cancel(now, shard))
+    }
+
     /// Shows the journal of conflicts.
     pub fn journal<R>(&self, look: impl FnOnce(&Journal) -> R) -> R {
         look(&self.inner.shared.lock().journal)
-    }
-
-    /// The node has sent so many bytes of other things than handoffs, whose share is reckoned by that.
-    pub fn moved(&self, bytes: u64) {
-        self.inner.shared.with(|steward, now| steward.handle_moved(now, bytes));
     }
 }

@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use polity_cluster::NodeId;
+use polity_cluster::rpc::Blob;
 use polity_shard::claims::{Claim, Claims};
+use polity_shard::handoff::{Direction, Progress};
+use polity_shard::journal::{Conflict, Snapshot};
 use polity_shard::{Epoch, ShardId};
 
+use super::node::RESOLUTION;
 use super::{BOUND, Node, Summary, World, config};
 
 #[derive(Default)]
@@ -20,6 +24,13 @@ pub(crate) struct Judge {
     /// Since when each pair can reach each other, if it can.
     connected: BTreeMap<(usize, usize), Duration>,
     pub(crate) refused: u64,
+    /// What owners did under each claim, and when.
+    effects: BTreeMap<Claim, Vec<(Duration, u64)>>,
+    /// The conflicts that winners were told of: the claim that lost, the one that won, and when.
+    asked: BTreeMap<(Claim, Claim), Duration>,
+    /// Those whose losers have heard what the winners have.
+    answered: BTreeSet<(Claim, Claim)>,
+    cancelled: u64,
 }
 
 impl Judge {
@@ -72,6 +83,78 @@ impl World {
             let of = mine.len();
             self.fail(format!("n{at} lets go of {claim}, of which n{receiver} lacks {missing} of {of} effects"));
         }
+    }
+
+    /// A handoff was cancelled: its owner goes on under the same epoch, and serves.
+    pub(crate) fn judge_cancel(&mut self, at: usize, shard: ShardId, before: Option<Epoch>) {
+        self.judge.cancelled += 1;
+        let node = &self.nodes[at];
+        let is_served = before.is_some() && node.owns(shard) == before.as_ref() && !node.paused.contains(&shard);
+        let is_under_way = |progress: &Progress| progress.direction == Direction::Sending;
+        if !is_served || node.steward().desk().progress(shard).any(|progress| is_under_way(&progress)) {
+            self.fail(format!("n{at} has cancelled the handoff of shard {shard}, and does not serve it"));
+        }
+    }
+
+    pub(crate) fn judge_effect(&mut self, claim: &Claim, effect: u64) {
+        self.judge.effects.entry(claim.clone()).or_default().push((self.now, effect));
+    }
+
+    pub(crate) fn judge_asked(&mut self, lost: &Claim, won: &Claim) {
+        // A letter may come twice; what counts is what was written down first.
+        self.judge.asked.entry((lost.clone(), won.clone())).or_insert(self.now);
+    }
+
+    pub(crate) fn judge_answered(&mut self, lost: &Claim, won: &Claim) {
+        self.judge.answered.insert((lost.clone(), won.clone()));
+    }
+
+    /// Whether a state has all that was done under a claim until then, and nothing of other shards.
+    fn has_all(&self, state: &Snapshot, claim: &Claim, until: Duration) -> bool {
+        let Snapshot::State(Blob(bytes)) = state else {
+            return false;
+        };
+        let held: BTreeSet<u64> =
+            bytes.chunks(8).map(|effect| u64::from_le_bytes(effect.try_into().expect("eight"))).collect();
+        let of_shard = self.judge.effects.iter().filter(|(other, _)| other.shard == claim.shard);
+        let of_shard: BTreeSet<u64> = of_shard.flat_map(|(_, effects)| effects).map(|(_, effect)| *effect).collect();
+        let mut done = self.judge.effects.get(claim).into_iter().flatten().filter(|(at, _)| *at < until);
+        done.all(|(_, effect)| held.contains(effect)) && held.is_subset(&of_shard)
+    }
+
+    /// What is wrong with an entry of the journal of one of the two.
+    fn fault_of(&self, at: usize, entry: &Conflict) -> Option<&'static str> {
+        let Conflict { lost, lost_state, won, won_state, resolution, .. } = entry;
+        let (me, pair) = (self.nodes[at].id(), (lost.clone(), won.clone()));
+        let asked = self.judge.asked.get(&pair).copied();
+        // The loser knows what the winner has when it has heard of it, and the winner from the beginning.
+        let is_known = me == *won.owner() || self.judge.answered.contains(&pair);
+        let is_good = match asked.filter(|_| is_known) {
+            Some(asked) => self.has_all(won_state, won, asked),
+            None => *won_state == Snapshot::Missing,
+        };
+        if ![lost.owner(), won.owner()].contains(&&me) {
+            Some("is of others")
+        } else if !self.has_all(lost_state, lost, entry.at) {
+            Some("lacks what the loser had")
+        } else if !is_good {
+            Some("lacks what the winner had")
+        } else {
+            (*resolution != RESOLUTION).then_some("says that something else became of it")
+        }
+    }
+
+    /// What is wrong with the journal of a node: each entry says what was so, and each conflict that it was told of has one.
+    fn fault_of_journal(&self, at: usize) -> Option<String> {
+        let (me, journal) = (self.nodes[at].id(), &self.nodes[at].journal);
+        let mut faults = journal.iter().filter_map(|(_, entry)| Some((entry, self.fault_of(at, entry)?)));
+        if let Some((entry, fault)) = faults.next() {
+            return Some(format!("n{at} has written down that {entry}, and the entry {fault}"));
+        }
+        let mut told = self.judge.asked.keys().filter(|(_, won)| *won.owner() == me);
+        let (lost, won) =
+            told.find(|(lost, won)| !journal.iter().any(|(_, entry)| entry.lost == *lost && entry.won == *won))?;
+        Some(format!("n{at} was told that {won} won over {lost}, and has no entry"))
     }
 
     /// Those that serve a shard at this moment, with their epochs.
@@ -131,14 +214,14 @@ impl World {
                 continue;
             };
             let journal = &self.nodes[*loser].journal;
-            let has_state = |conflict: &polity_shard::journal::Conflict| {
-                conflict.lost == claim && matches!(conflict.lost_state, polity_shard::journal::Snapshot::State(_))
-            };
-            if !journal.iter().any(|(_, conflict)| has_state(conflict)) {
+            if !journal.iter().any(|(_, conflict)| conflict.lost == claim) {
                 self.fail(format!(
                     "{claim} was served while a greater epoch was, and n{loser} has not written it down"
                 ));
             }
+        }
+        if let Some(fault) = alive.iter().find_map(|at| self.fault_of_journal(*at)) {
+            self.fail(fault);
         }
     }
 
@@ -148,6 +231,8 @@ impl World {
             claims: alive.claims(),
             made: self.judge.made.len(),
             conflicts: self.nodes.iter().map(|node| node.journal.len()).sum(),
+            answered: self.judge.answered.len(),
+            cancelled: self.judge.cancelled,
             handoffs: self.judge.released.len(),
             refused: self.judge.refused,
             effects: self.effects,

@@ -29,9 +29,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use polity_crdt::{Crdt, Replica};
-use polity_shard::claims::{ClaimBook, ClaimConfig, Claims};
+use polity_shard::claims::{Claim, ClaimBook, ClaimConfig, Claims};
 use polity_shard::handoff::{BudgetConfig, HandoffConfig, HandoffId, HandoffMessage};
-use polity_shard::journal::Conflict;
+use polity_shard::journal::{Conflict, Snapshot};
 use polity_shard::{Epoch, ShardCount, ShardId, StewardConfig};
 
 pub(crate) use self::node::Node;
@@ -98,7 +98,10 @@ pub(crate) enum Letter {
         id: u64,
     },
     Handoff(HandoffMessage),
+    /// A conflict, as its loser tells it.
     Conflict(Conflict),
+    /// What its winner has: the claim that lost, the one that won.
+    Won(Claim, Claim, Snapshot),
 }
 
 #[derive(Clone, Debug)]
@@ -159,6 +162,8 @@ pub(crate) struct Summary {
     pub(crate) claims: Claims,
     pub(crate) made: usize,
     pub(crate) conflicts: usize,
+    pub(crate) answered: usize,
+    pub(crate) cancelled: u64,
     pub(crate) handoffs: usize,
     pub(crate) refused: u64,
     pub(crate) effects: u64,

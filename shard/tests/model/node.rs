@@ -11,10 +11,12 @@ use polity_shard::handoff::{HandoffId, HandoffMessage, Step};
 use polity_shard::journal::{Conflict, Journal, JournalConfig, Resolution, Snapshot};
 use polity_shard::{Candidate, Command, Epoch, EpochError, Placement, ReplicaCount, ShardId, Steward};
 
-use super::{BOUND, Book, Event, Letter, NOTICE_MS, TICK, World, config, ms};
+use super::{BOUND, Book, Event, Letter, NOTICE_MS, SHARDS, TICK, World, config, ms};
 
 /// How many effects a chunk holds.
 const CHUNK: usize = 8;
+/// What becomes of conflicts here: nobody takes what a loser has to the winner.
+pub(crate) const RESOLUTION: Resolution = Resolution::GreaterEpochAlone;
 
 pub(crate) struct Node {
     pub(crate) name: NodeName,
@@ -90,6 +92,11 @@ impl Node {
 
     pub(crate) fn claims(&self) -> Claims {
         claims_of(&self.book, config().shards)
+    }
+
+    fn snapshot(&self, shard: ShardId) -> Snapshot {
+        let effects = self.state.get(&shard).into_iter().flatten();
+        Snapshot::State(Blob(effects.flat_map(|effect| effect.to_le_bytes()).collect::<Vec<_>>().into()))
     }
 
     fn see(&mut self, shard: ShardId, epoch: &Epoch) {
@@ -255,20 +262,18 @@ impl World {
     }
 
     fn conflict(&mut self, at: usize, lost: Claim, won: &Epoch) {
-        let node = &self.nodes[at];
-        let state = node.state.get(&lost.shard).into_iter().flatten().flat_map(|effect| effect.to_le_bytes());
         let conflict = Conflict {
             won: Claim { shard: lost.shard, epoch: won.clone() },
+            lost_state: self.nodes[at].snapshot(lost.shard),
             lost,
-            lost_state: Snapshot::State(Blob(state.collect::<Vec<_>>().into())),
             won_state: Snapshot::Missing,
-            resolution: Resolution::GreaterEpochMerges,
+            resolution: RESOLUTION,
             at: self.now,
         };
         log!(self, "n{at}: {conflict}");
-        self.nodes[at].journal.record(conflict.clone());
+        let told = self.nodes[at].journal.report(conflict);
         if let Some(to) = self.nodes.iter().position(|node| node.id() == won.owner) {
-            self.post(at, to, Letter::Conflict(conflict));
+            self.post(at, to, Letter::Conflict(told));
         }
     }
 
@@ -305,14 +310,15 @@ impl World {
                 self.with(to, |steward, now| steward.handle_message(now, &id, message));
             }
             Letter::Conflict(conflict) => {
-                let state = self.nodes[to].state.get(&conflict.lost.shard).into_iter().flatten();
-                let state: Vec<u8> = state.flat_map(|effect| effect.to_le_bytes()).collect();
-                let won_state = Snapshot::State(Blob(state.into()));
-                let is_new = self.nodes[to].journal.record(Conflict { won_state, ..conflict.clone() });
-                if is_new && conflict.won_state == Snapshot::Missing {
-                    let answer = self.nodes[to].journal.iter().last().expect("just written").1.clone();
-                    self.post(to, from, Letter::Conflict(answer));
-                }
+                let (lost, won) = (conflict.lost.clone(), conflict.won.clone());
+                self.judge_asked(&lost, &won);
+                let ours = self.nodes[to].snapshot(lost.shard);
+                let answer = self.nodes[to].journal.hear(conflict, ours);
+                self.post(to, from, Letter::Won(lost, won, answer));
+            }
+            Letter::Won(lost, won, answer) => {
+                self.judge_answered(&lost, &won);
+                self.nodes[to].journal.complete(&lost, &won, answer);
             }
         }
     }
@@ -359,11 +365,25 @@ impl World {
         self.post(at, peer, Letter::Book { full, answer: true });
         let moved = self.dice.below(200);
         self.with(at, |steward, now| steward.handle_moved(now, moved));
+        self.meddle(at);
         for shard in config().shards.iter() {
             self.work(at, shard);
         }
         self.judge_now();
         self.after(TICK, Event::Tick { at, boot });
+    }
+
+    /// What an operator does: he cancels a handoff.
+    fn meddle(&mut self, at: usize) {
+        let shard = ShardId(self.dice.below(u64::from(SHARDS)) as u32);
+        if self.now >= self.chaos_until || !self.dice.chance(20) {
+            return;
+        }
+        let before = self.nodes[at].owns(shard).cloned();
+        if self.with(at, |steward, now| steward.cancel(now, shard)) {
+            log!(self, "n{at} cancels the handoff of shard {shard}");
+            self.judge_cancel(at, shard, before);
+        }
     }
 
     /// What an owner does: an effect here, that is sent to another.
@@ -381,6 +401,7 @@ impl World {
         self.effects += 1;
         let id = self.effects;
         self.nodes[at].state.entry(shard).or_default().insert(id);
+        self.judge_effect(&Claim { shard, epoch: epoch.clone() }, id);
         let other = self.dice.below(self.nodes.len() as u64) as usize;
         // Some are late, as those of an owner that has lost the shard meanwhile.
         self.post(at, other, Letter::Effect { shard, epoch, id });

@@ -287,7 +287,8 @@ impl Desk {
                 return Some(Tell::Refused(refusal));
             }
             self.drop_receiving(*shard);
-            self.receiving.insert(*shard, Receiving::new(now, id.clone(), from.clone(), chunks, bytes));
+            self.receiving
+                .insert(*shard, Receiving::new(now, id.clone(), from.clone(), (chunks, bytes), self.config.staged));
         } else if known.is_none_or(std::cmp::Ordering::is_ne) {
             return refuse(Refusal::Unknown);
         }
@@ -311,6 +312,8 @@ impl Desk {
         let open = self.receiving.iter().filter(|(other, receiving)| **other != shard && receiving.is_open()).count();
         if !Receiving::is_well_formed(chunks, bytes) {
             Some(Refusal::Malformed)
+        } else if bytes > self.config.staged {
+            Some(Refusal::TooLarge)
         } else if self.is_draining {
             Some(Refusal::Draining)
         } else if self.unready.contains(&shard) {

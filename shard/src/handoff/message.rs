@@ -106,6 +106,9 @@ pub enum Refusal {
     /// What belongs to the shard beside its state is not there yet: the owner asks again until it is.
     #[error("what else belongs to the shard is not there yet")]
     NotReady,
+    /// The state has more bytes than it keeps for one handoff ([`HandoffConfig::staged`](super::HandoffConfig::staged)).
+    #[error("the state has more bytes than it keeps for one handoff")]
+    TooLarge,
 }
 
 /// A message of a handoff.
@@ -153,6 +156,7 @@ mod tests {
             (tell(Tell::Refused(Refusal::Malformed)), "01", "04 04"),
             (tell(Tell::Refused(Refusal::NotInstalled)), "01", "04 05"),
             (tell(Tell::Refused(Refusal::NotReady)), "01", "04 06"),
+            (tell(Tell::Refused(Refusal::TooLarge)), "01", "04 07"),
         ];
         for (message, direction, rest) in rows {
             let wanted = format!("{direction}{id_bytes}{rest}").replace(' ', "");

@@ -71,6 +71,9 @@ pub struct HandoffConfig {
     pub sending: usize,
     /// How many are received at a time; others are told to come again. Default: 8.
     pub receiving: usize,
+    /// How many bytes of one handoff are kept until they are installed; a state that is larger is refused. Default: 64 MiB, which
+    /// for eight shards are 512.
+    pub staged: u64,
     /// How many chunks of one handoff may be under way. Default: 4, together 1 MiB.
     pub window: u32,
     /// After how long what was not answered is sent again. Default: 500 ms, a few round trips on slow links.
@@ -90,6 +93,7 @@ impl Default for HandoffConfig {
             budget: BudgetConfig::default(),
             sending: 4,
             receiving: 8,
+            staged: 64 << 20,
             window: 4,
             resend: Duration::from_millis(500),
             idle: Duration::from_secs(60),

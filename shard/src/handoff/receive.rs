@@ -26,6 +26,8 @@ pub(super) struct Receiving {
     bytes: u64,
     next: u32,
     staged_bytes: u64,
+    /// The most bytes that are kept.
+    limit: u64,
     /// When the sender was last heard.
     heard: Duration,
     since: Duration,
@@ -33,9 +35,9 @@ pub(super) struct Receiving {
 
 impl Receiving {
     /// What was asked for is taken on.
-    pub(super) fn new(now: Duration, id: HandoffId, from: NodeId, chunks: u32, bytes: u64) -> Self {
+    pub(super) fn new(now: Duration, id: HandoffId, from: NodeId, (chunks, bytes): (u32, u64), limit: u64) -> Self {
         let stage = Stage::Staging;
-        Self { id, from, stage, chunks, bytes, next: 0, staged_bytes: 0, heard: now, since: now }
+        Self { id, from, stage, chunks, bytes, next: 0, staged_bytes: 0, limit, heard: now, since: now }
     }
 
     pub(super) fn is_well_formed(chunks: u32, bytes: u64) -> bool {
@@ -73,8 +75,12 @@ impl Receiving {
                     return Ok(None);
                 }
                 if index == self.next {
+                    let staged = self.staged_bytes + bytes.0.len() as u64;
+                    if staged > self.limit {
+                        return Err(Refusal::TooLarge);
+                    }
                     self.next += 1;
-                    self.staged_bytes += bytes.0.len() as u64;
+                    self.staged_bytes = staged;
                     self.since = now;
                     // Changes follow what was there when it was prepared.
                     self.chunks = self.chunks.max(self.next);

@@ -422,6 +422,26 @@ fn what_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn a_receiver_keeps_so_much_and_no_more_whatever_it_was_told_before() {
+    let mut b = desk("b1", HandoffConfig { staged: 20, ..HandoffConfig::default() });
+    let id = |attempt| HandoffId { claim: claim(0), attempt };
+    let mut ask = |attempt, ask| {
+        b.handle_message(ms(0), &boot("a1"), HandoffMessage::Ask(id(attempt), ask), &Claims::new());
+        steps(&mut b).iter().map(short).collect::<Vec<_>>()
+    };
+    let chunk = |index| Ask::Chunk { index, bytes: Blob(vec![0; 10].into()) };
+    let refused = ask(1, Ask::Prepare { chunks: 1, bytes: 21 });
+    assert!(refused[0].contains("TooLarge"), "{refused:?}");
+    ask(2, Ask::Prepare { chunks: 1, bytes: 10 });
+    assert!(ask(2, chunk(0)).iter().chain(&ask(2, chunk(1))).all(|step| !step.contains("TooLarge")));
+    let ended = ask(2, chunk(2));
+    assert!(
+        ended.iter().any(|step| step.contains("TooLarge")) && ended.iter().any(|step| step.contains("discard")),
+        "{ended:?}"
+    );
+}
+
+#[test]
 fn a_receiver_that_is_not_ready_is_asked_again_and_holds_up_nobody_else() {
     let mut pair = Pair::new(HandoffConfig { sending: 1, ..HandoffConfig::default() });
     pair.b.handle_ready(SHARD, false);

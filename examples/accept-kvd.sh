@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lets the tools of Redis, as they are, talk to three nodes of kvd: redis-cli, redis-benchmark, and Python's client.
-# What is not installed is skipped, and said to be.
+# What is not installed is skipped, and said to be. How fast that is beside Redis, `bench kv` says: here no figure is judged.
 #
 #   examples/accept-kvd.sh [KVD]    KVD: the program (default: built in release mode)
 #   PYTHON=...                      a Python that has the package `redis` (default python3)

@@ -1,5 +1,7 @@
 //! The engine in a folder, beside a bare log.
 
+mod start;
+
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
 use std::io::Write as _;
@@ -42,13 +44,17 @@ pub(super) fn run(entries: u64, quick: bool) {
         row(&format!("durable put, {writers} writers"), &format!("{:.1} k/s", ours / 1e3), target, &beside);
     }
     restart(&folder.join("restart"), entries);
+    start::run(&folder.join("start"), entries);
     fs::remove_dir_all(&folder).expect("it was ours");
 }
 
 fn open(path: &Path) -> DurableEngine {
+    DurableEngine::open(path, &owner()).expect("opens")
+}
+
+fn owner() -> Owner {
     let node = NodeName::new("bench").expect("valid");
-    let owner = Owner { cluster: "bench".to_owned(), node, shards: ShardCount::default() };
-    DurableEngine::open(path, &owner).expect("opens")
+    Owner { cluster: "bench".to_owned(), node, shards: ShardCount::default() }
 }
 
 /// Somewhere that a put can be made durable.
@@ -151,7 +157,8 @@ impl Drop for Wal {
     }
 }
 
-/// What a start costs with so many records: opening, and reading all of them for the digests of their shards.
+/// What the engine's part of a start costs with so many records: opening, and reading all of them for the digests of their
+/// shards.
 fn restart(path: &Path, entries: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
     let engine = open(path);

@@ -1,7 +1,10 @@
 //! Benchmarks against floors and peers that are measured in the same run.
 //!
-//! `cargo run --release --bin bench -- rpc|kv|move|membership|documents [--json] [--seconds N] [--rounds N] [--keys N]`
+//! `cargo run --release --bin bench -- rpc|kv|move|away|membership|documents [--json] [--seconds N] [--rounds N] [--keys N]`
+//!
+//! `bench kv` measures `kvd` too, if it was built into the same folder: `cargo build --release -p polity-examples --bins`.
 
+mod away;
 mod documents;
 mod figures;
 mod floor;
@@ -12,6 +15,7 @@ mod membership;
 mod moving;
 mod process;
 mod rpc;
+mod stores;
 #[cfg(feature = "peers")]
 mod tonic_peer;
 
@@ -38,7 +42,14 @@ fn main() -> Result<()> {
     if command == "move-node" {
         return moving::node::run(args);
     }
-    let (seconds, rounds) = if command == "move" { (10.0, 1) } else { (1.0, 7) };
+    if command == "away-node" {
+        return away::node::run(args);
+    }
+    let (seconds, rounds) = match command.as_str() {
+        "move" => (10.0, 1),
+        "away" => (0.0, 1),
+        _ => (1.0, 7),
+    };
     let mut options = Options { json: false, seconds, rounds, keys: 1_000_000 };
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -54,8 +65,9 @@ fn main() -> Result<()> {
         "documents" => documents::run(options),
         "kv" => kv::run(options),
         "move" => moving::run(options),
+        "away" => away::run(options),
         "membership" => membership::run(options),
         "rpc-server" => rpc::server(),
-        _ => bail!("usage: bench rpc|kv|move|membership|documents [--json] [--seconds N] [--rounds N] [--keys N]"),
+        _ => bail!("usage: bench rpc|kv|move|away|membership|documents [--json] [--seconds N] [--rounds N] [--keys N]"),
     }
 }

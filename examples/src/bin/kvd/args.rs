@@ -26,7 +26,12 @@ Other than in Redis:
     hash before a set, a set before a counter, a counter before a string. Commands for the other are told -WRONGTYPE. It
     shows once what hides it is gone: its last element or field is removed, or it expires. DEL removes both.
   - What INCR returns is no unique number: two clients may be told the same. No increment is lost.
-  - No SET NX or XX, no transactions, no scripts: a store without consensus cannot promise them.
+  - A step that would lead a counter beyond 64 bits is refused, and leaves it where it was: of at most 2^62 by writing it and
+    taking it back, so others may see it for a moment; -UNKNOWN if that fails. Clients that add at the same time may lead it
+    beyond, and are told so if a step stays. GET tells where it stands, and steps back towards 64 bits are taken.
+  - Not supported, and refused with an error: SET with NX, XX, GET, KEEPTTL, EXAT or PXAT; EXPIRE and PEXPIRE with NX, XX, GT
+    or LT; transactions; scripts. Most of it a store without consensus cannot promise.
+  - CONFIG GET knows appendonly, databases, maxclients, maxmemory and save; of patterns, `*`.
   - MSET is as many writes as it has keys. The commands of a pipeline that are for different keys may take effect in
     any order.
   - A set or hash is one value, of at most 3 MiB: each question reads it whole, and a write costs as much as it has grown
@@ -125,6 +130,19 @@ mod tests {
         {
             let problem = parse(wrong).expect_err(wrong);
             assert!(!problem.contains('\n'), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_option_that_is_refused() {
+        let words = |text: &'static str| text.split([' ', ',', ';', '\n']).filter(|word| !word.is_empty());
+        let (_, refused) = USAGE.split_once("Not supported").expect("a list");
+        let (of_set, of_expire) = refused.split_once("EXPIRE").expect("both");
+        for option in ["NX", "XX", "GET", "KEEPTTL", "EXAT", "PXAT"] {
+            assert!(words(of_set).any(|word| word == option), "{option}");
+        }
+        for option in ["NX", "XX", "GT", "LT"] {
+            assert!(words(of_expire).any(|word| word == option), "{option}");
         }
     }
 

@@ -6,6 +6,7 @@
 //! | too few replicas are up, or answered in time | `-CLUSTERDOWN` | no | try again |
 //! | too few replicas have confirmed a write, or the node that made it was lost | `-UNKNOWN` | yes, now or later | read, and decide |
 //! | a disk failed | `-UNKNOWN` | yes | read, and decide |
+//! | a counter left the range of 64 bits, and was not brought back | `-UNKNOWN` | yes | read, and decide |
 //! | the key, value or number of elements is over a limit | `-ERR` | no | ask for less |
 //! | the node is stopping | `-ERR` | no | use another node |
 //!
@@ -35,6 +36,11 @@ fn text(error: &KvError) -> String {
         error if error.is_retryable() => format!("CLUSTERDOWN the command was not applied: {error}"),
         error => format!("ERR {error}"),
     }
+}
+
+/// A counter was to go back by what had led it out of its range, and that has failed.
+pub(crate) fn not_taken_back(error: KvError) -> Reply {
+    Reply::Error(format!("UNKNOWN the step leads beyond 64 bits, and may not have been taken back: {error}"))
 }
 
 /// Of the calls of one command all have ended: what they returned, or what the client is told.
@@ -81,6 +87,11 @@ mod tests {
             (KvError::KeySize { bytes: 0, limit: 9 }, "ERR a key has 1 to 9 bytes; this one has 0"),
         ] {
             assert!(text(&error).starts_with(wanted), "{error:?}: {}", text(&error));
+        }
+        // Whatever has become of the second write, the first was applied.
+        for outcome in [Outcome::NotApplied, Outcome::Unknown] {
+            let told = not_taken_back(few(outcome));
+            assert!(matches!(&told, Reply::Error(text) if text.starts_with("UNKNOWN ")), "{told:?}");
         }
     }
 

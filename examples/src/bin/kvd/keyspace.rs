@@ -88,6 +88,11 @@ impl Keyspace {
         put.await
     }
 
+    /// What a counter stands at; 0 if nothing is there.
+    pub(crate) async fn total(&self, key: &Bytes) -> Result<i128> {
+        self.counters.get(key).await
+    }
+
     /// Adds to a counter, and returns what it stands at then, as far as a quorum knows.
     pub(crate) async fn add(&self, key: &Bytes, by: i64) -> Result<i128> {
         self.counters.add(key, by).await

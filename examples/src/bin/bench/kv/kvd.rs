@@ -7,13 +7,19 @@ use anyhow::{Context as _, Result};
 
 use super::NODES;
 use super::resp::{Clients, Order};
+use super::tool;
 use crate::load::Sample;
 use crate::process::Process;
 
 pub(super) struct Measured {
     pub(super) set: Sample,
     pub(super) get: Sample,
+    /// What `redis-benchmark` says.
+    pub(super) tool: Option<tool::Measured>,
 }
+
+/// What makes the program, beside this one.
+pub(super) const BUILT_BY: &str = "cargo build --release -p polity-examples --bins";
 
 /// Starts a cluster and measures it, by clients that go round its nodes; nothing, if `kvd` is not there.
 pub(super) fn measure(duration: Duration, rounds: usize) -> Result<Option<Measured>> {
@@ -37,11 +43,12 @@ pub(super) fn measure(duration: Duration, rounds: usize) -> Result<Option<Measur
         nodes.push(node);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let [set, get] = runtime.block_on(async {
         let clients = Clients::connect(&addrs, |calls, _| calls % NODES).await?;
-        let [set, get] = clients.measure([Order::Set, Order::Get], duration, rounds).await;
-        Ok(Some(Measured { set, get }))
-    })
+        anyhow::Ok(clients.measure([Order::Set, Order::Get], duration, rounds).await)
+    })?;
+    let tool = tool::measure(tool::Servers::Each(&addrs), duration, rounds)?;
+    Ok(Some(Measured { set, get, tool }))
 }
 
 /// What stands behind some words in a node's next line.

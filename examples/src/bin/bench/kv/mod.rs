@@ -7,6 +7,10 @@
 //! Every key is written before anything is measured, so that puts are over keys that are there, and gets find them. What a new
 //! key costs has a row of its own.
 //!
+//! `kvd` is measured if it is beside this program: `cargo build --release -p polity-examples --bins` makes both, and then
+//! `target/release/bench kv` runs this. Redis is, if `redis-server` and `redis-cli` are installed; `redis-benchmark` is let loose on
+//! both.
+//!
 //! | module | idea |
 //! |---|---|
 //! | [`workload`] | what the callers do, and over which keys |
@@ -17,6 +21,7 @@
 //! | [`resp`] | clients in the protocol of Redis |
 //! | [`redis`] | the peer |
 //! | [`kvd`] | the store behind that protocol |
+//! | [`tool`] | `redis-benchmark` on both |
 //! | [`report`] | how all of it is shown |
 
 mod bare;
@@ -27,6 +32,7 @@ pub(crate) mod node;
 mod redis;
 mod report;
 mod resp;
+mod tool;
 mod workload;
 
 use std::time::Duration;
@@ -102,7 +108,32 @@ impl Measured {
                 report.row("kvd, SET", &kvd.set);
                 report.row("kvd, GET", &kvd.get);
             }
-            None => report.absent("kvd", "there is no such program beside this one"),
+            None => {
+                let why = format!("there is no such program beside this one (build it: {})", kvd::BUILT_BY);
+                report.absent("kvd", &why);
+            }
+        }
+        self.rows_of_tool(report);
+    }
+
+    fn rows_of_tool(&self, report: Report) {
+        if !tool::is_there() {
+            return report.absent("redis-benchmark", "it is not installed");
+        }
+        let redis = self.redis.as_ref().and_then(|redis| redis.tool);
+        let kvd = self.kvd.as_ref().and_then(|kvd| kvd.tool);
+        for (at, pipeline) in tool::PIPELINES.into_iter().enumerate() {
+            let row = |who: &str, of: &tool::Measured| {
+                report.row(&format!("redis-benchmark SET, -P {pipeline}, {who}"), &of.set[at]);
+                report.row(&format!("redis-benchmark GET, -P {pipeline}, {who}"), &of.get[at]);
+            };
+            if let Some((cluster, single)) = &redis {
+                row("redis 3+3", cluster);
+                row("one redis", single);
+            }
+            if let Some(kvd) = &kvd {
+                row("kvd", kvd);
+            }
         }
     }
 
@@ -123,5 +154,13 @@ impl Measured {
         let Some(kvd) = &self.kvd else { return };
         report.ratio("kvd SET, of Redis with WAIT 1", &kvd.set, &redis.set_wait);
         report.ratio("kvd GET, of Redis' GET (which asks one node)", &kvd.get, &redis.get);
+        let (Some((cluster, single)), Some(kvd)) = (&redis.tool, &kvd.tool) else { return };
+        for (at, pipeline) in tool::PIPELINES.into_iter().enumerate() {
+            for (who, of) in [("a Redis cluster without WAIT", cluster), ("one Redis", single)] {
+                let what = |name: &str| format!("kvd {name}, redis-benchmark -P {pipeline}, of {who}");
+                report.ratio(&what("SET"), &kvd.set[at], &of.set[at]);
+                report.ratio(&what("GET"), &kvd.get[at], &of.get[at]);
+            }
+        }
     }
 }

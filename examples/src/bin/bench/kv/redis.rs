@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 
 use super::resp::{Clients, Order};
+use super::tool;
 use crate::folder::Folder;
 use crate::load::Sample;
 
@@ -23,6 +24,8 @@ pub(super) struct Measured {
     pub(super) set_wait: Sample,
     pub(super) set: Sample,
     pub(super) get: Sample,
+    /// What `redis-benchmark` says of the cluster, and of a server alone.
+    pub(super) tool: Option<(tool::Measured, tool::Measured)>,
 }
 
 /// Starts a cluster and measures it; nothing, if Redis is not installed.
@@ -33,11 +36,15 @@ pub(super) fn measure(duration: Duration, rounds: usize) -> Result<Option<Measur
     }
     let servers = Servers::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let [set_wait, set, get] = runtime.block_on(async {
         let clients = Clients::connect(&servers.addrs[..MASTERS], |_, key| master(key)).await?;
-        let [set_wait, set, get] = clients.measure([Order::SetWait, Order::Set, Order::Get], duration, rounds).await;
-        Ok(Some(Measured { set_wait, set, get }))
-    })
+        anyhow::Ok(clients.measure([Order::SetWait, Order::Set, Order::Get], duration, rounds).await)
+    })?;
+    let of_cluster = tool::measure(tool::Servers::Cluster(&servers.addrs[0]), duration, rounds)?;
+    drop(servers);
+    let single = Servers::single()?;
+    let of_single = tool::measure(tool::Servers::Each(&single.addrs), duration, rounds)?;
+    Ok(Some(Measured { set_wait, set, get, tool: of_cluster.zip(of_single) }))
 }
 
 struct Servers {
@@ -48,21 +55,9 @@ struct Servers {
 }
 
 impl Servers {
+    /// A cluster.
     fn start() -> Result<Self> {
-        let ports = free_ports(NODES)?;
-        let addrs = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let mut servers = Self { children: Vec::new(), addrs, folder: Folder::new("redis")? };
-        for port in ports.iter().map(u16::to_string) {
-            let folder = servers.folder.path().join(&port);
-            std::fs::create_dir_all(&folder)?;
-            let child = Command::new("redis-server")
-                .args(["--port", &port, "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--save", ""])
-                .args(["--appendonly", "no", "--dir"])
-                .arg(&folder)
-                .stdout(Stdio::null())
-                .spawn()?;
-            servers.children.push(child);
-        }
+        let servers = Self::spawn(NODES, &["--cluster-enabled", "yes"])?;
         let create = || {
             let mut command = Command::new("redis-cli");
             command.args(["--cluster", "create"]).args(&servers.addrs);
@@ -70,14 +65,48 @@ impl Servers {
             command.status()
         };
         until("the Redis cluster does not form", || Ok(create()?.success()))?;
-        let port = ports[0].to_string();
+        let port = servers.first_port();
         until("the Redis cluster is not well", || {
-            let info = Command::new("redis-cli").args(["-p", &port, "cluster", "info"]).output()?;
-            let replicas = Command::new("redis-cli").args(["-p", &port, "info", "replication"]).output()?;
+            let info = Command::new("redis-cli").args(["-p", port, "cluster", "info"]).output()?;
+            let replicas = Command::new("redis-cli").args(["-p", port, "info", "replication"]).output()?;
             Ok(String::from_utf8_lossy(&info.stdout).contains("cluster_state:ok")
                 && String::from_utf8_lossy(&replicas.stdout).contains("state=online"))
         })?;
         Ok(servers)
+    }
+
+    /// One server, without replicas.
+    fn single() -> Result<Self> {
+        let servers = Self::spawn(1, &[])?;
+        let port = servers.first_port();
+        until("Redis does not serve", || {
+            let ping = Command::new("redis-cli").args(["-p", port, "ping"]).stderr(Stdio::null()).output()?;
+            Ok(ping.stdout.starts_with(b"PONG"))
+        })?;
+        Ok(servers)
+    }
+
+    fn spawn(count: usize, args: &[&str]) -> Result<Self> {
+        let ports = free_ports(count)?;
+        let addrs = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let mut servers = Self { children: Vec::new(), addrs, folder: Folder::new("redis")? };
+        for port in ports.iter().map(u16::to_string) {
+            let folder = servers.folder.path().join(&port);
+            std::fs::create_dir_all(&folder)?;
+            let child = Command::new("redis-server")
+                .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+                .args(args)
+                .arg("--dir")
+                .arg(&folder)
+                .stdout(Stdio::null())
+                .spawn()?;
+            servers.children.push(child);
+        }
+        Ok(servers)
+    }
+
+    fn first_port(&self) -> &str {
+        self.addrs[0].rsplit_once(':').map_or("", |(_, port)| port)
     }
 }
 

@@ -1,38 +1,41 @@
 //! `bench move`: what callers notice while a node joins a cluster of five that holds a million keys, and while one leaves.
 //!
-//! Six processes; four of the nodes, which stay, put and get at fixed times, well below what they could do. Their times in a
+//! Six processes; five of the nodes put and get at fixed times, well below what they could do. The times of those that stay in a
 //! quiet window come first, then the sixth node joins, until everything is settled; another quiet window, and one leaves. The
 //! floor of what has to be moved is the keys and values of the records on the node that joined or left.
+//!
+//! Calls at the node that comes or goes are counted apart. The one that joins is called from when it is a member until a quiet
+//! window after all is settled, the one that leaves until its leave has returned. What began since the node was ready, and before
+//! `leave` was called, should not fail. What began before or later may be refused, with an error that says that it was not applied;
+//! whatever else became of it counts as failed, also an error that leaves open whether it was.
 
+mod counts;
 pub(crate) mod node;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use self::counts::{Counts, Passing};
 use crate::Options;
 use crate::figures::Figures;
 use crate::load::Sample;
 use crate::process::{self, Process};
+use crate::stores;
 
+/// How many nodes there are before one joins and after one has left. They come first of all.
 const NODES: usize = 5;
-/// The nodes that calls are made at.
-const CALLERS: usize = 4;
-/// Calls a second in all: half of them puts.
+/// Calls a second at all of these together: half of them puts.
 const RATE: f64 = 2_000.0;
 /// What bounds a move.
 const PATIENCE: Duration = Duration::from_secs(300);
-const VALUE_BYTES: usize = 100;
-const KEY_BYTES: usize = 12;
-
-fn key(at: u64) -> String {
-    format!("key:{at:08}")
-}
+/// Calls that have begun have ended by then: the store lets none take longer than 2 s.
+const CALLS_END_WITHIN: Duration = Duration::from_secs(3);
 
 /// What callers saw in some time.
 #[derive(Debug)]
 struct Window {
-    failed: u64,
+    counts: Counts,
     puts: Sample,
     gets: Sample,
 }
@@ -49,6 +52,8 @@ struct Cluster {
     nodes: Vec<Process>,
     started: usize,
     seed: String,
+    /// How often a node calls, and over how many keys, as it is told.
+    load: String,
 }
 
 impl Cluster {
@@ -109,14 +114,14 @@ impl Cluster {
         anyhow::bail!("not done in {PATIENCE:?}")
     }
 
+    /// What was seen at all that stay.
     fn window(&mut self) -> Result<Window> {
-        let (mut failed, mut puts, mut gets) = (0, Vec::new(), Vec::new());
-        for node in &mut self.nodes[..CALLERS] {
-            failed += node.ask("window")?.parse::<u64>()?;
-            puts.push(node.line()?.parse()?);
-            gets.push(node.line()?.parse()?);
-        }
-        Ok(Window { failed, puts: Figures::sample(&puts), gets: Figures::sample(&gets) })
+        window(&mut self.nodes[..NODES])
+    }
+
+    /// What was seen at the one that comes or goes.
+    fn window_of_last(&mut self) -> Result<Window> {
+        window(std::slice::from_mut(self.last()))
     }
 
     fn quiet(&mut self, options: Options) -> Result<Window> {
@@ -130,6 +135,16 @@ impl Cluster {
     }
 }
 
+fn window(nodes: &mut [Process]) -> Result<Window> {
+    let (mut counts, mut puts, mut gets) = (Vec::new(), Vec::new(), Vec::new());
+    for node in nodes {
+        counts.push(node.ask("window")?.parse()?);
+        puts.push(node.line()?.parse()?);
+        gets.push(node.line()?.parse()?);
+    }
+    Ok(Window { counts: Counts::sum(counts), puts: Figures::sample(&puts), gets: Figures::sample(&gets) })
+}
+
 fn mega(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
@@ -139,6 +154,8 @@ struct Move {
     what: &'static str,
     quiet: Window,
     during: Window,
+    /// At the node itself.
+    mover: Window,
     seconds: f64,
     moved: u64,
     floor: u64,
@@ -151,14 +168,24 @@ impl Move {
     }
 
     fn report(&self, options: Options) {
-        let Self { what, quiet, during, seconds, moved, floor } = self;
-        let (failed, ratio, times) = (quiet.failed + during.failed, self.ratio(), *moved as f64 / *floor as f64);
+        let Self { what, quiet, during, mover, seconds, moved, floor } = self;
+        let (ratio, times) = (self.ratio(), *moved as f64 / *floor as f64);
+        let (calls, failed) = (during.counts.calls(), quiet.counts.failed + during.counts.failed);
+        let at_mover = mover.counts;
+        let Passing { served, refused, failed: passing_failed } = at_mover.passing;
         if options.json {
             println!(
                 "{{\"bench\":\"move\",\"what\":\"{what}\",\"quiet_put_p99_us\":{:.0},\"quiet_get_p99_us\":{:.0},\
-                 \"put_p99_us\":{:.0},\"get_p99_us\":{:.0},\"p99_ratio\":{ratio:.2},\"failed\":{failed},\
+                 \"put_p99_us\":{:.0},\"get_p99_us\":{:.0},\"p99_ratio\":{ratio:.2},\"calls\":{calls},\"failed\":{failed},\
+                 \"mover_calls\":{},\"mover_failed\":{},\"mover_passing_served\":{served},\
+                 \"mover_passing_refused\":{refused},\"mover_passing_failed\":{passing_failed},\
                  \"seconds\":{seconds:.1},\"moved_bytes\":{moved},\"floor_bytes\":{floor}}}",
-                quiet.puts.p99_us, quiet.gets.p99_us, during.puts.p99_us, during.gets.p99_us,
+                quiet.puts.p99_us,
+                quiet.gets.p99_us,
+                during.puts.p99_us,
+                during.gets.p99_us,
+                at_mover.calls(),
+                at_mover.failed,
             );
             return;
         }
@@ -172,9 +199,17 @@ impl Move {
         println!("a node {what}s");
         show("quiet", quiet);
         show("moving", during);
-        println!("  p99 of the quiet one {ratio:.2}, failed {failed} of {:.0}", {
-            (during.puts.per_second + during.gets.per_second) * seconds
-        });
+        println!("  p99 of the quiet one {ratio:.2}, failed {failed}, of {calls} while moving");
+        show("itself", mover);
+        let (here, passing) = match *what {
+            "join" => ("since it is ready", "before that"),
+            _ => ("before leave()", "from then on"),
+        };
+        println!(
+            "  itself  {here}: failed {} of {}; {passing}: served {served}, refused {refused}, failed {passing_failed}",
+            at_mover.failed,
+            at_mover.calls()
+        );
         println!(
             "  {seconds:.1} s, {:.1} MB moved, {times:.2} of the {:.1} MB of keys and values",
             mega(*moved),
@@ -188,11 +223,14 @@ fn join(cluster: &mut Cluster, options: Options) -> Result<Move> {
     let before = cluster.progress()?;
     cluster.window()?;
     cluster.start()?;
+    cluster.begin(&format!("join {}", cluster.load))?;
     cluster.begin(&format!("settle {}", NODES + 1))?;
     let (seconds, moved) = cluster.until_done(before, options)?;
     let during = cluster.window()?;
-    let floor = cluster.records()? * (KEY_BYTES + VALUE_BYTES) as u64;
-    Ok(Move { what: "join", quiet, during, seconds, moved, floor })
+    let floor = stores::payload(cluster.records()?);
+    std::thread::sleep(Duration::from_secs_f64(options.seconds));
+    let mover = cluster.window_of_last()?;
+    Ok(Move { what: "join", quiet, during, mover, seconds, moved, floor })
 }
 
 fn leave(cluster: &mut Cluster, options: Options) -> Result<Move> {
@@ -200,19 +238,26 @@ fn leave(cluster: &mut Cluster, options: Options) -> Result<Move> {
     let at = cluster.nodes.len() - 2;
     let leaver = cluster.nodes.remove(at);
     cluster.nodes.push(leaver);
-    let floor = cluster.records()? * (KEY_BYTES + VALUE_BYTES) as u64;
+    let floor = stores::payload(cluster.records()?);
+    cluster.window_of_last()?;
     let quiet = cluster.quiet(options)?;
     let before = cluster.progress()?;
     cluster.window()?;
+    let stayed = cluster.window_of_last()?;
     cluster.begin("leave")?;
     let (seconds, moved) = cluster.until_done(before, options)?;
     let during = cluster.window()?;
+    std::thread::sleep(CALLS_END_WITHIN);
+    let mut mover = cluster.window_of_last()?;
+    mover.counts = Counts::sum([stayed.counts, mover.counts]);
     cluster.nodes.pop();
-    Ok(Move { what: "leave", quiet, during, seconds, moved, floor })
+    Ok(Move { what: "leave", quiet, during, mover, seconds, moved, floor })
 }
 
 pub(crate) fn run(options: Options) -> Result<()> {
-    let mut cluster = Cluster { nodes: Vec::new(), started: 0, seed: "-".to_owned() };
+    let share = options.keys.div_ceil(NODES as u64);
+    let load = format!("{} {}", RATE / NODES as f64, share * NODES as u64);
+    let mut cluster = Cluster { nodes: Vec::new(), started: 0, seed: "-".to_owned(), load };
     for _ in 0..NODES {
         cluster.start()?;
     }
@@ -220,20 +265,18 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let nothing = cluster.progress()?;
     cluster.until_done(nothing, options)?;
     let began = Instant::now();
-    let share = options.keys.div_ceil(CALLERS as u64);
-    for (at, node) in cluster.nodes[..CALLERS].iter_mut().enumerate() {
+    for (at, node) in cluster.nodes.iter_mut().enumerate() {
         node.tell(&format!("fill {} {share}", at as u64 * share))?;
     }
-    for node in &mut cluster.nodes[..CALLERS] {
+    for node in &mut cluster.nodes {
         ensure!(node.line()? == "filled", "a node does not fill");
     }
     if !options.json {
         let seconds = began.elapsed().as_secs_f64();
         println!("{NODES} processes hold {} keys, written in {seconds:.1} s; {RATE} calls a second", options.keys);
     }
-    for node in &mut cluster.nodes[..CALLERS] {
-        let keys = share * CALLERS as u64;
-        ensure!(node.ask(&format!("load {} {keys}", RATE / CALLERS as f64))? == "begun", "a node does not call");
+    for node in &mut cluster.nodes {
+        ensure!(node.ask(&format!("call {}", cluster.load))? == "begun", "a node does not call");
     }
     // Every path is warm.
     cluster.quiet(options)?;

@@ -2,20 +2,20 @@
 
 use std::io::BufRead as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use polity::kv::{KvError, Outcome};
 use polity::shard::ShardCount;
 use polity::{Kv, KvConfig, Node, Preset};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::{PATIENCE, VALUE_BYTES, key};
+use super::PATIENCE;
+use super::counts::Counts;
 use crate::figures::Figures;
-
-/// How many keys are written in one call when the store is filled.
-const FILLED_AT_ONCE: u64 = 10_000;
+use crate::stores::{self, VALUE_BYTES, key};
 
 /// Prints where it listens, then one answer for every order, until its standard input closes.
 pub(crate) fn run(mut args: impl Iterator<Item = String>) -> Result<()> {
@@ -36,37 +36,48 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) -> Result<()> {
         kv.shards = ShardCount::new(1024)?;
         let node = builder.kv(kv).listen("127.0.0.1:0").seeds(seeds).start().await?;
         println!("{}", node.addr());
-        let load = Load { kv: node.kv().clone(), window: Arc::default() };
+        let load = Load { kv: node.kv().clone(), window: Arc::default(), stage: Arc::default() };
         let done = Arc::new(AtomicBool::new(false));
         while let Some(order) = orders.recv().await {
             let words: Vec<&str> = order.split(' ').collect();
             match words[..] {
                 ["fill", first, count] => {
-                    fill(node.kv(), first.parse()?, count.parse()?).await?;
+                    let (first, count): (u64, u64) = (first.parse()?, count.parse()?);
+                    stores::write(node.kv(), first..first + count, 1).await?;
                     println!("filled");
                 }
-                ["load", per_second, keys] => {
+                ["call", per_second, keys] => {
                     load.begin(per_second.parse()?, keys.parse()?);
                     println!("begun");
                 }
-                ["window"] => load.window.lock().unwrap_or_else(PoisonError::into_inner).print(),
+                ["join", per_second, keys] => {
+                    load.enter(Stage::Joins);
+                    load.begin(per_second.parse()?, keys.parse()?);
+                    let (node, load) = (node.clone(), load.clone());
+                    tokio::spawn(async move {
+                        if node.ready().await.is_ok() {
+                            load.enter(Stage::Stays);
+                        }
+                    });
+                    println!("begun");
+                }
+                ["window"] => load.window().print(),
                 ["settle", members] => {
                     let (node, members, done) = (node.clone(), members.parse::<usize>()?, done.clone());
                     done.store(false, Ordering::Relaxed);
                     tokio::spawn(async move {
-                        while node.members().snapshot().up().count() != members {
-                            tokio::time::sleep(Duration::from_millis(10)).await;
-                        }
-                        node.kv().settled().await;
+                        stores::settled(&node, members).await;
                         done.store(true, Ordering::Relaxed);
                     });
                     println!("begun");
                 }
                 ["leave"] => {
-                    let (node, done) = (node.clone(), done.clone());
+                    let (node, load, done) = (node.clone(), load.clone(), done.clone());
                     done.store(false, Ordering::Relaxed);
                     tokio::spawn(async move {
+                        load.enter(Stage::Leaves);
                         let left = node.leave(PATIENCE).await;
+                        load.enter(Stage::HasLeft);
                         done.store(left.is_ok(), Ordering::Relaxed);
                     });
                     println!("begun");
@@ -83,24 +94,23 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) -> Result<()> {
     })
 }
 
-async fn fill(kv: &Kv, first: u64, count: u64) -> Result<()> {
-    let mut from = first;
-    while from < first + count {
-        let to = (from + FILLED_AT_ONCE).min(first + count);
-        let results = kv.put_many((from..to).map(|at| (key(at), vec![1; VALUE_BYTES]))).await;
-        for result in results {
-            result?;
-        }
-        from = to;
-    }
-    Ok(())
+/// How far a node is on its way in or out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Stage {
+    /// It is a member, and not ready.
+    Joins,
+    #[default]
+    Stays,
+    Leaves,
+    HasLeft,
 }
 
-/// Calls that are made at fixed times, however long the ones before take.
+/// Calls that are made at fixed times, however long the ones before take, until the node has left.
 #[derive(Clone)]
 struct Load {
     kv: Kv,
     window: Arc<Mutex<Window>>,
+    stage: Arc<Mutex<Stage>>,
 }
 
 /// What was measured since it was asked for last.
@@ -109,18 +119,40 @@ struct Window {
     since: Option<Instant>,
     puts: Vec<u32>,
     gets: Vec<u32>,
-    failed: u64,
+    counts: Counts,
 }
 
 impl Window {
     fn print(&mut self) {
-        let Self { since, mut puts, mut gets, failed } = std::mem::take(self);
+        let Self { since, mut puts, mut gets, counts } = std::mem::take(self);
         self.since = Some(Instant::now());
         let seconds = since.map_or(f64::NAN, |since| since.elapsed().as_secs_f64());
-        println!("{failed}");
+        println!("{counts}");
         for nanos in [&mut puts, &mut gets] {
             nanos.sort_unstable();
             println!("{}", Figures::new(nanos, seconds));
+        }
+    }
+
+    /// Counts a call that began in this stage, by what became of it.
+    fn count(&mut self, stage: Stage, what: &str, ended: &Result<bool, KvError>) {
+        let counts = &mut self.counts;
+        let (served, failed) = match stage {
+            Stage::Stays => (&mut counts.served, &mut counts.failed),
+            Stage::Joins | Stage::Leaves | Stage::HasLeft => (&mut counts.passing.served, &mut counts.passing.failed),
+        };
+        match ended {
+            Ok(true) => *served += 1,
+            Err(error) if stage != Stage::Stays && error.outcome() == Outcome::NotApplied => {
+                if counts.passing.refused == 0 {
+                    eprintln!("a {what} is refused ({stage:?}): {error}");
+                }
+                counts.passing.refused += 1;
+            }
+            _ => {
+                eprintln!("a {what} failed ({stage:?}): {ended:?}");
+                *failed += 1;
+            }
         }
     }
 }
@@ -130,11 +162,15 @@ impl Load {
     fn begin(&self, per_second: f64, keys: u64) {
         let (load, runtime) = (self.clone(), Handle::current());
         let pause = Duration::from_secs_f64(1.0 / per_second);
+        self.window().since.get_or_insert_with(Instant::now);
         std::thread::spawn(move || {
             let mut next = Instant::now();
             for at in 0_u64.. {
                 next += pause;
                 std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                if load.stage() == Stage::HasLeft {
+                    return;
+                }
                 let (load, due) = (load.clone(), next);
                 // Odd, and so no multiple of a divisor of what it is taken modulo.
                 let key = key(at.wrapping_mul(48_271) % keys);
@@ -144,17 +180,30 @@ impl Load {
     }
 
     async fn call(&self, key: String, puts: bool, due: Instant) {
-        let is_well = if puts {
-            self.kv.put(key, vec![2; VALUE_BYTES]).await.map(|_| true)
+        let stage = self.stage();
+        if stage == Stage::HasLeft {
+            return;
+        }
+        let (what, ended) = if puts {
+            ("put", self.kv.put(key, vec![2; VALUE_BYTES]).await.map(|_| true))
         } else {
-            self.kv.get(key).await.map(|found| !found.is_empty())
+            ("get", self.kv.get(key).await.map(|found| !found.is_empty()))
         };
         let nanos = u32::try_from(due.elapsed().as_nanos()).unwrap_or(u32::MAX);
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if !matches!(is_well, Ok(true)) {
-            eprintln!("failed: {is_well:?}");
-            window.failed += 1;
-        }
+        let mut window = self.window();
+        window.count(stage, what, &ended);
         if puts { window.puts.push(nanos) } else { window.gets.push(nanos) }
+    }
+
+    fn enter(&self, stage: Stage) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    fn stage(&self) -> Stage {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -69,7 +69,7 @@ fn sections(shared: &Shared) -> [(&'static str, Lines); 4] {
     ]
 }
 
-/// `CONFIG GET NAME...`: the settings that tools ask for. A name is a whole one, or `*`.
+/// `CONFIG GET NAME...`: the settings that tools ask for. In a name `*` stands for anything.
 pub(super) fn config(session: &mut Session, arguments: &[Bytes]) -> Reply {
     match (&arguments[1].to_ascii_uppercase()[..], &arguments[2..]) {
         (b"GET", []) => wrong_arity("config|get"),
@@ -82,12 +82,34 @@ pub(super) fn config(session: &mut Session, arguments: &[Bytes]) -> Reply {
                 ("maxmemory", "0".to_owned()),
                 ("save", String::new()),
             ];
-            let is_wanted =
-                |setting: &str| names.iter().any(|name| *name == "*" || name.eq_ignore_ascii_case(setting.as_bytes()));
+            let is_wanted = |setting: &str| names.iter().any(|name| matches(name, setting.as_bytes()));
             let told = settings.into_iter().filter(|(name, _)| is_wanted(name));
             Reply::Map(told.map(|(name, value)| (Bytes::from_static(name.as_bytes()), Reply::text(value))).collect())
         }
         (name, _) => unknown_subcommand("CONFIG", name),
+    }
+}
+
+/// Whether a text, in whatever case, is what a pattern means, in which each `*` stands for anything.
+fn matches(mut pattern: &[u8], mut text: &[u8]) -> bool {
+    // After the last `*`: what follows it, and what it has not taken. Taking more than needed never helps an earlier one.
+    let mut after_star: Option<(&[u8], &[u8])> = None;
+    loop {
+        match (pattern, text) {
+            ([b'*', rest @ ..], _) => {
+                pattern = rest;
+                after_star = Some((rest, text));
+            }
+            ([], []) => return true,
+            ([a, more @ ..], [b, rest @ ..]) if a.eq_ignore_ascii_case(b) => (pattern, text) = (more, rest),
+            _ => match after_star {
+                Some((rest, [_, fewer @ ..])) => {
+                    (pattern, text) = (rest, fewer);
+                    after_star = Some((rest, fewer));
+                }
+                _ => return false,
+            },
+        }
     }
 }
 
@@ -143,4 +165,28 @@ fn row(command: &'static Command) -> Reply {
 fn docs(command: &Command) -> Reply {
     let pair = |name: &'static str, text| (Bytes::from_static(name.as_bytes()), Reply::text(text));
     Reply::Map(vec![pair("summary", command.summary), pair("since", "1.0.0"), pair("group", command.group)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_anything_wherever_it_is() {
+        for pattern in
+            ["maxmemory", "MaxMemory", "*", "**", "max*", "*memory", "m*y", "*ax*mo*", "*maxmemory*", "m*m*m*y"]
+        {
+            assert!(matches(pattern.as_bytes(), b"maxmemory"), "{pattern}");
+        }
+        for pattern in ["", "max", "memory", "maxmemory2", "max*x", "*maxm", "y*m", "m*m*m*m*y", "?axmemory"] {
+            assert!(!matches(pattern.as_bytes(), b"maxmemory"), "{pattern}");
+        }
+        assert!(matches(b"", b"") && matches(b"*", b"") && !matches(b"a", b""));
+    }
+
+    #[test]
+    fn a_long_pattern_comes_to_an_end() {
+        let stars = b"a*".repeat(1 << 20);
+        assert!(!matches(&stars, b"aaaaaaaaab"));
+    }
 }

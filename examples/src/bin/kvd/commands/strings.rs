@@ -112,15 +112,42 @@ pub(super) async fn decrby(keyspace: &Keyspace, arguments: &[Bytes]) -> Reply {
     }
 }
 
+/// A larger step than this may leave the range of an answer from half of it.
+const LARGE_STEP: u64 = 1 << 62;
+
 async fn add(keyspace: &Keyspace, key: &Bytes, by: i64) -> Reply {
-    let total = keyspace.add(key, by).await.map_err(Reply::from);
-    answer(total.and_then(|total| match i64::try_from(total) {
-        Ok(total) => Ok(Reply::Integer(total)),
-        // It may go further than an answer can say; `GET` tells it.
-        Err(_) => {
-            Err(Reply::error(format!("it was added, and the counter stands at {total}, which is no 64-bit number")))
-        }
-    }))
+    answer(added(keyspace, key, by).await)
+}
+
+/// What a counter stands at after this step. It is refused without effect if that is no 64-bit number, as in Redis, but the
+/// usual step costs no read. A large one is preceded by a read. A small one leaves the range at its edge only: then it is
+/// taken back, and a quorum has both halves before the client is told.
+async fn added(keyspace: &Keyspace, key: &Bytes, by: i64) -> Result<Reply, Reply> {
+    let is_large = by.unsigned_abs() > LARGE_STEP;
+    if is_large && is_beyond(keyspace.total(key).await? + i128::from(by), by) {
+        return Err(overflow());
+    }
+    let total = keyspace.add(key, by).await?;
+    if let Ok(total) = i64::try_from(total) {
+        return Ok(Reply::Integer(total));
+    }
+    if is_large || !is_beyond(total, by) {
+        // Others have added at the same time, or it had been beyond and comes back. `GET` tells it.
+        let told = format!("it was added, and the counter stands at {total}, which is no 64-bit number");
+        return Err(Reply::error(told));
+    }
+    keyspace.add(key, -by).await.map_err(failure::not_taken_back)?;
+    Err(overflow())
+}
+
+/// Whether a step has led out of the range, or further away from it.
+fn is_beyond(total: i128, by: i64) -> bool {
+    if by < 0 { total < i128::from(i64::MIN) } else { total > i128::from(i64::MAX) }
+}
+
+/// In the words of Redis.
+fn overflow() -> Reply {
+    Reply::error("increment or decrement would overflow")
 }
 
 #[cfg(test)]
@@ -130,6 +157,26 @@ mod tests {
     fn of(line: &str) -> Result<Option<Duration>, String> {
         let words: Vec<_> = line.split_whitespace().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
         options(&words).map_err(|error| format!("{error:?}"))
+    }
+
+    #[test]
+    fn a_step_is_beyond_only_in_its_own_direction() {
+        let (least, most) = (i128::from(i64::MIN), i128::from(i64::MAX));
+        for (total, by, wanted) in [
+            (most, 1, false),
+            (most + 1, 1, true),
+            (most + 1, -1, false),
+            (least, -1, false),
+            (least - 1, -1, true),
+            (least - 1, 1, false),
+            (most + 1, 0, true),
+        ] {
+            assert_eq!(is_beyond(total, by), wanted, "{total} by {by}");
+        }
+        // What is not read first can be taken back.
+        for by in [LARGE_STEP as i64, -(LARGE_STEP as i64)] {
+            assert!(by.unsigned_abs() <= LARGE_STEP && by.checked_neg().is_some());
+        }
     }
 
     #[test]

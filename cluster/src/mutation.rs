@@ -113,6 +113,14 @@ mutations! {
     CountsBlindly = "counts-blindly",
     /// What is to expire later than was said is acknowledged, and not done.
     ForgetsRenewals = "forgets-renewals",
+    /// A last value is written as of no time: of two that were written at the same time any stays.
+    StampsNothing = "stamps-nothing",
+    /// Of what a key holds of several kinds the least shows.
+    ShowsTheLeast = "shows-the-least",
+    /// A key that holds one kind takes others, too.
+    TakesAnyKind = "takes-any-kind",
+    /// A removal from a set or map takes away all that is there, at whoever hears of it.
+    RemovesUnseen = "removes-unseen",
     /// A write that too few replicas have confirmed is reported as not applied.
     DeniesWrites = "denies-writes",
 }

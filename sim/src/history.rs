@@ -135,10 +135,39 @@ pub enum Basis {
     Of(OpId),
 }
 
-/// What a client does. Every operation is at quorum.
+/// How many replicas take part in an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// One.
+    One,
+    /// A majority.
+    Quorum,
+    /// All.
+    All,
+}
+
+/// What a key of a bucket holds, by rising precedence.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Values side by side.
+    Causal,
+    /// The latest value.
+    LastWriterWins,
+    /// A number.
+    Counter,
+    /// Elements.
+    Set,
+    /// Fields.
+    Map,
+}
+
+/// What a client does. Every operation is at quorum, but for those that say at which level they are.
 ///
-/// The first three are of registers: a put writes the number of its operation. The others are of values that clients
-/// read, change and write back with the context of their read; siblings are merged by the readers.
+/// The first three are of registers: a put writes the number of its operation. Those that follow are of values that clients
+/// read, change and write back with the context of their read; siblings are merged by the readers. The last ones, from
+/// [`Action::Write`] on, are of keys of buckets of any kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
@@ -177,6 +206,34 @@ pub enum Action {
     End,
     /// Reads what is leased.
     Look,
+    /// Writes the operation's number, as something of this kind: a value, an element, a field; or adds 1 to a counter.
+    Write {
+        /// Of what kind.
+        kind: Kind,
+        /// At which level.
+        level: Level,
+        /// Whether it is to expire some time.
+        expires: bool,
+    },
+    /// Deletes what is there, of whatever kind.
+    Erase(Level),
+    /// Reads what is there, of whatever kind.
+    Read(Level),
+    /// Reads all keys that begin so.
+    Scan,
+    /// Counts the keys that begin so.
+    Len,
+    /// Adds an element to a set, or a field to a map, which others add and remove too.
+    Insert {
+        /// Which.
+        element: u64,
+        /// Whether under an idempotency key: that of this element.
+        once: bool,
+    },
+    /// Removes one.
+    Remove(u64),
+    /// Reads them.
+    Members,
 }
 
 impl Action {
@@ -275,10 +332,22 @@ pub struct Named {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// It was done. For a read, what was found, in order: the puts, adds or commands.
+    /// It was done. For a read, what was found, in order: the puts, adds or commands; of [`Action::Members`], the elements.
     Done(Vec<OpId>),
     /// It was done, and this is the total that was found.
     Total(u64),
+    /// It was done, and this is what is there: something of this kind, the writes that are found in it, and what a counter
+    /// stands at.
+    Held {
+        /// Of what kind.
+        kind: Kind,
+        /// By which operations, in order. None of a counter.
+        found: Vec<OpId>,
+        /// 0 of anything but a counter.
+        total: u64,
+    },
+    /// The key holds something of this kind, which is another one: nothing was done.
+    OtherKind(Kind),
     /// The budget is spent: nothing was done.
     Exhausted,
     /// It was not done, and never will be.
@@ -475,7 +544,10 @@ impl Op {
     #[must_use]
     pub fn found(&self) -> Option<&[OpId]> {
         match (&self.action, &self.outcome) {
-            (Action::Get | Action::Elements | Action::Orders | Action::Look, Outcome::Done(values)) => Some(values),
+            (
+                Action::Get | Action::Elements | Action::Orders | Action::Look | Action::Read(_) | Action::Scan,
+                Outcome::Done(values),
+            ) => Some(values),
             _ => None,
         }
     }
@@ -489,7 +561,13 @@ impl Op {
     /// Whether its caller was told that it was done.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        matches!(self.outcome, Outcome::Done(_) | Outcome::Total(_))
+        matches!(self.outcome, Outcome::Done(_) | Outcome::Total(_) | Outcome::Held { .. })
+    }
+
+    /// Whether its caller was told that nothing was done.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self.outcome, Outcome::NotApplied | Outcome::OtherKind(_) | Outcome::Exhausted)
     }
 
     /// Whether it is a write whose caller was told that it was done.

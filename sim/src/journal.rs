@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::checker::by_hand;
     use crate::checker::hand::{at, done, life, op, start, view};
-    use crate::history::{Action, Basis, Event, Host, OpId, Outcome, Stage, Standing};
+    use crate::history::{Action, Basis, Event, Host, Kind, Level, OpId, Outcome, Stage, Standing};
 
     /// One entry of every kind.
     fn all_kinds() -> History {
@@ -114,6 +114,11 @@ mod tests {
         entries.extend(op(60, 70, 7, Action::Spend, Outcome::Exhausted));
         entries.extend(op(60, 70, 8, Action::Lease(500), done(&[])));
         entries.extend(op(60, 70, 9, Action::Expire(None), Outcome::Total(1)));
+        let write = Action::Write { kind: Kind::LastWriterWins, level: Level::One, expires: true };
+        entries.extend(op(60, 70, 10, write, Outcome::OtherKind(Kind::Set)));
+        let held = Outcome::Held { kind: Kind::Counter, found: Vec::new(), total: u64::MAX };
+        entries.extend(op(60, 70, 11, Action::Read(Level::All), held));
+        entries.extend(op(60, 70, 12, Action::Insert { element: u64::MAX, once: true }, done(&[])));
         let (class, what, text) = ("pause".to_owned(), "n1 stands still".to_owned(), "why\nnot".to_owned());
         let others = [
             Event::StartFailed { host, reason: "no".into() },

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use polity_sim::case::Case;
 use polity_sim::fault::{Outage, Stage, classes};
 use polity_sim::history::{
-    Action, Basis, Deed, Event, Host, Life, MemberList, Named, OpId, Outcome, Reign, Seen, Stage as Subscribed,
-    Standing,
+    Action, Basis, Deed, Event, Host, Kind, Level, Life, MemberList, Named, OpId, Outcome, Reign, Seen,
+    Stage as Subscribed, Standing,
 };
 use polity_sim::settings::{Settings, Stranger};
 use polity_sim::{journal, scenario};
@@ -168,10 +168,25 @@ fn every_action_and_outcome_is_described() {
         Action::Expire(Some(1)),
         Action::End,
         Action::Look,
+        Action::Write { kind: Kind::LastWriterWins, level: Level::One, expires: false },
+        Action::Erase(Level::Quorum),
+        Action::Read(Level::All),
+        Action::Scan,
+        Action::Len,
+        Action::Insert { element: 1, once: true },
+        Action::Remove(1),
+        Action::Members,
     ]);
-    let outcomes =
-        [Outcome::Done(vec![op]), Outcome::Total(1), Outcome::Exhausted, Outcome::NotApplied, Outcome::Unknown];
-    assert_named(outcomes);
+    assert_named([
+        Outcome::Done(vec![op]),
+        Outcome::Total(1),
+        Outcome::Held { kind: Kind::Causal, found: vec![op], total: 0 },
+        Outcome::OtherKind(Kind::Map),
+        Outcome::Exhausted,
+        Outcome::NotApplied,
+        Outcome::Unknown,
+    ]);
+    assert_named([Kind::Causal, Kind::LastWriterWins, Kind::Counter, Kind::Set, Kind::Map]);
     let epoch = Reign { counter: 1, owner: Host(0), life: Life { generation: 1, nonce: 1 } };
     assert_named([
         Deed::Claimed,

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-const SCENARIOS: [&str; 13] = [
+const SCENARIOS: [&str; 14] = [
     "formation",
     "kill",
     "partition",
@@ -16,6 +16,7 @@ const SCENARIOS: [&str; 13] = [
     "outage",
     "disks",
     "away",
+    "kinds",
 ];
 
 fn polity_sim(args: &str) -> Output {

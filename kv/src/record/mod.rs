@@ -21,6 +21,7 @@ pub use once::IdempotencyKey;
 pub(crate) use polity_cluster::rpc::Blob;
 use std::borrow::Cow;
 
+use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::{DvvSet, ReplicaId, VersionVector};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,9 @@ pub(crate) struct Record {
 impl Record {
     /// The greatest kind of which something is there.
     fn shown(&self) -> Option<&Part> {
+        if mutated(Mutation::ShowsTheLeast) {
+            return self.parts.iter().find(|part| part.is_live()).filter(|_| self.causal.is_empty());
+        }
         self.parts.iter().rev().find(|part| part.is_live())
     }
 

@@ -1,5 +1,6 @@
 //! What a key holds of one kind other than causal: a replicated value, and when it expires.
 
+use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::{AwSet, Crdt, LwwRegister, OrMap, PnCounter, ReplicaId, VersionVector};
 
 use super::once::{Added, Done};
@@ -101,6 +102,9 @@ impl Part {
 
     /// Joins a copy of the same kind. Returns whether anything was new.
     pub(super) fn merge(&mut self, other: Self) -> bool {
+        if mutated(Mutation::RemovesUnseen) && matches!(self.value, Value::Set(_) | Value::Map(_)) && !other.is_live() {
+            self.clear();
+        }
         let is_later = self.until.merge(other.until) | self.keyed.merge(other.keyed);
         let is_new = match (&mut self.value, other.value) {
             (Value::LastWriterWins(ours), Value::LastWriterWins(theirs)) => ours.merge(theirs),

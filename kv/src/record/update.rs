@@ -159,7 +159,7 @@ impl Record {
             let context = trace.dot().filter(|_| update.puts_a_causal_value()).into_iter().collect();
             return Ok(Applied { delta: None, changed: 0, context, dot: None, again: true });
         }
-        if self.is_live() && self.kind() != kind {
+        if self.is_live() && self.kind() != kind && !mutated(Mutation::TakesAnyKind) {
             return Err(Refused::WrongKind(self.kind()));
         }
         if once.is_some() && self.done.len() >= MAX_DONE {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use polity_cluster::mutation::{Mutation, mutated};
-use polity_crdt::{Dot, VersionVector};
+use polity_crdt::{Dot, Timestamp, VersionVector};
 use polity_shard::ShardId;
 
 use super::{Old, Shard, Store, millis};
@@ -219,7 +219,7 @@ impl Store {
         named: RosterId,
     ) -> Result<Written, WriteError> {
         let siblings = record.siblings();
-        let at = guard.clock.now(wall);
+        let at = if mutated(Mutation::StampsNothing) { Timestamp::default() } else { guard.clock.now(wall) };
         let writing = Writing { replica: guard.replica, above: guard.counted, context, at, window: self.window };
         let applied = record.apply(update, &writing)?;
         if record.siblings() > self.max_siblings && !update.clears && !applied.again {

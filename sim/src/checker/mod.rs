@@ -3,13 +3,15 @@
 //! To add one, write its file and name it in [`ALL`]. Its tests hand it a good history and a bad one. What more than one
 //! of them gathers from a history is in [`Facts`].
 //!
-//! Registers are judged by K1, K2, K3, K5 and K6. Sets, commands, counters and budgets have one checker each, which knows
-//! what its clients do, and names the promise that they saw broken.
+//! Registers are judged by K1, K2, K3, K5 and K6. Sets, commands, counters, budgets, and keys of buckets of any kind have one
+//! checker each, which knows what its clients do, and names the promise that they saw broken.
 
+pub mod add_wins;
 pub mod bounds;
 pub mod budget;
 pub mod c1_convergent;
 pub mod c2_nothing_lost;
+mod clocks;
 pub mod commands;
 pub mod counter;
 mod facts;
@@ -24,6 +26,7 @@ pub mod k4_repair;
 pub mod k5_deletes_stay;
 pub mod k5_expiry;
 pub mod k6_honest_outcomes;
+pub mod kinds;
 pub mod m1_complete;
 pub mod m3_convergent;
 pub mod m4_identity;
@@ -70,7 +73,7 @@ pub struct Checker {
 }
 
 /// All of them.
-pub const ALL: [Checker; 26] = [
+pub const ALL: [Checker; 28] = [
     Checker { name: "bounds", check: bounds::check },
     Checker { name: "m1_complete", check: m1_complete::check },
     Checker { name: "m3_convergent", check: m3_convergent::check },
@@ -97,6 +100,8 @@ pub const ALL: [Checker; 26] = [
     Checker { name: "counter", check: counter::check },
     Checker { name: "commands", check: commands::check },
     Checker { name: "budget", check: budget::check },
+    Checker { name: "kinds", check: kinds::check },
+    Checker { name: "add_wins", check: add_wins::check },
 ];
 
 /// What all checkers find in a history.

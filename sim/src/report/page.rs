@@ -80,9 +80,9 @@ fn counts(story: &Story<'_>, out: &mut impl io::Write) -> io::Result<()> {
     for op in story.ops.values() {
         let row = by_kind.entry((is_read(&op.action), kind(&op.action))).or_default();
         let column = match op.outcome {
-            Outcome::Done(_) | Outcome::Total(_) => 1,
+            Outcome::Done(_) | Outcome::Total(_) | Outcome::Held { .. } => 1,
             Outcome::Exhausted => 2,
-            Outcome::NotApplied => 3,
+            Outcome::NotApplied | Outcome::OtherKind(_) => 3,
             Outcome::Unknown if op.returned.is_some() => 4,
             Outcome::Unknown => 5,
         };

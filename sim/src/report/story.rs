@@ -157,9 +157,9 @@ impl<'a> Story<'a> {
 /// The class in which an outcome is drawn.
 pub(super) fn outcome_class(outcome: &Outcome) -> &'static str {
     match outcome {
-        Outcome::Done(_) | Outcome::Total(_) => "done",
+        Outcome::Done(_) | Outcome::Total(_) | Outcome::Held { .. } => "done",
         Outcome::Exhausted => "exhausted",
-        Outcome::NotApplied => "refused",
+        Outcome::NotApplied | Outcome::OtherKind(_) => "refused",
         Outcome::Unknown => "unknown",
     }
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::checker::hand::{at, done, life, op, start, view};
 use crate::checker::{by_hand, judge};
-use crate::history::{Action, Basis, Entry, Event, Host, OpId, Outcome, Standing};
+use crate::history::{Action, Basis, Entry, Event, Host, Kind, Level, OpId, Outcome, Standing};
 
 fn page(history: &History, violations: &[Violation], replay: &str) -> String {
     let mut bytes = Vec::new();
@@ -64,6 +64,10 @@ fn all_kinds(text: &str) -> History {
         (Action::Order(OpId(9)), done(&[])),
         (Action::Orders, done(&[9])),
         (Action::Spend, Outcome::Exhausted),
+        (Action::Write { kind: Kind::Set, level: Level::One, expires: true }, Outcome::OtherKind(Kind::Map)),
+        (Action::Read(Level::All), Outcome::Held { kind: Kind::Set, found: vec![OpId(4)], total: 0 }),
+        (Action::Insert { element: 3, once: true }, done(&[])),
+        (Action::Members, done(&[3])),
     ];
     for (number, (action, outcome)) in (0..).zip(actions) {
         entries.extend(op(25, 26, number, action, outcome));
@@ -103,6 +107,10 @@ fn every_kind_of_event_operation_and_outcome_appears() {
         "#9 order k: done",
         "#10 orders k: found #9",
         "#11 spend k: exhausted",
+        "#12 write of a set at one, to expire k: not applied: a map is there",
+        "#13 read at all k: found #4, a set",
+        "#14 insert 3 under its idempotency key k: done",
+        "#15 members k: found 3",
         "#99 get something: unknown: the caller died",
     ];
     for said in said {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::history::{Action, Basis, Deed, Event, Host, MemberList, Op, OpId, Outcome, Seen, Standing};
+use crate::history::{Action, Basis, Deed, Event, Host, Kind, Level, MemberList, Op, OpId, Outcome, Seen, Standing};
 
 /// How many of the values that a read found are shown: those that were written last.
 const SHOWN: usize = 6;
@@ -40,12 +40,21 @@ pub(super) fn kind(action: &Action) -> &'static str {
         Action::Expire(_) => "expire",
         Action::End => "end",
         Action::Look => "look",
+        Action::Write { .. } => "write",
+        Action::Erase(_) => "erase",
+        Action::Read(_) => "read",
+        Action::Scan => "scan",
+        Action::Len => "len",
+        Action::Insert { .. } => "insert",
+        Action::Remove(_) => "remove",
+        Action::Members => "members",
     }
 }
 
 /// Whether an action only reads.
 pub(super) fn is_read(action: &Action) -> bool {
-    matches!(action, Action::Get | Action::Elements | Action::Total | Action::Orders | Action::Look)
+    use Action::{Elements, Get, Len, Look, Members, Orders, Read, Scan, Total};
+    matches!(action, Get | Elements | Total | Orders | Look | Read(_) | Scan | Len | Members)
 }
 
 /// What an operation does.
@@ -58,6 +67,14 @@ pub(super) fn doing(op: &Op) -> String {
         Action::Lease(ms) => format!("lease for {ms} ms"),
         Action::Expire(Some(ms)) => format!("expire in {ms} ms"),
         Action::Expire(None) => "expire never".to_owned(),
+        Action::Write { kind, level, expires } => {
+            format!("write of a {}{}{}", held(kind), at(level), if expires { ", to expire" } else { "" })
+        }
+        Action::Erase(level) | Action::Read(level) => format!("{}{}", kind(&op.action), at(level)),
+        Action::Insert { element, once } => {
+            format!("insert {element}{}", if once { " under its idempotency key" } else { "" })
+        }
+        Action::Remove(element) => format!("remove {element}"),
         Action::Order(first) if first != op.id => format!("order of {first} again"),
         action => kind(&action).to_owned(),
     }
@@ -66,13 +83,39 @@ pub(super) fn doing(op: &Op) -> String {
 /// How an operation ended.
 pub(super) fn ending(op: &Op) -> String {
     match &op.outcome {
+        Outcome::Done(elements) if op.action == Action::Members => {
+            format!("found {}", elements.iter().map(|element| element.0.to_string()).collect::<Vec<_>>().join(" "))
+        }
         Outcome::Done(_) if op.found().is_none() => "done".to_owned(),
         Outcome::Done(found) => values(found),
         Outcome::Total(total) => format!("found a total of {total}"),
+        Outcome::Held { kind: Kind::Counter, total, .. } => format!("found a counter at {total}"),
+        Outcome::Held { kind, found, .. } => format!("{}, a {}", values(found), held(*kind)),
+        Outcome::OtherKind(kind) => format!("not applied: a {} is there", held(*kind)),
         Outcome::Exhausted => "exhausted: nothing is left to spend".to_owned(),
         Outcome::NotApplied => "not applied".to_owned(),
         Outcome::Unknown if op.returned.is_none() => "unknown: the caller died".to_owned(),
         Outcome::Unknown => "unknown".to_owned(),
+    }
+}
+
+/// A kind in a word.
+fn held(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Causal => "causal value",
+        Kind::LastWriterWins => "last value",
+        Kind::Counter => "counter",
+        Kind::Set => "set",
+        Kind::Map => "map",
+    }
+}
+
+/// At which level, if that is not a quorum.
+fn at(level: Level) -> &'static str {
+    match level {
+        Level::One => " at one",
+        Level::Quorum => "",
+        Level::All => " at all",
     }
 }
 

@@ -7,6 +7,7 @@ pub mod away;
 pub mod disks;
 pub mod formation;
 pub mod kill;
+pub mod kinds;
 pub mod mix;
 pub mod outage;
 pub mod pairs;
@@ -61,7 +62,7 @@ impl Scenario {
 }
 
 /// All scenarios, in the order in which they are listed.
-pub const ALL: [Scenario; 13] = [
+pub const ALL: [Scenario; 14] = [
     formation::SCENARIO,
     kill::SCENARIO,
     partition::SCENARIO,
@@ -75,6 +76,7 @@ pub const ALL: [Scenario; 13] = [
     outage::SCENARIO,
     disks::SCENARIO,
     away::SCENARIO,
+    kinds::SCENARIO,
 ];
 
 /// The workloads that came after the others, and in how many worlds there are.

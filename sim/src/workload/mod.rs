@@ -13,6 +13,7 @@ mod counters;
 pub(crate) mod deletes;
 mod documents;
 mod edits;
+pub(crate) mod kinds;
 pub(crate) mod leases;
 mod map;
 mod orders;
@@ -64,7 +65,7 @@ pub struct Workload {
 }
 
 /// All workloads.
-pub const ALL: [Workload; 16] = [
+pub const ALL: [Workload; 17] = [
     registers::WORKLOAD,
     edits::WORKLOAD,
     races::WORKLOAD,
@@ -81,6 +82,7 @@ pub const ALL: [Workload; 16] = [
     leases::WORKLOAD,
     deletes::WORKLOAD,
     repeats::WORKLOAD,
+    kinds::WORKLOAD,
 ];
 
 /// How many of them, from the first on, worlds are drawn from. Those that came later are drawn each by itself, so that a seed
@@ -95,7 +97,7 @@ pub const OTHERS: [&str; 2] = ["sets", "leases"];
 
 /// Declares the buckets of all workloads, [`OTHERS`] with that number of replicas.
 pub(crate) fn declare(config: KvConfig, others: Option<ReplicaCount>) -> KvConfig {
-    let buckets = buckets::BUCKETS.into_iter().chain(leases::BUCKETS);
+    let buckets = buckets::BUCKETS.into_iter().chain(leases::BUCKETS).chain(kinds::BUCKETS);
     buckets.fold(config, |config, (name, bucket)| match others.filter(|_| OTHERS.contains(&name)) {
         Some(replicas) => config.bucket(name, bucket.replicas(replicas)),
         None => config.bucket(name, bucket),
@@ -274,7 +276,7 @@ impl Pace {
 pub(crate) fn tell_holdings(client: &Client, keys: &[String]) {
     for key in keys {
         let kv = client.node.kv();
-        let in_bucket = buckets::held(client, key);
+        let in_bucket = buckets::held(client, key).or_else(|| kinds::held(client, key));
         let nodes = in_bucket.as_ref().map_or_else(|| kv.replicas(key), |(replicas, _)| replicas.clone());
         let mut replicas: Vec<Host> = nodes.iter().filter_map(|node| Host::of_name(node.name.as_str())).collect();
         replicas.sort_unstable();

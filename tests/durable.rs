@@ -123,6 +123,15 @@ async fn a_folder_that_does_not_fit_is_refused_and_nothing_is_started() {
     assert!(matches!(error, Error::Kv(_)), "{error}");
 }
 
+/// No user may make a folder there, whoever runs this.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_node_whose_folder_is_read_only_says_so_and_does_not_start() {
+    let builder = Node::builder("n0").cluster("test").preset(Preset::Local).no_discovery();
+    let refused = builder.durable("/sys/polity").start().await.expect_err("nothing can be made there");
+    assert!(matches!(refused, Error::Engine(EngineError::ReadOnly { .. })), "{refused:?}");
+}
+
 /// Inverts a bit in the midst of a node's journal, once the life before has let go of it.
 async fn damage(folder: &Folder, name: &str) {
     let lock = std::fs::File::open(folder.0.join(name).join("kv/lock")).expect("opens");

@@ -11,7 +11,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use polity::{Kv, Node, Preset};
+use polity::kv::{Any, Bucket, BucketConfig, KvConfig, Value};
+use polity::{Kv, KvError, Node, Preset};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -31,6 +32,9 @@ const AGAIN: Duration = Duration::from_millis(10);
 /// Longer than anything takes that comes at all.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Holds values of all kinds.
+const BUCKET: &str = "anything";
+
 /// Names the folder of the test, the node and its life, for this program when it is started again as a node.
 const CHILD: &str = "POLITY_KILLED_NODE";
 /// Begins each line that a node says.
@@ -47,6 +51,31 @@ fn operation(node: usize, client: usize, number: u64) -> (String, Option<u64>) {
         2 => (format!("{node}-{client}"), Some(number)),
         _ => (format!("{node}-{client}-{number}"), Some(number)),
     }
+}
+
+/// Puts a number under a key. Each client has keys of a kind of its own.
+async fn put(bucket: &Bucket<Any>, client: usize, key: &str, number: u64) -> Result<(), KvError> {
+    let text = number.to_string();
+    match client % CLIENTS {
+        0 => bucket.causal().put(key, text).await.map(drop),
+        1 => bucket.last_writer_wins().put(key, text).await,
+        2 => bucket.sets().update(key, |set| set.add(text)).await.map(drop),
+        _ => bucket.maps().update(key, |map| map.set("number", text)).await.map(drop),
+    }
+}
+
+/// The greatest number that was put under a key; 0 if nothing is there.
+async fn greatest(bucket: &Bucket<Any>, key: &str) -> Result<u64, KvError> {
+    let values = match bucket.get(key).await? {
+        None => Vec::new(),
+        Some(Value::Causal(entry)) => entry.values().to_vec(),
+        Some(Value::LastWriterWins(value)) => vec![value],
+        Some(Value::Set(elements)) => elements.into_iter().collect(),
+        Some(Value::Map(fields)) => fields.into_values().collect(),
+        Some(other) => panic!("nobody wrote {other:?}"),
+    };
+    let number = |value: &bytes::Bytes| std::str::from_utf8(value).ok()?.parse::<u64>().ok();
+    Ok(values.iter().map(|value| number(value).expect("what was written")).max().unwrap_or(0))
 }
 
 // ---- a node -----------------------------------------------------------------------------------------------------------
@@ -69,7 +98,8 @@ async fn live(at: usize, life: u64, folder: &Path) {
     let addresses: Vec<SocketAddr> = read(ADDRESSES).lines().map(|line| line.parse().expect("an address")).collect();
     let builder = || {
         let builder = Node::builder(format!("n{at}")).cluster("test").preset(Preset::Local).no_discovery();
-        builder.secret([7; 32]).seeds(&addresses).durable(folder.join(format!("n{at}")))
+        let config = KvConfig::default().bucket(BUCKET, BucketConfig::any());
+        builder.secret([7; 32]).seeds(&addresses).kv(config).durable(folder.join(format!("n{at}")))
     };
     let node = match builder().listen(addresses[at]).start().await {
         Ok(node) => node,
@@ -111,12 +141,13 @@ async fn live(at: usize, life: u64, folder: &Path) {
 }
 
 async fn write(kv: Kv, node: usize, client: usize, first: u64) {
+    let bucket = kv.bucket(BUCKET).expect("it is declared");
     for number in first.. {
         let (key, value) = operation(node, client, number);
         println!("{SAYS}tried {client} {number}");
         let written = match value {
-            Some(value) => kv.put(&key, value.to_string()).await,
-            None => kv.delete(&key).await,
+            Some(value) => put(&bucket, client, &key, value).await,
+            None => bucket.delete(&key).await.map(drop),
         };
         match written {
             Ok(_) => println!("{SAYS}acknowledged {client} {number}"),
@@ -147,14 +178,13 @@ impl Expected {
 
     /// Reads until a quorum answers, and judges the first answer.
     async fn check(&self, kv: &Kv) {
-        let entry = loop {
-            match kv.get(&self.key).await {
-                Ok(entry) => break entry,
+        let bucket = kv.bucket(BUCKET).expect("it is declared");
+        let found = loop {
+            match greatest(&bucket, &self.key).await {
+                Ok(found) => break found,
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
         };
-        let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse::<u64>().ok();
-        let found = entry.values().iter().map(|value| number(value).expect("what was written")).max().unwrap_or(0);
         if found < self.least || found > self.most {
             println!("{SAYS}wrong {self:?}, and not {found}");
         }

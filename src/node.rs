@@ -176,7 +176,9 @@ impl Node {
     /// Leaves: hands everything over to the others, tells them, and stops. They see
     /// [`Status::Left`](polity_cluster::Status) at once, not a failure. The name may come back at any time.
     ///
-    /// Waits up to `within` until every shard has been taken over; then it goes, whatever is left. Once begun, it cannot
+    /// Waits up to `within` until every shard has been taken over; then it goes, whatever is left. Reads and writes of the store are
+    /// served until then; those that have begun are waited for, and later ones fail with
+    /// [`KvError::Stopped`](polity_kv::KvError::Stopped), not applied. Once begun, it cannot
     /// be taken back; dropping the future leaves a node that nothing is placed on and that still serves.
     ///
     /// # Errors
@@ -191,6 +193,8 @@ impl Node {
             }
         };
         let _ = tokio::time::timeout(within, handed_over).await;
+        // Others close their connections once they hear that it has left.
+        let _ = tokio::time::timeout(within, self.kv.close()).await;
         Ok(self.cluster.leave(within).await?)
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use polity::kv::EngineError;
+use polity::shard::handoff::BudgetConfig;
 use polity::{Consistency, Error, KvConfig, Node, Preset};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -193,4 +194,51 @@ async fn a_node_that_has_seen_no_other_does_not_put_its_data_aside() {
     let refused = builder(&folder, "n0").start().await.expect_err("nobody else has its records");
     assert!(matches!(refused, Error::Engine(EngineError::Damaged { offset: Some(_), .. })), "{refused}");
     assert!(data.exists() && !data.with_file_name("data.damaged").exists(), "nothing was touched");
+}
+
+/// Both replicas that were there have to hear of what the third has, which has to have all that they have: and yet what it has missed
+/// is told once, and moves once (K4).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_replica_has_missed_while_it_was_away_moves_once() {
+    const KEYS: usize = 4_000;
+    const MISSED: usize = 1_500;
+    const VALUE: usize = 100;
+    let folder = Folder::new("away");
+    // All compare what they have all the time, while the third needs some time to fetch what it lacks.
+    let mut config = KvConfig::default();
+    config.patrol_interval = Duration::from_millis(100);
+    config.repair = BudgetConfig { bytes_per_second: 256 << 10, least: 256 << 10, burst: 1 << 15, ..config.repair };
+    let builder = |name: &str| builder(&folder, name).kv(config.clone());
+    let mut nodes = vec![start(builder("n0")).await];
+    for name in ["n1", "n2"] {
+        nodes.push(start(builder(name).seeds([nodes[0].addr()])).await);
+    }
+    for node in &nodes {
+        timeout(Duration::from_secs(30), node.kv().settled()).await.expect("it settles");
+    }
+    let put = async |nodes: &[Node], key: usize, what: u8| {
+        let put = nodes[key % nodes.len()].kv().put(format!("key-{key:06}"), vec![what; VALUE]);
+        put.timeout(Duration::from_secs(20)).await.expect("written");
+    };
+    for key in 0..KEYS {
+        put(&nodes, key, 1).await;
+    }
+    let last = nodes.pop().expect("three");
+    last.stop().await;
+    drop(last);
+    for key in 0..MISSED {
+        put(&nodes, key, 2).await;
+    }
+    let moved = |nodes: &[Node]| nodes.iter().map(|node| node.kv().stats().repair_bytes).sum::<u64>() as usize;
+    let before = moved(&nodes);
+    nodes.push(start(builder("n2").seeds([nodes[0].addr()])).await);
+    for node in &nodes {
+        timeout(Duration::from_secs(60), node.kv().settled()).await.expect("it settles");
+    }
+    for key in 0..MISSED {
+        let held = nodes[2].kv().get(format!("key-{key:06}")).consistency(Consistency::One).await.expect("its own");
+        assert_eq!(held.value().map(|value| value[0]), Some(2), "{key}");
+    }
+    let (moved, payload) = (moved(&nodes) - before, MISSED * (VALUE + "key-000000".len()));
+    assert!(moved < (64 << 10) + payload * 22 / 10, "{moved} bytes for {payload}");
 }

@@ -289,6 +289,7 @@ impl<'a, T> Read<'a, T> {
     }
 
     async fn of(&self, place: &Blob) -> Result<T, KvError> {
+        let _inside = self.kv.gate().enter()?;
         check(self.kv, place, self.max_key_bytes)?;
         let record = self.kv.coordinator().read(place, self.level, self.within).await?;
         match self.wanted {
@@ -323,6 +324,7 @@ impl<'a, T> Write<'a, T> {
     }
 
     async fn of(&self, place: Blob, mut update: Update, context: Option<Context>) -> Result<T, KvError> {
+        let _inside = self.kv.gate().enter()?;
         check(self.kv, &place, self.max_key_bytes)?;
         if update.steps.len() > MAX_STEPS {
             return Err(KvError::TooManySteps { steps: update.steps.len(), limit: MAX_STEPS });

@@ -25,6 +25,7 @@ use crate::engine::EngineError;
 use crate::error::{KvError, Outcome};
 use crate::map::{Map, Sight};
 use crate::mend::{self, Mending};
+use crate::newcomers::Newcomers;
 use crate::pace::Pace;
 use crate::record::{self, Blob, Record, Update};
 use crate::roster::{Roster, RosterId};
@@ -48,6 +49,7 @@ pub(crate) struct Coordinator {
     pub(crate) throttle: Arc<Throttle>,
     pub(crate) pace: Pace,
     pub(crate) underway: Underway,
+    pub(crate) newcomers: Newcomers,
     env: Env,
 }
 
@@ -99,6 +101,7 @@ impl Coordinator {
             throttle,
             pace: Pace::new(),
             underway: Underway::default(),
+            newcomers: Newcomers::default(),
             env,
         }
     }

@@ -93,15 +93,35 @@ pub(crate) async fn introduce(here: &Coordinator) {
 ///
 /// Returns whether it has answered all that it was asked.
 pub(crate) async fn cover(here: &Coordinator, peer: &Peer, shards: Vec<Ask>, purpose: Purpose) -> bool {
-    let mut answered = true;
+    let (mut answered, mut left_alone) = (true, 0);
     for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
-        answered &= cover_some(here, peer, some, purpose).await.unwrap_or_else(|error| {
+        match cover_some(here, peer, some, purpose).await {
+            Ok(covered) => {
+                answered &= covered.all;
+                left_alone += covered.left_alone;
+            }
             // Whoever could not be asked is asked again.
-            tracing::debug!(%error, "a replica gave no account");
-            false
-        });
+            Err(error) => {
+                tracing::debug!(%error, "a replica gave no account");
+                answered = false;
+            }
+        }
+    }
+    if purpose == Purpose::Learn {
+        here.newcomers.waits(&peer.node, left_alone);
+        if left_alone > 0 {
+            let_them_fetch(here).await;
+        }
     }
     answered
+}
+
+/// What has come of asking for an account.
+struct Covered {
+    /// Whether all was answered that was asked.
+    all: bool,
+    /// The shards that are left to the other for now, which is new to them.
+    left_alone: usize,
 }
 
 /// Gives a replica that answers again what it has missed of this node's writes: the records as they are now, and where those
@@ -163,8 +183,7 @@ async fn offer(here: &Coordinator, peer: &Peer, keys: &[Blob]) -> Result<usize, 
     Ok(keys)
 }
 
-/// Returns whether it has answered for all of them.
-async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Purpose) -> Result<bool, RpcError> {
+async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Purpose) -> Result<Covered, RpcError> {
     let store = &here.store;
     let turn = here.pace.turn().await;
     let rosters: Vec<_> = shards.iter().map(|ask| vec![ask.under.clone()]).collect();
@@ -176,7 +195,8 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
     here.mending.answered(&peer.node);
     store.note_lineage(&peer.node, answer.lineage.clone());
     let account = Account::new(answer);
-    let (mut differing, mut all) = (Vec::new(), true);
+    let (mut differing, mut all, mut left_alone) = (Vec::new(), true, 0);
+    let may_wait = here.newcomers.may_wait(&peer.node) && !mutated(Mutation::FetchesNothing);
     for (at, ask) in shards.iter().enumerate() {
         if !account.is_known(at) {
             store.with_standing(ask.shard, |standing| standing.find_mute(&peer.node, ask.round));
@@ -184,9 +204,18 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
         }
         let rosters = account.rosters.list(at);
         store.with_standing(ask.shard, |standing| rosters.into_iter().for_each(|roster| standing.learn(roster)));
+        // Of two that are new beside each other none waits.
+        let is_newcomer = || {
+            let is_new_here = |roster: &Roster| account::is_new_beside(roster, &here.node, &peer.node);
+            account.is_newcomer(at, &peer.node, &here.node)
+                && store.with_standing(ask.shard, |standing| standing.owed().any(is_new_here)) != Some(true)
+        };
         match account.differs(at, &ours[at]) {
             // What it fetches itself, from this node too, would be moved twice.
-            Some(_) if purpose == Purpose::Equalise && account.is_catching_up(at, &ours[at]) => all = false,
+            Some(_) if purpose == Purpose::Equalise && (account.is_catching_up(at, &ours[at]) || is_newcomer()) => {
+                all = false;
+            }
+            Some(_) if purpose == Purpose::Learn && may_wait && is_newcomer() => left_alone += 1,
             Some(theirs) => differing.push((ask.shard, theirs)),
             None => hear(here, peer, ask),
         }
@@ -195,7 +224,7 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
     let asks: BTreeMap<ShardId, &Ask> = shards.iter().map(|ask| (ask.shard, ask)).collect();
     if mutated(Mutation::FetchesNothing) {
         differing.iter().for_each(|(shard, _)| hear(here, peer, asks[shard]));
-        return Ok(all);
+        return Ok(Covered { all, left_alone });
     }
     while !differing.is_empty() {
         let mut group = Vec::new();
@@ -204,7 +233,9 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
             group.iter().map(|(shard, _)| *shard).collect()
         };
         // Whoever holds the rest may need long. What is owed by then is asked for again, under what is so then.
-        let Ok(_held) = tokio::time::timeout(PATIENCE, here.underway.hold(choose)).await else { return Ok(false) };
+        let Ok(_held) = tokio::time::timeout(PATIENCE, here.underway.hold(choose)).await else {
+            return Ok(Covered { all: false, left_alone });
+        };
         let mut reconciliation = Reconciliation::new(store, purpose, here.map().salt(), REPAIR_PAGE_BYTES, group);
         match reconcile(here, peer, &mut reconciliation, |shard| hear(here, peer, asks[&shard])).await {
             Ok(()) => {}
@@ -212,7 +243,7 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
             Err(error) => return Err(error),
         }
     }
-    Ok(all)
+    Ok(Covered { all, left_alone })
 }
 
 /// Whether a message did not fit into a frame: several wrote to one key at the same time, each as much as a key may hold. That

@@ -20,6 +20,7 @@ use crate::coordinator::{Coordinator, Done};
 use crate::count;
 use crate::engine::{Engine, MemoryEngine};
 use crate::error::{KvError, StartError};
+use crate::gate::Gate;
 use crate::mend::Mending;
 use crate::place::{self, MAX_BUCKET_BYTES};
 use crate::record::{Blob, IdempotencyKey, Kind, Record, Update};
@@ -131,6 +132,7 @@ pub struct Kv {
 
 struct Inner {
     coordinator: Arc<Coordinator>,
+    gate: Gate,
     upkeep: JoinHandle<()>,
     acks: JoinHandle<()>,
     mending: JoinHandle<()>,
@@ -189,7 +191,9 @@ impl Kv {
         let (upkeep, acks) = (node.spawn_internal(upkeep), node.spawn_internal(task));
         let mending = node.spawn_internal(see_through.instrument(span.clone()));
         let watching = node.spawn_internal(watching.instrument(span));
-        Ok(Self { inner: Arc::new(Inner { coordinator, upkeep, acks, mending, watches, watching }) })
+        Ok(Self {
+            inner: Arc::new(Inner { coordinator, gate: Gate::default(), upkeep, acks, mending, watches, watching }),
+        })
     }
 
     /// Opens a bucket that [`KvConfig::bucket`] has declared: keys of their own. The type says of which kind they are:
@@ -354,6 +358,17 @@ impl Kv {
     #[must_use]
     pub fn config(&self) -> &KvConfig {
         &self.inner.coordinator.config
+    }
+
+    /// Lets no read or write of a key begin any more on this node ([`KvError::Stopped`]), and waits until those that have begun
+    /// are over. For a node that is about to leave: a connection that is closed under a write leaves its outcome unknown.
+    /// Cancel safe: what was closed stays so.
+    pub async fn close(&self) {
+        self.inner.gate.close().await;
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.inner.gate
     }
 
     pub(crate) fn coordinator(&self) -> &Arc<Coordinator> {

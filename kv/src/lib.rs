@@ -25,6 +25,7 @@
 //! | [`mod@acks`] | answers that wait until what they say is durable | task |
 //! | [`mod@serve`] | what a node does for its peers | handlers |
 //! | [`mod@coordinator`] | one operation from its call to its answer | asynchronous |
+//! | [`mod@gate`] | the calls that are under way, when a node leaves | asynchronous |
 //! | [`mod@scan`] | going through a bucket | asynchronous |
 //! | [`mod@count`] | how many keys a bucket has | asynchronous |
 //! | [`mod@watch`] | telling who watches what has changed | both |
@@ -32,6 +33,7 @@
 //! | [`mod@hints`] | who has missed what | pure |
 //! | [`mod@mend`] | what reads and writes leave to be mended | both |
 //! | [`mod@underway`] | which shards an errand is bringing up to date | asynchronous |
+//! | [`mod@newcomers`] | who is left to fetch what it lacks | synchronous |
 //! | [`mod@throttle`] | how fast repair may be | both |
 //! | [`mod@errands`] | what it is sent out for | asynchronous |
 //! | [`mod@settled`] | when all of that is done | asynchronous |
@@ -51,6 +53,7 @@ mod digest;
 pub mod engine;
 mod errands;
 mod error;
+mod gate;
 mod hints;
 mod kept;
 mod kv;
@@ -60,6 +63,7 @@ mod map;
 mod mend;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod model;
+mod newcomers;
 mod pace;
 mod place;
 mod reconcile;

@@ -270,12 +270,12 @@ fn damage_is_survived_or_reported() {
         let found = open(&damaged.0).and_then(|engine| numbers(&engine));
         match found {
             Err(error) => {
-                // In the folder of the data the place is known; beside it, who owns it and for what.
+                // The place is known; but what says whose it is, for what and in which format speaks for its folder.
                 let is_named = match &error {
                     EngineError::Damaged { file, offset, .. } => *file == target && offset.is_some(),
                     EngineError::NotOurs { folder, .. }
                     | EngineError::OtherShards { folder, .. }
-                    | EngineError::Version { folder, .. } => *folder == damaged.0 && target.parent() == Some(folder),
+                    | EngineError::Version { folder, .. } => target.parent() == Some(folder),
                     _ => false,
                 };
                 assert!(is_named, "{what}: {error:?}");

@@ -134,15 +134,13 @@ fn a_counter_that_was_deleted_does_not_come_back_with_what_is_added() {
 
 #[test]
 fn these_tests_catch_their_faults() {
-    let faults: [(Mutation, fn() -> Vec<usize>); 3] = [
-        (Mutation::TellsTheStepOnly, all_written_again),
-        (Mutation::AddsToWhatIsGone, added_unheard),
-        (Mutation::CountsBlindly, counted_unheard),
-    ];
-    for (fault, test) in faults {
+    let is_caught = |fault, test: fn() -> Vec<usize>| {
         mutation::set(Some(fault));
         let wrong = test();
         mutation::set(None);
         assert_ne!(wrong, [], "{fault}");
-    }
+    };
+    is_caught(Mutation::TellsTheStepOnly, all_written_again);
+    is_caught(Mutation::AddsToWhatIsGone, added_unheard);
+    is_caught(Mutation::CountsBlindly, counted_unheard);
 }

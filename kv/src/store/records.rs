@@ -1,5 +1,8 @@
 //! One record: read, merged, written.
 
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
+
 use std::borrow::Cow;
 use std::time::Duration;
 

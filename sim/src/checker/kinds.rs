@@ -447,7 +447,7 @@ mod tests {
         };
         assert!(begun(set, held(Kind::Set, &[2, 3])).is_empty());
         assert_eq!(begun(put(), held(Kind::Set, &[2])), ["K2"]);
-        assert_eq!(begun(write(Kind::Map, Level::Quorum), held(Kind::Set, &[2])), ["K2"]);
+        assert_eq!(begun(write(Kind::Map, Level::Quorum), held(Kind::Set, &[2])), ["K2", "K3"]);
     }
 
     #[test]

@@ -270,12 +270,14 @@ fn damage_is_survived_or_reported() {
         let found = open(&damaged.0).and_then(|engine| numbers(&engine));
         match found {
             Err(error) => {
-                // The place is known; but what says whose it is, for what and in which format speaks for its folder, and what says
-                // which manifest counts for all data.
-                let is_pointer = target.file_name().is_some_and(|name| name == "current");
+                // The place is known; but what says whose it is, for what and in which format speaks for its folder, and what names
+                // a manifest for that, or for all data.
+                let names_another = target.file_name().is_some_and(|name| name == "current");
                 let is_named = match &error {
-                    EngineError::Damaged { file, offset: None, .. } => is_pointer && *file == damaged.0.join("data"),
-                    EngineError::Damaged { file, offset: Some(_), .. } => *file == target,
+                    EngineError::Damaged { file, offset: None, .. } => names_another && *file == damaged.0.join("data"),
+                    EngineError::Damaged { file, offset: Some(_), .. } => {
+                        *file == target || (names_another && file.parent() == target.parent())
+                    }
                     EngineError::NotOurs { folder, .. }
                     | EngineError::OtherShards { folder, .. }
                     | EngineError::Version { folder, .. } => target.parent() == Some(folder),

@@ -128,6 +128,7 @@ impl Node {
     ///
     /// let node = Node::builder("n1").cluster("explain-in").preset(Preset::Local).no_discovery();
     /// let node = node.kv(KvConfig::default().bucket("carts", BucketConfig::set())).start().await?;
+    /// node.ready().await?;
     /// let carts: Bucket<Set> = node.kv().bucket("carts")?;
     /// let told = node.explain_in(&carts, "user-42");
     /// assert_eq!((told.shard, &told.replicas[0].node), (carts.shard_of("user-42"), node.id()));

@@ -274,7 +274,10 @@ fn damage_is_survived_or_reported() {
                 // a manifest for that, or for all data.
                 let names_another = target.file_name().is_some_and(|name| name == "current");
                 let is_named = match &error {
-                    EngineError::Damaged { file, offset: None, .. } => names_another && *file == damaged.0.join("data"),
+                    EngineError::Damaged { file, offset: None, .. } => {
+                        let says_whose = *file == target && target.parent() == Some(&damaged.0);
+                        says_whose || (names_another && *file == damaged.0.join("data"))
+                    }
                     EngineError::Damaged { file, offset: Some(_), .. } => {
                         *file == target || (names_another && file.parent() == target.parent())
                     }

@@ -51,11 +51,6 @@ pub(crate) fn answer(store: &Store, request: &AccountRequest) -> Result<AccountA
     Ok(AccountAnswer { known, rosters: Rosters::new(&lists), differing, lineage: store.lineage().clone() })
 }
 
-/// Whether a roster that is owed makes `them` new beside `own`.
-pub(crate) fn is_new_beside(roster: &Roster, them: &NodeId, own: &NodeId) -> bool {
-    roster.contains(own) && !roster.contains(them)
-}
-
 impl Account {
     pub(crate) fn new(answer: AccountAnswer) -> Self {
         let AccountAnswer { known, rosters, differing, .. } = answer;
@@ -75,10 +70,10 @@ impl Account {
         holds_less && self.rosters.list(at).len() > 1
     }
 
-    /// Whether `them`, whose account this is, is new to the shard at a place beside `own`: it owes a roster that `own` was in and
-    /// it was not, so it asks that for all that it has.
-    pub(crate) fn is_newcomer(&self, at: usize, them: &NodeId, own: &NodeId) -> bool {
-        self.rosters.list(at).iter().skip(1).any(|roster| is_new_beside(roster, them, own))
+    /// Whether `them`, whose account this is, is new to the shard at a place: it owes a roster that it was not in, so it asks the
+    /// boots of that for all that they have.
+    pub(crate) fn is_newcomer(&self, at: usize, them: &NodeId) -> bool {
+        self.rosters.list(at).iter().skip(1).any(|roster| !roster.contains(them))
     }
 
     /// Whether it owes a roster of the shard at a place that this boot is in: it may ask it yet for all that it has.

@@ -51,7 +51,7 @@ impl<'a, T> Get<'a, T> {
     /// How long it may take.
     #[must_use = "a read does nothing until it is awaited"]
     pub fn timeout(mut self, within: Duration) -> Self {
-        self.read.within = within.min(MAX_TIME);
+        self.read.within = within;
         self
     }
 }
@@ -104,7 +104,7 @@ impl<'a, T> GetMany<'a, T> {
     /// How long each key may take, from when it is its turn.
     #[must_use = "a read does nothing until it is awaited"]
     pub fn timeout(mut self, within: Duration) -> Self {
-        self.read.within = within.min(MAX_TIME);
+        self.read.within = within;
         self
     }
 }
@@ -165,7 +165,7 @@ impl<'a, T> Put<'a, T> {
     /// How long it may take.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn timeout(mut self, within: Duration) -> Self {
-        self.write.within = within.min(MAX_TIME);
+        self.write.within = within;
         self
     }
 
@@ -250,7 +250,7 @@ impl<'a, T> PutMany<'a, T> {
     /// How long each key may take, from when it is its turn.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn timeout(mut self, within: Duration) -> Self {
-        self.write.within = within.min(MAX_TIME);
+        self.write.within = within;
         self
     }
 }
@@ -291,7 +291,7 @@ impl<'a, T> Read<'a, T> {
     async fn of(&self, place: &Blob) -> Result<T, KvError> {
         let _inside = self.kv.gate().enter()?;
         check(self.kv, place, self.max_key_bytes)?;
-        let record = self.kv.coordinator().read(place, self.level, self.within).await?;
+        let record = self.kv.coordinator().read(place, self.level, self.within.min(MAX_TIME)).await?;
         match self.wanted {
             Some(wanted) if record.is_live() && record.kind() != wanted => {
                 Err(KvError::WrongKind { found: record.kind(), wanted })
@@ -340,7 +340,7 @@ impl<'a, T> Write<'a, T> {
         }
         let context = context.map(|context| context.version().clone());
         let asked = Asked { update, context, level: self.level };
-        Ok((self.make)(here.write(place, asked, self.within).await?))
+        Ok((self.make)(here.write(place, asked, self.within.min(MAX_TIME)).await?))
     }
 }
 

@@ -20,6 +20,7 @@ use crate::pace::RECORDS_A_PIECE;
 use crate::reconcile::{self, Offer, Purpose, Reconciliation, Sketched, bytes_of};
 use crate::record::Blob;
 use crate::roster::Roster;
+use crate::standing::Standing;
 use crate::wire::{
     ACCOUNT, FETCH, INTRODUCE, MAX_SHARDS_A_MESSAGE, OFFER, PULL, Page, READY, REPAIR_PAGE_BYTES, ReadyRequest,
     Rosters, SKETCH,
@@ -93,35 +94,15 @@ pub(crate) async fn introduce(here: &Coordinator) {
 ///
 /// Returns whether it has answered all that it was asked.
 pub(crate) async fn cover(here: &Coordinator, peer: &Peer, shards: Vec<Ask>, purpose: Purpose) -> bool {
-    let (mut answered, mut left_alone) = (true, 0);
+    let mut answered = true;
     for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
-        match cover_some(here, peer, some, purpose).await {
-            Ok(covered) => {
-                answered &= covered.all;
-                left_alone += covered.left_alone;
-            }
+        answered &= cover_some(here, peer, some, purpose).await.unwrap_or_else(|error| {
             // Whoever could not be asked is asked again.
-            Err(error) => {
-                tracing::debug!(%error, "a replica gave no account");
-                answered = false;
-            }
-        }
-    }
-    if purpose == Purpose::Learn {
-        here.newcomers.waits(&peer.node, left_alone);
-        if left_alone > 0 {
-            let_them_fetch(here).await;
-        }
+            tracing::debug!(%error, "a replica gave no account");
+            false
+        });
     }
     answered
-}
-
-/// What has come of asking for an account.
-struct Covered {
-    /// Whether all was answered that was asked.
-    all: bool,
-    /// The shards that are left to the other for now, which is new to them.
-    left_alone: usize,
 }
 
 /// Gives a replica that answers again what it has missed of this node's writes: the records as they are now, and where those
@@ -176,14 +157,15 @@ async fn offer(here: &Coordinator, peer: &Peer, keys: &[Blob]) -> Result<usize, 
         let offer = Offer { records, back: false };
         match here.rpc.call(peer, &OFFER, &offer, PATIENCE).await {
             // It never will be.
-            Err(error) if !is_too_large(&error) => return Err(error.to_string()),
+            Err(error) if !note_too_large(&error) => return Err(error.to_string()),
             _ => {}
         }
     }
     Ok(keys)
 }
 
-async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Purpose) -> Result<Covered, RpcError> {
+/// Returns whether it has answered for all of them.
+async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Purpose) -> Result<bool, RpcError> {
     let store = &here.store;
     let turn = here.pace.turn().await;
     let rosters: Vec<_> = shards.iter().map(|ask| vec![ask.under.clone()]).collect();
@@ -195,8 +177,7 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
     here.mending.answered(&peer.node);
     store.note_lineage(&peer.node, answer.lineage.clone());
     let account = Account::new(answer);
-    let (mut differing, mut all, mut left_alone) = (Vec::new(), true, 0);
-    let may_wait = here.newcomers.may_wait(&peer.node) && !mutated(Mutation::FetchesNothing);
+    let (mut differing, mut fetched, mut all) = (Vec::new(), Vec::new(), true);
     for (at, ask) in shards.iter().enumerate() {
         if !account.is_known(at) {
             store.with_standing(ask.shard, |standing| standing.find_mute(&peer.node, ask.round));
@@ -204,27 +185,31 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
         }
         let rosters = account.rosters.list(at);
         store.with_standing(ask.shard, |standing| rosters.into_iter().for_each(|roster| standing.learn(roster)));
-        // Of two that are new beside each other none waits.
-        let is_newcomer = || {
-            let is_new_here = |roster: &Roster| account::is_new_beside(roster, &here.node, &peer.node);
-            account.is_newcomer(at, &peer.node, &here.node)
-                && store.with_standing(ask.shard, |standing| standing.owed().any(is_new_here)) != Some(true)
-        };
+        // Who is new to the shard here, too, waits for nobody.
+        let is_old = |standing: &mut Standing| standing.owed().all(|roster| roster.contains(&here.node));
         match account.differs(at, &ours[at]) {
-            // What it fetches itself, from this node too, would be moved twice.
-            Some(_) if purpose == Purpose::Equalise && (account.is_catching_up(at, &ours[at]) || is_newcomer()) => {
-                all = false;
-            }
-            Some(_) if purpose == Purpose::Learn && may_wait && is_newcomer() => left_alone += 1,
-            Some(theirs) => differing.push((ask.shard, theirs)),
             None => hear(here, peer, ask),
+            // What it fetches itself, from this node too, would be moved twice.
+            Some(theirs)
+                if account.is_newcomer(at, &peer.node) && store.with_standing(ask.shard, is_old) == Some(true) =>
+            {
+                fetched.push((ask.shard, theirs));
+            }
+            Some(theirs) => differing.push((ask.shard, theirs)),
         }
     }
     drop(turn);
+    let gets_on = here.newcomers.get_on(&peer.node, shards[0].shard, fetched.len());
+    let waits = gets_on && !fetched.is_empty() && !mutated(Mutation::FetchesNothing);
+    if waits {
+        all = false;
+    } else {
+        differing.append(&mut fetched);
+    }
     let asks: BTreeMap<ShardId, &Ask> = shards.iter().map(|ask| (ask.shard, ask)).collect();
     if mutated(Mutation::FetchesNothing) {
         differing.iter().for_each(|(shard, _)| hear(here, peer, asks[shard]));
-        return Ok(Covered { all, left_alone });
+        return Ok(all);
     }
     while !differing.is_empty() {
         let mut group = Vec::new();
@@ -233,22 +218,23 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
             group.iter().map(|(shard, _)| *shard).collect()
         };
         // Whoever holds the rest may need long. What is owed by then is asked for again, under what is so then.
-        let Ok(_held) = tokio::time::timeout(PATIENCE, here.underway.hold(choose)).await else {
-            return Ok(Covered { all: false, left_alone });
-        };
+        let Ok(_held) = tokio::time::timeout(PATIENCE, here.underway.hold(choose)).await else { return Ok(false) };
         let mut reconciliation = Reconciliation::new(store, purpose, here.map().salt(), REPAIR_PAGE_BYTES, group);
         match reconcile(here, peer, &mut reconciliation, |shard| hear(here, peer, asks[&shard])).await {
             Ok(()) => {}
-            Err(error) if is_too_large(&error) => all = false,
+            Err(error) if note_too_large(&error) => all = false,
             Err(error) => return Err(error),
         }
     }
-    Ok(Covered { all, left_alone })
+    if waits {
+        let_them_fetch(here).await;
+    }
+    Ok(all)
 }
 
-/// Whether a message did not fit into a frame: several wrote to one key at the same time, each as much as a key may hold. That
+/// Says so, if a message did not fit into a frame: several wrote to one key at the same time, each as much as a key may hold. That
 /// keeps its shards from becoming equal, and must not keep others from it.
-fn is_too_large(error: &RpcError) -> bool {
+fn note_too_large(error: &RpcError) -> bool {
     let is_so = matches!(error.kind(), RpcErrorKind::RequestTooLarge { .. } | RpcErrorKind::AnswerTooLarge);
     if is_so {
         tracing::error!(%error, "the values of a key are too large together to be sent: write it anew with the context of a read");

@@ -270,16 +270,15 @@ fn damage_is_survived_or_reported() {
         let found = open(&damaged.0).and_then(|engine| numbers(&engine));
         match found {
             Err(error) => {
-                // The place is known; but what says whose it is, for what and in which format speaks for its folder, and what names
-                // a manifest for that, or for all data.
-                let names_another = target.file_name().is_some_and(|name| name == "current");
+                // The file is named, and of data the place; but what says whose it is, for what and in which format speaks for its
+                // folder, and the hash of a manifest, which is beside it, for that.
+                let is_hash = target.file_name().is_some_and(|name| name == "current");
                 let is_named = match &error {
                     EngineError::Damaged { file, offset: None, .. } => {
-                        let says_whose = *file == target && target.parent() == Some(&damaged.0);
-                        says_whose || (names_another && *file == damaged.0.join("data"))
+                        *file == target && target.parent() == Some(&damaged.0)
                     }
-                    EngineError::Damaged { file, offset: Some(_), .. } => {
-                        *file == target || (names_another && file.parent() == target.parent())
+                    EngineError::Damaged { file, .. } => {
+                        *file == target || (is_hash && file.parent() == target.parent())
                     }
                     EngineError::NotOurs { folder, .. }
                     | EngineError::OtherShards { folder, .. }

@@ -180,9 +180,9 @@ impl Coordinator {
                 // what it replaces, where the key may hold another kind.
                 let once = write.update.once;
                 let known = match write.context.is_none() || once.is_some() || write.update.of_any_kind {
-                    true => match self.gather_to_write(&write, shard, deadline).await {
+                    true => match self.gather_to_write(&write, deadline).await {
                         Ok(known) => Some(known),
-                        Err(answer) => return answer,
+                        Err(few) => return not_enough(few),
                     },
                     false => None,
                 };
@@ -209,15 +209,15 @@ impl Coordinator {
 
     /// What is known of a key that is to be written. At level `One` nobody else is asked, unless something has expired here: others
     /// may have given it another time, so it is removed only as far as a quorum knows, if one answers.
-    async fn gather_to_write(&self, write: &Write, shard: ShardId, deadline: Instant) -> Result<Record, WriteAnswer> {
+    async fn gather_to_write(&self, write: &Write, deadline: Instant) -> Result<Record, TooFew> {
+        let known = self.gather(&write.key, write.level, deadline).await?.merged;
         if write.level == Consistency::One
-            && self.store.has_expired(shard, &write.key.0, self.wall()).map_err(refused)?
+            && known.has_expired_parts(millis(self.wall()))
             && let Ok(gathered) = self.gather(&write.key, Consistency::Quorum, deadline).await
         {
             return Ok(gathered.merged);
         }
-        let gathered = self.gather(&write.key, write.level, deadline).await;
-        gathered.map(|gathered| gathered.merged).map_err(not_enough)
+        Ok(known)
     }
 
     /// Whether a node is likely to answer at once.

@@ -9,7 +9,7 @@ use polity_cluster::NodeId;
 use polity_cluster::rpc::Peer;
 use polity_shard::ShardId;
 
-use super::{PATIENCE, Shards, is_too_large, let_them_fetch, reconcile};
+use super::{PATIENCE, Shards, let_them_fetch, note_too_large, reconcile};
 use crate::account::{self, Account};
 use crate::coordinator::Coordinator;
 use crate::digest::Digest;
@@ -155,7 +155,7 @@ async fn give(
         let mut reconciliation =
             Reconciliation::new(&here.store, Purpose::Give, here.map().salt(), REPAIR_PAGE_BYTES, group);
         if let Err(error) = reconcile(here, peer, &mut reconciliation, |shard| done.push(shard)).await {
-            if is_too_large(&error) {
+            if note_too_large(&error) {
                 continue;
             }
             tracing::debug!(%error, node = %peer.node, "records were not handed over");

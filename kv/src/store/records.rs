@@ -109,13 +109,6 @@ impl Store {
         bytes.map(|bytes| record::decode(&bytes).map_err(damaged)).transpose()
     }
 
-    /// Whether something here has expired that only a writer removes who knows what a quorum knows.
-    pub(crate) fn has_expired(&self, shard: ShardId, key: &[u8], wall: Duration) -> Result<bool, WriteError> {
-        let _guard = self.shard(shard);
-        let bytes = self.engine.load(shard, key)?;
-        Ok(record::decode_any(bytes.as_deref())?.has_expired_parts(millis(wall)))
-    }
-
     /// A hash of this node's own record of a key, if something is there.
     pub(crate) fn fingerprint(&self, key: &[u8]) -> Result<Option<u64>, EngineError> {
         let record = self.local(key)?.filter(Record::is_live);

@@ -31,10 +31,14 @@ pub(super) fn check(data: &Path) -> Result<(), EngineError> {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
             Err(error) => return Err(failed(error)),
         };
-        // Of another length or hash it is of another version of the library.
-        let Ok(current) = <[u8; LENGTH]>::try_from(current) else { continue };
+        let damaged_at = |offset: usize| {
+            let cause = "it does not say which manifest counts".to_owned();
+            EngineError::Damaged { file: file.clone(), offset: Some(offset as u64), cause }
+        };
+        let length = current.len();
+        let current = <[u8; LENGTH]>::try_from(current).map_err(|_| damaged_at(length.min(LENGTH)))?;
         if current[LENGTH - 1] != XXH3 {
-            continue;
+            return Err(damaged_at(LENGTH - 1));
         }
         let number = u64::from_le_bytes(current[..8].try_into().expect("8 bytes"));
         let manifest = keyspace.join(format!("v{number}"));
@@ -73,10 +77,17 @@ mod tests {
                     let mut flipped = whole.clone();
                     flipped[at] ^= 0x10;
                     fs::write(&file, flipped).expect("writes");
-                    let is_left = name == CURRENT && at == LENGTH - 1;
                     let found = check(&folder);
-                    let is_noticed = matches!(found, Err(EngineError::Damaged { offset: Some(_), .. }));
-                    assert!(is_noticed != is_left, "byte {at} of {name}: {found:?}");
+                    assert!(
+                        matches!(found, Err(EngineError::Damaged { offset: Some(_), .. })),
+                        "byte {at} of {name}: {found:?}"
+                    );
+                    fs::write(&file, &whole[..at]).expect("writes");
+                    let found = check(&folder);
+                    assert!(
+                        matches!(&found, Err(EngineError::Damaged { file: named, offset: Some(_), .. }) if *named == file),
+                        "{name} cut at {at}: {found:?}"
+                    );
                     checked += 1;
                 }
                 fs::write(&file, whole).expect("writes");

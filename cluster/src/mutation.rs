@@ -115,6 +115,8 @@ mutations! {
     ForgetsRenewals = "forgets-renewals",
     /// A last value is written as of no time: of two that were written at the same time any stays.
     StampsNothing = "stamps-nothing",
+    /// Of last values that were written at the same time that of the greatest writer stays, whatever the clocks say.
+    IgnoresTime = "ignores-time",
     /// Of what a key holds of several kinds the least shows.
     ShowsTheLeast = "shows-the-least",
     /// A key that holds one kind takes others, too.
@@ -143,6 +145,7 @@ pub fn set(mutation: Option<Mutation>) {
     polity_crdt::mutation::set(match mutation {
         Some(Mutation::NeverCompares) => Some(polity_crdt::mutation::Mutation::NeverCompares),
         Some(Mutation::ForgetsContext) => Some(polity_crdt::mutation::Mutation::ForgetsContext),
+        Some(Mutation::IgnoresTime) => Some(polity_crdt::mutation::Mutation::IgnoresTime),
         _ => None,
     });
 }

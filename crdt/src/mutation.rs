@@ -1,5 +1,5 @@
-//! Deliberate faults of anti-entropy, one at a time: each is a bug that such a thing could have, and has had elsewhere, and
-//! that a test must catch.
+//! Deliberate faults of anti-entropy and of the types, one at a time: each is a bug that such a thing could have, and has had
+//! elsewhere, and that a test must catch: `crdt/tests/mutations.rs`, or the simulator.
 //!
 //! Without the feature `mutations` [`mutated`] is `false` when the code is compiled, and nothing is left of it.
 
@@ -15,6 +15,8 @@ pub enum Mutation {
     ForgetsContext,
     /// After a few rounds there are no more.
     NeverCompares,
+    /// Of values that were written to a last-writer-wins register at the same time the greatest dot wins, whatever the clocks say.
+    IgnoresTime,
     /// An actor is retired without regard to what others have heard of it.
     RetiresAlone,
 }

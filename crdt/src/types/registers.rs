@@ -1,6 +1,7 @@
 //! Registers.
 
 use crate::hlc::Timestamp;
+use crate::mutation::{Mutation, mutated};
 use crate::store::{Delta, DotFun, DotFunDelta, Value};
 use crate::types::is_store;
 use crate::{Dot, Error, Writer};
@@ -49,7 +50,8 @@ impl<V> LwwRegister<V> {
 
     /// The same with its dot.
     pub(crate) fn latest(&self) -> Option<(Dot, Timestamp, &V)> {
-        let latest = self.0.iter().max_by_key(|(dot, (at, _))| (*at, *dot));
+        let time = |at: &Timestamp| if mutated(Mutation::IgnoresTime) { Timestamp::default() } else { *at };
+        let latest = self.0.iter().max_by_key(|(dot, (at, _))| (time(at), *dot));
         latest.map(|(dot, (at, value))| (dot, *at, value))
     }
 }

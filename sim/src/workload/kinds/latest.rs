@@ -1,4 +1,5 @@
-//! Last values, `kl<i>`, which all clients write, delete, read, scan and count; and others, `kt<i>`, that expire.
+//! Last values, `kl<i>`, which all clients write, delete, read, scan and count, each mostly in its span of time, so that what a split has
+//! left of it is found; and others, `kt<i>`, that expire.
 
 use std::time::Duration;
 
@@ -6,12 +7,14 @@ use polity::kv::{Bucket, LastWriterWins};
 use rand::RngExt as _;
 
 use super::super::{Client, Pace, outcome_of, value_of, writer_of};
-use super::{consistency, level, told};
+use super::{consistency, level, span, told};
 use crate::history::{Action, Kind, Level, Outcome};
 
 /// How many keys there are that do not expire, and that do.
-const KEYS: u8 = 6;
+const KEYS: u8 = 12;
 const FADING: u8 = 2;
+/// For how long a key is written; they begin again when that is over.
+const SPAN: Duration = Duration::from_secs(4);
 /// What begins the keys that do not expire: it stands for all of them.
 pub(super) const ALL: &str = "kl";
 /// How soon a value expires, in milliseconds.
@@ -33,8 +36,9 @@ pub(super) fn bucket(client: &Client, key: &str) -> Bucket<LastWriterWins> {
 
 pub(super) async fn act(client: Client, mut pace: Pace) {
     while pace.next().await {
-        let (rng, key) = (&mut pace.rng, |i: u8| format!("{ALL}{i}"));
-        let (stays, level) = (key(rng.random_range(0..KEYS)), level(rng));
+        let (rng, now) = (&mut pace.rng, (span(SPAN) % u64::from(KEYS)) as u8);
+        let (level, any) = (level(rng), rng.random_range(0..KEYS));
+        let key = |at: u8| format!("{ALL}{at}");
         match rng.random_range(0..20) {
             0 => {
                 // One that is given up has found nothing out.
@@ -44,6 +48,7 @@ pub(super) async fn act(client: Client, mut pace: Pace) {
             }
             1 => drop(count(&client).await),
             2 => {
+                let stays = key(now);
                 let op = client.recorder.invoke(client.host, &stays, Action::Erase(level));
                 let erased = bucket(&client, &stays).delete(&stays).consistency(consistency(level)).await;
                 client.recorder.returned(op, told(op, erased));
@@ -55,8 +60,9 @@ pub(super) async fn act(client: Client, mut pace: Pace) {
                 write(&client, &fades, level, Some(if clock_is_right(&client) { soon } else { LATE })).await;
                 read(&client, &fades, level).await;
             }
-            5..13 => write(&client, &stays, level, None).await,
-            _ => drop(read(&client, &stays, level).await),
+            5..12 => write(&client, &key(now), level, None).await,
+            12..16 => drop(read(&client, &key(now), level).await),
+            _ => drop(read(&client, &key(any), level).await),
         }
     }
 }

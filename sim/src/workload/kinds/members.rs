@@ -1,6 +1,6 @@
-//! What sets and maps hold. In the map `kf0` every field is set once, and stays. To the set `kc0` and the map `kc1` all clients add the same
-//! elements and fields, one after the other as time goes by, as they like or under the idempotency key of the element; and they
-//! remove them.
+//! What sets and maps hold. In the maps `kf<i>`, each mostly in its span of time, every field is set once, and stays. To the set `kc0` and
+//! the map `kc1` all clients add the same elements and fields, one after the other as time goes by, as they like or under the
+//! idempotency key of the element; and they remove them.
 
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use super::super::{Client, Pace, outcome_of, value_of, writer_of};
 use super::{number, span, told};
 use crate::history::{Action, OpId, Outcome};
 
-/// The map whose fields stay.
-const STAYS: &str = "kf0";
+/// What begins the maps whose fields stay, how many there are, and for how long each is written: they begin again when that is over.
+const STAYS: &str = "kf";
+const MAPS: u64 = 12;
+const MAP_SPAN: Duration = Duration::from_secs(6);
 /// The set and the map that are added to and removed from.
 const CHANGES: [&str; 2] = ["kc0", "kc1"];
 /// An element is new for so long.
@@ -24,7 +26,11 @@ const ELEMENTS: u64 = 4;
 const MARK: u64 = u64::MAX;
 
 pub(super) fn keys() -> Vec<String> {
-    [STAYS].iter().chain(&CHANGES).map(|key| (*key).to_owned()).collect()
+    (0..MAPS).map(stays).chain(CHANGES.map(str::to_owned)).collect()
+}
+
+fn stays(span: u64) -> String {
+    format!("{STAYS}{}", span % MAPS)
 }
 
 pub(super) fn fields(client: &Client) -> Bucket<Map> {
@@ -41,14 +47,17 @@ pub(super) fn is_map(key: &str) -> bool {
 
 pub(super) async fn add(client: Client, mut pace: Pace) {
     while pace.next().await {
+        // What was before is found again.
+        let (now, before) = (span(MAP_SPAN), pace.rng.random_range(0..3));
+        let key = stays(now);
         match pace.rng.random_range(0..10) {
-            0..3 => drop(read(&client, STAYS).await),
+            0..3 => drop(read(&client, &stays(now.saturating_sub(before))).await),
             // Nobody waits for what becomes of it.
-            3 => drop(fields(&client).update(STAYS, |map| map.set(MARK.to_be_bytes(), Bytes::new())).await),
-            4 => drop(fields(&client).update(STAYS, |map| map.remove(MARK.to_be_bytes())).await),
+            3 => drop(fields(&client).update(&key, |map| map.set(MARK.to_be_bytes(), Bytes::new())).await),
+            4 => drop(fields(&client).update(&key, |map| map.remove(MARK.to_be_bytes())).await),
             _ => {
-                let op = client.recorder.invoke(client.host, STAYS, Action::Add);
-                let set = fields(&client).update(STAYS, |map| map.set(op.0.to_be_bytes(), value_of(op))).await;
+                let op = client.recorder.invoke(client.host, &key, Action::Add);
+                let set = fields(&client).update(&key, |map| map.set(op.0.to_be_bytes(), value_of(op))).await;
                 client.recorder.returned(op, told(op, set));
             }
         }
@@ -92,7 +101,7 @@ async fn insert(client: &Client, key: &str, element: u64, once: bool) {
 
 /// Reads a key. Returns whether it succeeded.
 pub(super) async fn read(client: &Client, key: &str) -> bool {
-    let action = if key == STAYS { Action::Elements } else { Action::Members };
+    let action = if key.starts_with(STAYS) { Action::Elements } else { Action::Members };
     let op = client.recorder.invoke(client.host, key, action);
     // Each element or field, and whether a client can have written what it holds.
     let read: Result<Vec<(Option<u64>, bool)>, _> = if is_map(key) {
@@ -120,7 +129,7 @@ fn is_written(key: &str, name: &[u8], value: &[u8]) -> bool {
     match number(name) {
         Some(MARK) => value.is_empty(),
         // The field is named after the operation that has set it.
-        Some(number) if key == STAYS => writer_of(value) == Some(OpId(number)),
+        Some(number) if key.starts_with(STAYS) => writer_of(value) == Some(OpId(number)),
         _ => writer_of(value).is_some(),
     }
 }

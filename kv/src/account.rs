@@ -1,5 +1,5 @@
-//! Accounts: what a boot says of shards when a replica asks for all that it has. The asker's rosters fence them first; see
-//! [`mod@crate::standing`].
+//! Accounts: what a boot says of shards when a replica asks for all that it has. The asker's current roster fences them first, and
+//! those that it owes are learned; see [`mod@crate::standing`].
 //!
 //! Shards are compared in blocks of [`BLOCK`]: one number each, and the digests of its shards only where that differs.
 
@@ -21,12 +21,12 @@ pub(crate) struct Account {
     differing: BTreeMap<usize, Digest>,
 }
 
-/// The question, and what this node holds of the shards at that time.
-pub(crate) fn ask(store: &Store, shards: &[ShardId], under: &[Vec<Roster>]) -> (AccountRequest, Vec<Digest>) {
+/// The question, and what this node holds of the shards at that time. Of each there are the asker's rosters, the current one first.
+pub(crate) fn ask(store: &Store, shards: &[ShardId], rosters: &[Vec<Roster>]) -> (AccountRequest, Vec<Digest>) {
     let ours: Vec<Digest> = shards.iter().map(|shard| store.digest(*shard)).collect();
     let shards = shards.iter().map(|shard| shard.0).collect();
     let request =
-        AccountRequest { shards, rosters: Rosters::new(under), blocks: ours.chunks(BLOCK).map(block).collect() };
+        AccountRequest { shards, rosters: Rosters::new(rosters), blocks: ours.chunks(BLOCK).map(block).collect() };
     (request, ours)
 }
 
@@ -38,8 +38,9 @@ pub(crate) fn answer(store: &Store, request: &AccountRequest) -> Result<AccountA
     }
     let (mut known, mut digests, mut lists) = (Vec::new(), Vec::new(), Vec::new());
     for (at, shard) in request.shards.iter().enumerate() {
-        let (shard, under) = (ShardId(*shard), request.rosters.list(at).into_iter().next());
-        let account = under.filter(|_| store.has_shard(shard)).and_then(|under| store.account(shard, &under));
+        let (shard, theirs) = (ShardId(*shard), request.rosters.list(at));
+        let account = theirs.split_first().filter(|_| store.has_shard(shard));
+        let account = account.and_then(|(under, owed)| store.account(shard, under, owed));
         known.push(account.is_some());
         let (digest, rosters) = account.map(|account| (account.digest, account.rosters)).unwrap_or_default();
         digests.push(digest);
@@ -84,5 +85,40 @@ impl Account {
     /// What it held after the fence, if that is something else than `ours`, what this node held when it asked.
     pub(crate) fn differs(&self, at: usize, ours: &Digest) -> Option<Digest> {
         self.differing.get(&at).copied().filter(|theirs| theirs != ours)
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use std::sync::Arc;
+
+    use polity_shard::ShardCount;
+
+    use super::*;
+    use crate::config::KvConfig;
+    use crate::engine::MemoryEngine;
+    use crate::roster::tests::{boot, roster};
+
+    const SHARD: ShardId = ShardId(0);
+
+    fn store(own: &str) -> Store {
+        let config = KvConfig { shards: ShardCount::new(1).expect("one"), ..KvConfig::default() };
+        let store = Store::new(boot(own), &config, Arc::new(MemoryEngine::new(config.shards))).expect("works");
+        store.place(SHARD, roster("a1 b1 c1"));
+        store.introduce(SHARD, Vec::new());
+        store
+    }
+
+    /// It comes back into the roster that it was in, and does not know that others have served meanwhile.
+    #[test]
+    fn one_that_was_taken_for_down_hears_from_who_asks_that_it_is_new() {
+        let (there, away) = (store("a1"), store("c1"));
+        for placed in ["a1 b1", "a1 b1 c1"] {
+            there.place(SHARD, roster(placed));
+        }
+        let (request, _) = ask(&there, &[SHARD], &[there.rosters(SHARD).expect("introduced")]);
+        let account = Account::new(answer(&away, &request).expect("a request of ours"));
+        assert!(account.is_known(0) && account.is_newcomer(0, &boot("c1")));
+        assert_eq!(away.with_standing(SHARD, |standing| standing.is_ready()), Some(false));
     }
 }

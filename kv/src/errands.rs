@@ -30,11 +30,9 @@ use crate::wire::{
 pub(crate) type Shards = Vec<(ShardId, Roster)>;
 
 /// One shard to be covered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Ask {
     pub(crate) shard: ShardId,
-    /// The current roster.
-    pub(crate) under: Roster,
     /// The round of the standing: what is asked in it counts in it only.
     pub(crate) round: u64,
 }
@@ -131,9 +129,10 @@ pub(crate) async fn mend(here: &Coordinator, peer: &Peer) {
         }
     }
     let asks = wholes.iter().filter_map(|shard| {
-        store.with_standing(*shard, |s| Ask { shard: *shard, under: s.current().clone(), round: s.round() })
+        let ask = |s: &mut Standing| s.current().contains(&here.node).then(|| Ask { shard: *shard, round: s.round() });
+        store.with_standing(*shard, ask).flatten()
     });
-    let asks = asks.filter(|ask| ask.under.contains(&here.node)).collect();
+    let asks = asks.collect();
     let is_over = given == keys.len() && cover(here, peer, asks, Purpose::Equalise).await;
     if !is_over {
         let mut left: Marks = wholes.into_iter().map(|shard| (shard, Missed::Whole)).collect();
@@ -168,7 +167,7 @@ async fn offer(here: &Coordinator, peer: &Peer, keys: &[Blob]) -> Result<usize, 
 async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Purpose) -> Result<bool, RpcError> {
     let store = &here.store;
     let turn = here.pace.turn().await;
-    let rosters: Vec<_> = shards.iter().map(|ask| vec![ask.under.clone()]).collect();
+    let rosters: Vec<_> = shards.iter().map(|ask| store.rosters(ask.shard).unwrap_or_default()).collect();
     let ids: Vec<ShardId> = shards.iter().map(|ask| ask.shard).collect();
     let (request, ours) = account::ask(store, &ids, &rosters);
     drop(turn);
@@ -199,7 +198,8 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
         }
     }
     drop(turn);
-    let gets_on = here.newcomers.get_on(&peer.node, shards[0].shard, fetched.len());
+    let lacking: BTreeSet<ShardId> = fetched.iter().map(|(shard, _)| *shard).collect();
+    let gets_on = here.newcomers.get_on(&peer.node, ids.iter().map(|shard| (*shard, lacking.contains(shard))));
     let waits = gets_on && !fetched.is_empty() && !mutated(Mutation::FetchesNothing);
     if waits {
         all = false;

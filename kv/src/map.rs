@@ -109,6 +109,13 @@ impl Map {
         self.members.get(&node.name).is_some_and(|member| member.id == *node && member.status.is_up())
     }
 
+    /// Whether this boot was taken for down by others since `before`, and is back.
+    pub(crate) fn has_come_back(&self, node: &NodeId, before: &Self) -> bool {
+        let rejoin =
+            |map: &Self| map.members.get(&node.name).filter(|member| member.id == *node).map(|member| member.rejoin);
+        rejoin(self).zip(rejoin(before)).is_some_and(|(now, then)| now > then)
+    }
+
     /// Whether this boot may be there again: no newer one of its name is known, and it has not left.
     pub(crate) fn may_return(&self, node: &NodeId) -> bool {
         self.members.get(&node.name).is_some_and(|member| member.id == *node && member.status != Status::Left)

@@ -5,7 +5,7 @@
 //! the first does. So those that were there leave it alone until it has what they have. It waits for nobody itself; and should it not get
 //! on, nobody waits for it either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 use polity_cluster::NodeId;
@@ -15,36 +15,37 @@ use tokio::time::Instant;
 use crate::errands::PATIENCE;
 use crate::sync::Mutex;
 
-/// The peers that are waited for, each with the first of the shards that it is asked for at once.
+/// The peers that are waited for.
 #[derive(Debug, Default)]
-pub(crate) struct Newcomers(Mutex<BTreeMap<(NodeId, ShardId), Wait>>);
+pub(crate) struct Newcomers(Mutex<BTreeMap<NodeId, Wait>>);
 
 #[derive(Debug)]
 struct Wait {
-    /// The fewest shards in which it has differed.
-    shards: usize,
-    /// Until when it is waited for, unless they become fewer.
+    /// What it is new to, and was not equal in when it was last asked.
+    shards: BTreeSet<ShardId>,
+    /// Until when it is waited for, unless it gets on.
     until: Instant,
 }
 
 impl Newcomers {
-    /// Whether a peer that is new to so many shards, and differs in them, gets on with fetching them.
-    pub(crate) fn get_on(&self, peer: &NodeId, first: ShardId, shards: usize) -> bool {
+    /// Of shards that a peer was asked about: whether it is new to each, and not equal in it. Returns whether it gets on with fetching
+    /// what it lacks.
+    pub(crate) fn get_on(&self, peer: &NodeId, asked: impl IntoIterator<Item = (ShardId, bool)>) -> bool {
         let (now, mut waits) = (Instant::now(), self.0.lock().unwrap_or_else(PoisonError::into_inner));
         // Of those that nobody has asked for some time nobody will.
         waits.retain(|_, wait| now < wait.until + 4 * PATIENCE);
-        let at = (peer.clone(), first);
-        if shards == 0 {
-            waits.remove(&at);
-            return true;
-        }
-        match waits.get(&at) {
-            Some(wait) if wait.shards <= shards => now < wait.until,
-            _ => {
-                waits.insert(at, Wait { shards, until: now + PATIENCE });
-                true
+        let until = now + PATIENCE;
+        let wait = waits.entry(peer.clone()).or_insert(Wait { shards: BTreeSet::new(), until });
+        for (shard, lacks) in asked {
+            if if lacks { wait.shards.insert(shard) } else { wait.shards.remove(&shard) } {
+                wait.until = until;
             }
         }
+        let gets_on = now < wait.until;
+        if wait.shards.is_empty() {
+            waits.remove(peer);
+        }
+        gets_on
     }
 }
 
@@ -53,34 +54,47 @@ mod tests {
     use super::*;
     use crate::roster::tests::boot;
 
-    const FIRST: ShardId = ShardId(0);
+    fn lacks(newcomers: &Newcomers, peer: &str, asked: std::ops::Range<u32>, lacking: std::ops::Range<u32>) -> bool {
+        newcomers.get_on(&boot(peer), asked.map(|shard| (ShardId(shard), lacking.contains(&shard))))
+    }
+
+    fn waited_for(newcomers: &Newcomers) -> usize {
+        newcomers.0.lock().expect("no panics").len()
+    }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_gets_on_is_waited_for_and_one_that_does_not_is_not() {
-        let (newcomers, peer) = (Newcomers::default(), boot("a1"));
-        for shards in [9, 8, 7] {
-            assert!(newcomers.get_on(&peer, FIRST, shards), "{shards}");
+        let newcomers = Newcomers::default();
+        for end in [9, 8, 7] {
+            assert!(lacks(&newcomers, "a1", 0..10, 0..end), "{end}");
             tokio::time::advance(PATIENCE * 3 / 4).await;
-            assert!(newcomers.get_on(&peer, FIRST, shards + 1), "{shards}");
+            assert!(lacks(&newcomers, "a1", 0..10, 0..end), "{end}");
         }
         tokio::time::advance(PATIENCE / 4).await;
-        assert!(!newcomers.get_on(&peer, FIRST, 8) && !newcomers.get_on(&peer, FIRST, 7));
-        assert!(
-            newcomers.get_on(&peer, FIRST, 6)
-                && newcomers.get_on(&peer, ShardId(1), 9)
-                && newcomers.get_on(&boot("b1"), FIRST, 9)
-        );
+        assert!(!lacks(&newcomers, "a1", 0..10, 0..7) && !lacks(&newcomers, "a1", 3..5, 0..7));
+        assert!(lacks(&newcomers, "b1", 0..10, 0..7) && lacks(&newcomers, "a1", 0..10, 0..6));
+    }
+
+    /// Who comes back for the second time is not taken for one that has not got on since the first: whichever of its shards are asked
+    /// about together.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_new_again_is_waited_for_again() {
+        let newcomers = Newcomers::default();
+        assert!(lacks(&newcomers, "a1", 0..10, 0..10) && lacks(&newcomers, "a1", 0..10, 7..10));
+        assert!(lacks(&newcomers, "a1", 7..10, 0..0));
+        tokio::time::advance(PATIENCE * 2).await;
+        assert!(lacks(&newcomers, "a1", 0..10, 0..10) && lacks(&newcomers, "a1", 7..10, 7..10));
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_is_remembered_for_ever() {
         let newcomers = Newcomers::default();
-        newcomers.get_on(&boot("a1"), FIRST, 3);
-        newcomers.get_on(&boot("b1"), FIRST, 3);
-        newcomers.get_on(&boot("b1"), FIRST, 0);
-        assert_eq!(newcomers.0.lock().expect("no panics").len(), 1);
+        lacks(&newcomers, "a1", 0..3, 0..3);
+        lacks(&newcomers, "b1", 0..3, 0..3);
+        lacks(&newcomers, "b1", 0..3, 0..0);
+        assert_eq!(waited_for(&newcomers), 1);
         tokio::time::advance(PATIENCE * 5).await;
-        newcomers.get_on(&boot("c1"), FIRST, 3);
-        assert_eq!(newcomers.0.lock().expect("no panics").len(), 1);
+        lacks(&newcomers, "c1", 0..3, 0..3);
+        assert_eq!(waited_for(&newcomers), 1);
     }
 }

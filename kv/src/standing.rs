@@ -28,6 +28,9 @@
 //! What is heard counts only if it was asked for after the last fence and the last move ([`Standing::round`]): since then
 //! the other may have acknowledged something under the roster that fenced us.
 //!
+//! Who asks tells what it owes, too. So a replica that was taken for down, and comes back under the same boot and into the same
+//! roster, learns which one has served meanwhile, and fetches what it has missed, as one does that is new.
+//!
 //! A boot that is *gone*, because its node runs under a newer boot or has left, cannot be heard from again. If fewer than
 //! a quorum of a roster's boots are left, either more failures happened than K1 promises to survive, and waiting would
 //! bring nothing back, or the roster was succeeded by others before its boots went, which this node slept through. So
@@ -102,7 +105,7 @@ fn is_bereft(roster: &Roster, fates: &impl Fates) -> bool {
 pub(crate) struct Standing {
     current: Roster,
     owed: BTreeSet<Roster>,
-    /// Rosters that were covered under the current one: hearing of them again is no news.
+    /// Rosters that were covered under the current one: hearing of them again is no news, but after others took this node for down.
     covered: BTreeSet<Roster>,
     /// The boots that were heard from in this round.
     heard: BTreeSet<NodeId>,
@@ -187,6 +190,12 @@ impl Standing {
         self.owed.remove(&self.current);
         self.changes += 1;
         self.owe(before);
+    }
+
+    /// Others took this node for down, and it is back: they have gone on without it, and what it has heard and covered is old.
+    pub(crate) fn come_back(&mut self) {
+        self.covered.clear();
+        self.begin_round();
     }
 
     fn begin_round(&mut self) {
@@ -366,6 +375,22 @@ mod tests {
         hear(&mut standing, &["b1"]);
         assert!(standing.settle(&own, &NOBODY));
         assert!(standing.is_ready());
+    }
+
+    #[test]
+    fn one_that_was_taken_for_down_covers_again_what_it_has_covered_before() {
+        let own = boot("c1");
+        let mut standing = Standing::new(roster("a1 b1 c1"), [roster("a1 b1")]);
+        hear(&mut standing, &["a1", "b1"]);
+        assert!(standing.settle(&own, &NOBODY));
+        standing.learn(roster("a1 b1"));
+        assert!(standing.is_ready(), "it has covered that");
+        standing.come_back();
+        assert!(standing.is_ready(), "and owes nothing while it is told nothing");
+        standing.learn(roster("a1 b1"));
+        assert!(!standing.settle(&own, &NOBODY), "what it has heard is old");
+        hear(&mut standing, &["a1", "b1"]);
+        assert!(standing.settle(&own, &NOBODY));
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::map::{Map, Sight};
 use crate::pace::Pace;
 use crate::reconcile::Purpose;
 use crate::roster::Roster;
+use crate::standing::Standing;
 use crate::tombstones;
 
 /// What is under way.
@@ -150,10 +151,15 @@ impl Upkeep {
     /// The members have changed.
     fn place(&self) {
         let map = Map::new(&self.members.snapshot(), self.here.store.layout());
+        let before = self.here.map();
+        if map.has_come_back(&self.here.node, &before) {
+            for shard in self.here.store.shard_ids() {
+                self.here.store.with_standing(shard, Standing::come_back);
+            }
+        }
         for shard in self.here.store.shard_ids() {
             self.here.store.place(shard, map.roster(shard));
         }
-        let before = self.here.map();
         self.here.mending.follow(|node| map.is_up(node) && !before.is_up(node), |node| map.may_return(node));
         self.here.set_map(map);
     }
@@ -263,7 +269,7 @@ impl Upkeep {
                     known => {
                         let look = || Arc::new(standing.to_ask(own, &sight));
                         let asked = known.map_or_else(look, |wait| wait.asked.clone());
-                        let ask = Ask { shard, under: standing.current().clone(), round: standing.round() };
+                        let ask = Ask { shard, round: standing.round() };
                         Step::Cover(Wait { news: standing.news(), asked }, ask)
                     }
                 },
@@ -276,7 +282,7 @@ impl Upkeep {
                     todo.waiting = true;
                     for peer in wait.asked.iter().filter(|node| map.is_up(node)).filter_map(|node| map.peer(node)) {
                         let (_, shards) = todo.cover.entry(peer.node.clone()).or_insert_with(|| (peer, Vec::new()));
-                        shards.push(ask.clone());
+                        shards.push(ask);
                     }
                     self.waits.shards.insert(shard, wait);
                 }
@@ -303,12 +309,11 @@ impl Upkeep {
         let peer = peers[self.patrols % peers.len()].clone();
         let store = &self.here.store;
         let shared = store.shard_ids().filter_map(|shard| {
-            let ask = store.with_standing(shard, |standing| Ask {
-                shard,
-                under: standing.current().clone(),
-                round: standing.round(),
-            })?;
-            (ask.under.contains(&self.here.node) && ask.under.contains(&peer.node)).then_some(ask)
+            let ask = |standing: &mut Standing| {
+                let is_ours = [&self.here.node, &peer.node].iter().all(|node| standing.current().contains(node));
+                is_ours.then(|| Ask { shard, round: standing.round() })
+            };
+            store.with_standing(shard, ask).flatten()
         });
         let (shards, here) = (shared.collect(), self.here.clone());
         self.start(Errand::Cover(peer.node.clone()), async move {

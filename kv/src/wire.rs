@@ -235,7 +235,7 @@ pub(crate) enum WriteAnswer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AccountRequest {
     pub(crate) shards: Vec<u32>,
-    /// The asker's current roster of each.
+    /// The asker's current roster of each, and those that it owes.
     pub(crate) rosters: Rosters,
     /// What the asker holds of each [`BLOCK`](crate::digest::BLOCK) of them.
     pub(crate) blocks: Vec<u64>,

@@ -83,11 +83,11 @@ impl World {
                 let vouched = store.merge(SHARD, key, record, *named).map_err(|_| ())?;
                 Answer::Vouched { vouch: vouch(vouched), record: None, current }
             }
-            Request::Account { under, ours } => {
+            Request::Account { under, owed, ours } => {
                 let account = if broken == Broken::NoFence {
                     store.rosters(SHARD).map(|rosters| (store.digest(SHARD), rosters))
                 } else {
-                    store.account(SHARD, under).map(|account| (account.digest, account.rosters))
+                    store.account(SHARD, under, owed).map(|account| (account.digest, account.rosters))
                 };
                 let account = account.map(|(digest, rosters)| ((digest != *ours).then_some(digest), rosters));
                 log!(

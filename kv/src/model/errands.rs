@@ -116,7 +116,8 @@ impl World {
         let task = Task::Cover { peer: peer.clone(), under: under.clone(), round, reconciliation: None };
         let task = self.begin(&own, Some(Errand::Cover(peer.clone())), task);
         log!(self, "{} asks {} for an account under {}", short(&own), short(peer), text(under));
-        self.send(task, &own, peer, Request::Account { under: under.clone(), ours });
+        let owed = self.procs[at].store.with_standing(SHARD, |s| s.owed().cloned().collect()).unwrap_or_default();
+        self.send(task, &own, peer, Request::Account { under: under.clone(), owed, ours });
     }
 
     /// What `cover` makes of an answer.
@@ -208,8 +209,8 @@ impl World {
         let own = entry.owner.clone();
         let Task::HandOver { current, given, up, at, taken, .. } = &entry.task else { return };
         if let Some(peer) = up.get(*at) {
-            let request =
-                Request::Account { under: current.clone(), ours: self.procs[place_of(&own)].store.digest(SHARD) };
+            let ours = self.procs[place_of(&own)].store.digest(SHARD);
+            let request = Request::Account { under: current.clone(), owed: Vec::new(), ours };
             let peer = peer.clone();
             return self.send(task, &own, &peer, request);
         }

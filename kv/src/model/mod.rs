@@ -148,7 +148,7 @@ impl Dice {
 enum Request {
     Read { named: RosterId, key: Vec<u8> },
     Merge { named: RosterId, key: Vec<u8>, record: Vec<u8> },
-    Account { under: Roster, ours: Digest },
+    Account { under: Roster, owed: Vec<Roster>, ours: Digest },
     Repair(reconcile::Ask),
     Ready { rosters: Vec<Roster> },
     Introduce,

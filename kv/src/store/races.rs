@@ -92,7 +92,7 @@ fn what_is_acknowledged_before_a_fence_is_in_the_account() {
                 }
             });
             let (asked, under) = (Arc::clone(&store), new.clone());
-            let account = spawn(async move { asked.account(SHARD, &under).expect("introduced") });
+            let account = spawn(async move { asked.account(SHARD, &under, &[]).expect("introduced") });
             block_on(async {
                 let account = account.await.expect("it ends");
                 let vouch = change.await.expect("it ends");

@@ -117,12 +117,16 @@ impl Store {
         self.digest(shard).count() > 0
     }
 
-    /// A replica of `under` asks for all that this shard has: fences it, and gives the account that the answer brings.
-    /// `None` if this node does not know yet what it should have.
-    pub(crate) fn account(&self, id: ShardId, under: &Roster) -> Option<Account> {
+    /// A replica of `under` that owes `owed` asks for all that this shard has: fences it, and gives the account that the answer
+    /// brings. `None` if this node does not know yet what it should have.
+    ///
+    /// Who was taken for down, and comes back under the same boot, hears so first of what went on without it: it has to fetch that,
+    /// and the account says that it is new to it.
+    pub(crate) fn account(&self, id: ShardId, under: &Roster, owed: &[Roster]) -> Option<Account> {
         let mut shard = self.shard(id);
         let standing = shard.standing.as_mut()?;
         standing.fence(under);
+        owed.iter().for_each(|roster| standing.learn(roster.clone()));
         let (rosters, changes) = (standing.rosters().cloned().collect(), standing.changes());
         if mutated(Mutation::ForgetsFences) {
             shard.kept = changes;

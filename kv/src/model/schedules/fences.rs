@@ -20,6 +20,13 @@ fn accounts_from_before_a_write(broken: Broken) -> (World, [usize; 4]) {
     world.both(both, old);
     world.work(both);
     assert!(world.is_ready(both));
+    // `old` has heard of the new roster from it, and covers it, too.
+    world.work(old);
+    world.both(old, other);
+    world.both(old, new);
+    world.both(old, both);
+    world.work(old);
+    assert!(world.is_ready(old));
     // A write under the old roster alone.
     world.put(old);
     world.both(old, both);

@@ -15,7 +15,6 @@ mod clocks;
 pub mod commands;
 pub mod counter;
 mod facts;
-pub mod fading;
 pub mod h1_one_map;
 pub mod h3_one_owner;
 pub mod h4_conflicts;
@@ -74,7 +73,7 @@ pub struct Checker {
 }
 
 /// All of them.
-pub const ALL: [Checker; 29] = [
+pub const ALL: [Checker; 28] = [
     Checker { name: "bounds", check: bounds::check },
     Checker { name: "m1_complete", check: m1_complete::check },
     Checker { name: "m3_convergent", check: m3_convergent::check },
@@ -103,7 +102,6 @@ pub const ALL: [Checker; 29] = [
     Checker { name: "budget", check: budget::check },
     Checker { name: "kinds", check: kinds::check },
     Checker { name: "add_wins", check: add_wins::check },
-    Checker { name: "fading", check: fading::check },
 ];
 
 /// What all checkers find in a history.

@@ -234,6 +234,10 @@ pub enum Action {
     Remove(u64),
     /// Reads them.
     Members,
+    /// Adds the operation's number to a set, or 1 to a counter, all of which expires after so many milliseconds.
+    Fade(u32),
+    /// Reads what has not expired of that.
+    Faded,
 }
 
 impl Action {
@@ -545,7 +549,13 @@ impl Op {
     pub fn found(&self) -> Option<&[OpId]> {
         match (&self.action, &self.outcome) {
             (
-                Action::Get | Action::Elements | Action::Orders | Action::Look | Action::Read(_) | Action::Scan,
+                Action::Get
+                | Action::Elements
+                | Action::Orders
+                | Action::Look
+                | Action::Read(_)
+                | Action::Scan
+                | Action::Faded,
                 Outcome::Done(values),
             ) => Some(values),
             _ => None,

@@ -15,6 +15,7 @@ mod clocks;
 pub mod commands;
 pub mod counter;
 mod facts;
+pub mod fading;
 pub mod h1_one_map;
 pub mod h3_one_owner;
 pub mod h4_conflicts;
@@ -73,7 +74,7 @@ pub struct Checker {
 }
 
 /// All of them.
-pub const ALL: [Checker; 28] = [
+pub const ALL: [Checker; 29] = [
     Checker { name: "bounds", check: bounds::check },
     Checker { name: "m1_complete", check: m1_complete::check },
     Checker { name: "m3_convergent", check: m3_convergent::check },
@@ -102,6 +103,7 @@ pub const ALL: [Checker; 28] = [
     Checker { name: "budget", check: budget::check },
     Checker { name: "kinds", check: kinds::check },
     Checker { name: "add_wins", check: add_wins::check },
+    Checker { name: "fading", check: fading::check },
 ];
 
 /// What all checkers find in a history.

@@ -48,13 +48,15 @@ pub(super) fn kind(action: &Action) -> &'static str {
         Action::Insert { .. } => "insert",
         Action::Remove(_) => "remove",
         Action::Members => "members",
+        Action::Fade(_) => "fade",
+        Action::Faded => "faded",
     }
 }
 
 /// Whether an action only reads.
 pub(super) fn is_read(action: &Action) -> bool {
-    use Action::{Elements, Get, Len, Look, Members, Orders, Read, Scan, Total};
-    matches!(action, Get | Elements | Total | Orders | Look | Read(_) | Scan | Len | Members)
+    use Action::{Elements, Faded, Get, Len, Look, Members, Orders, Read, Scan, Total};
+    matches!(action, Get | Elements | Total | Orders | Look | Read(_) | Scan | Len | Members | Faded)
 }
 
 /// What an operation does.
@@ -74,6 +76,7 @@ pub(super) fn doing(op: &Op) -> String {
         Action::Insert { element, once } => {
             format!("insert {element}{}", if once { " under its idempotency key" } else { "" })
         }
+        Action::Fade(ms) => format!("fade in {ms} ms"),
         Action::Remove(element) => format!("remove {element}"),
         Action::Order(first) if first != op.id => format!("order of {first} again"),
         action => kind(&action).to_owned(),

@@ -1,6 +1,8 @@
-//! Keys of buckets of every kind, written from everywhere at all levels of consistency: see [`latest`], [`anything`] and [`members`].
+//! Keys of buckets of every kind, written from everywhere at all levels of consistency: see [`latest`], [`anything`],
+//! [`members`] and [`fading`].
 
 mod anything;
+mod fading;
 mod latest;
 mod members;
 
@@ -17,7 +19,7 @@ use crate::history::{Kind, Level, OpId, Outcome};
 pub(crate) const WORKLOAD: Workload = Workload {
     name: "kinds",
     about: "all clients write last values, maps, sets, and keys of any kind, at all levels, and read, scan and count them",
-    keys: |_| [latest::keys(), anything::keys(), members::keys()].concat(),
+    keys: |_| [latest::keys(), anything::keys(), members::keys(), fading::keys()].concat(),
     clients: |client, paces| {
         vec![
             Box::pin(latest::act(client.clone(), paces.next())),
@@ -25,6 +27,7 @@ pub(crate) const WORKLOAD: Workload = Workload {
             Box::pin(anything::act(client.clone(), paces.next())),
             Box::pin(members::add(client.clone(), paces.next())),
             Box::pin(members::change(client.clone(), paces.next())),
+            Box::pin(fading::act(client.clone(), paces.next())),
         ]
     },
     observers: |_| Vec::new(),
@@ -33,6 +36,7 @@ pub(crate) const WORKLOAD: Workload = Workload {
             match key.get(..2) {
                 Some("ka") => anything::read(client, key, Level::Quorum).await,
                 Some("kf" | "kc") => members::read(client, key).await,
+                Some("ks" | "kn") => fading::read(client, key).await,
                 _ if key == latest::ALL => latest::scan_and_count(client).await,
                 _ => latest::read(client, key, Level::Quorum).await,
             }
@@ -59,6 +63,8 @@ pub(super) fn held(client: &Client, key: &str) -> Option<(Vec<NodeId>, Option<u6
         "kf" => of(&members::fields(client), key),
         "kc" if members::is_map(key) => of(&members::fields(client), key),
         "kc" => of(&members::members(client), key),
+        "ks" => of(&members::members(client), key),
+        "kn" => of(&fading::counters(client), key),
         "kl" | "kt" => of(&latest::bucket(client, key), key),
         _ => None,
     }

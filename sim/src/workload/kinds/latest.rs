@@ -68,7 +68,7 @@ pub(super) async fn act(client: Client, mut pace: Pace) {
 }
 
 /// Whether the wall clock of this host shows the time.
-fn clock_is_right(client: &Client) -> bool {
+pub(super) fn clock_is_right(client: &Client) -> bool {
     let time = turmoil::since_epoch().unwrap_or_default();
     client.node.kv().idempotency_key([]).since().abs_diff(time) < Duration::from_millis(100)
 }

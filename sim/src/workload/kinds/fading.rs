@@ -1,0 +1,73 @@
+//! A set and a counter, `ks0` and `kn0`, to which all clients add for some time, again and again, and which expire as a whole in between.
+
+use std::time::Duration;
+
+use polity::kv::{Bucket, Counter};
+use rand::RngExt as _;
+
+use super::super::{Client, Pace, outcome_of};
+use super::latest::clock_is_right;
+use super::members::members;
+use super::{number, told};
+use crate::history::{Action, OpId, Outcome};
+
+/// The set, and the counter.
+const KEYS: [&str; 2] = ["ks0", "kn0"];
+/// How soon what is added expires, with all that is there, in milliseconds.
+const SOON_MS: u32 = 2000;
+/// They are added to at the beginning of each span, for so long: what was added under the last deadline of one has expired before the next.
+const SPAN: Duration = Duration::from_secs(7);
+const ADDED: Duration = Duration::from_secs(2);
+
+pub(super) fn keys() -> Vec<String> {
+    KEYS.map(str::to_owned).to_vec()
+}
+
+pub(super) fn counters(client: &Client) -> Bucket<Counter> {
+    client.node.kv().bucket("counters").expect("it is declared")
+}
+
+pub(super) fn is_counter(key: &str) -> bool {
+    key == KEYS[1]
+}
+
+pub(super) async fn act(client: Client, mut pace: Pace) {
+    while pace.next().await {
+        let key = KEYS[pace.rng.random_range(0..KEYS.len())];
+        let now = turmoil::sim_elapsed().unwrap_or_default();
+        let is_time = now.as_millis() % SPAN.as_millis() < ADDED.as_millis();
+        // Who is early or late by hours would let all of it last as long.
+        if is_time && pace.rng.random_range(0..3) > 0 && clock_is_right(&client) {
+            add(&client, key).await;
+        } else {
+            read(&client, key).await;
+        }
+    }
+}
+
+async fn add(client: &Client, key: &str) {
+    let op = client.recorder.invoke(client.host, key, Action::Fade(SOON_MS));
+    let ttl = Duration::from_millis(SOON_MS.into());
+    let added = match is_counter(key) {
+        true => counters(client).add(key, 1).ttl(ttl).await.map(drop),
+        false => members(client).update(key, |set| set.add(op.0.to_be_bytes())).ttl(ttl).await.map(drop),
+    };
+    client.recorder.returned(op, told(op, added));
+}
+
+/// Reads a key. Returns whether it succeeded.
+pub(super) async fn read(client: &Client, key: &str) -> bool {
+    let op = client.recorder.invoke(client.host, key, Action::Faded);
+    let read = if is_counter(key) {
+        counters(client).get(key).await.map(|total| Outcome::Total(u64::try_from(total).unwrap_or(u64::MAX)))
+    } else {
+        members(client).get(key).await.map(|set| {
+            let mut found: Vec<OpId> = set.iter().filter_map(|element| number(element).map(OpId)).collect();
+            found.sort_unstable();
+            Outcome::Done(found)
+        })
+    };
+    let is_read = read.is_ok();
+    client.recorder.returned(op, read.unwrap_or_else(|error| outcome_of(op, &error)));
+    is_read
+}

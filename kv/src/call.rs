@@ -147,8 +147,8 @@ impl<'a, T> Put<'a, T> {
         Self { write: Write::new(kv, rules, make), place, update, context: None }
     }
 
-    /// How long what is written stays; it is then removed, wherever it is. It never comes back, and wall clocks say when:
-    /// to within how far they differ.
+    /// How long what is written stays, from when this is called; it is then removed, wherever it is. It never comes back, and wall
+    /// clocks say when: to within how far they differ.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.write.ttl = Some(ttl);

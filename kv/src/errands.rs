@@ -128,11 +128,11 @@ pub(crate) async fn mend(here: &Coordinator, peer: &Peer) {
             }
         }
     }
-    let asks = wholes.iter().filter_map(|shard| {
+    let ask = |shard: &ShardId| {
         let ask = |s: &mut Standing| s.current().contains(&here.node).then(|| Ask { shard: *shard, round: s.round() });
         store.with_standing(*shard, ask).flatten()
-    });
-    let asks = asks.collect();
+    };
+    let asks = wholes.iter().filter_map(ask).collect();
     let is_over = given == keys.len() && cover(here, peer, asks, Purpose::Equalise).await;
     if !is_over {
         let mut left: Marks = wholes.into_iter().map(|shard| (shard, Missed::Whole)).collect();

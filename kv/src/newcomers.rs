@@ -37,7 +37,8 @@ impl Newcomers {
         let until = now + PATIENCE;
         let wait = waits.entry(peer.clone()).or_insert(Wait { shards: BTreeSet::new(), until });
         for (shard, lacks) in asked {
-            if if lacks { wait.shards.insert(shard) } else { wait.shards.remove(&shard) } {
+            let is_news = if lacks { wait.shards.insert(shard) } else { wait.shards.remove(&shard) };
+            if is_news {
                 wait.until = until;
             }
         }

@@ -152,12 +152,11 @@ impl Upkeep {
     fn place(&self) {
         let map = Map::new(&self.members.snapshot(), self.here.store.layout());
         let before = self.here.map();
-        if map.has_come_back(&self.here.node, &before) {
-            for shard in self.here.store.shard_ids() {
+        let has_come_back = map.has_come_back(&self.here.node, &before);
+        for shard in self.here.store.shard_ids() {
+            if has_come_back {
                 self.here.store.with_standing(shard, Standing::come_back);
             }
-        }
-        for shard in self.here.store.shard_ids() {
             self.here.store.place(shard, map.roster(shard));
         }
         self.here.mending.follow(|node| map.is_up(node) && !before.is_up(node), |node| map.may_return(node));

@@ -8,7 +8,7 @@
 //! 2. An add that was acknowledged is *gone* if at a moment after that, and before a read begins, all that had been begun by then was over
 //!    by every clock: what is added from then on begins anew. The read does not find it (K5).
 //! 3. An add that was acknowledged before a read begins is found, if until that has ended it was over by no clock, and neither was any that
-//!    may have been done later: the time that was given last counts, and a late add gives an early one (K1 in the end, K3 before).
+//!    may have been done later: the last one says when all expires, and of those at the same time any may be that (K1 in the end, K3 before).
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     for op in facts.ops.values().filter(|op| !op.is_refused()) {
         let key = || Key { facts, clocks: &clocks, adds: Vec::new(), reads: Vec::new() };
         match op.action {
-            Action::Fade(_) => keys.entry(&op.key).or_insert_with(key).adds.push(op),
+            Action::Fade(ms) => keys.entry(&op.key).or_insert_with(key).add(op, ms),
             Action::Faded => keys.entry(&op.key).or_insert_with(key).reads.push(op),
             _ => {}
         }
@@ -47,64 +47,87 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
 struct Key<'f> {
     facts: &'f Facts<'f>,
     clocks: &'f Clocks,
-    adds: Vec<&'f Op>,
+    adds: Vec<Add<'f>>,
     reads: Vec<&'f Op>,
 }
 
-impl Key<'_> {
+#[derive(Clone, Copy)]
+struct Add<'f> {
+    op: &'f Op,
+    /// When all is over that it has found or made, by its caller's clock.
+    expires: Wall,
+    /// The latest of that, and of all that began before.
+    latest: Wall,
+}
+
+impl Add<'_> {
+    /// When it was acknowledged.
+    fn done(&self) -> Option<usize> {
+        self.op.returned.filter(|_| self.op.is_done())
+    }
+}
+
+impl<'f> Key<'f> {
+    fn add(&mut self, op: &'f Op, ms: u32) {
+        let at = self.facts.at(op.invoked);
+        let expires = self.clocks.of_host(op.host, at, at).0 + Wall::from(ms);
+        let latest = self.adds.last().map_or(expires, |before| before.latest.max(expires));
+        self.adds.push(Add { op, expires, latest });
+    }
+
     fn problem(&self, read: &Op) -> Option<(&'static str, String)> {
         let end = read.returned.filter(|_| !self.facts.is_apart(read.invoked))?;
-        let begun: Vec<&Op> = self.adds.iter().filter(|add| add.invoked < end).copied().collect();
-        let (gone, may): (Vec<&Op>, Vec<&Op>) = begun.into_iter().partition(|add| self.is_gone(add, read));
-        let must: Vec<&Op> = may.iter().filter(|add| self.is_there(add, read, end)).copied().collect();
+        let begun = &self.adds[..self.adds.partition_point(|add| add.op.invoked < end)];
+        let anew = self.begun_anew(read, end);
+        let is_gone = |add: &Add<'_>| add.done().is_some_and(|done| anew.is_some_and(|anew| done <= anew));
+        let must = || begun.iter().filter(|add| !is_gone(add) && self.is_there(add, begun, read, end));
         let lost = if self.facts.is_final(read) { "K1" } else { "K3" };
         match &read.outcome {
             Outcome::Done(found) => {
-                let is_one = |of: &[&Op], id: OpId| of.iter().any(|add| add.id == id);
-                let stray = found.iter().find(|id| !is_one(&may, **id));
-                let stray = stray.map(|id| match is_one(&gone, *id) {
-                    true => ("K5", format!("{id} had expired by all clocks")),
-                    false => ("K6", format!("{id} was not added, or not done")),
+                let of = |id: &OpId| begun.iter().find(|add| add.op.id == *id);
+                let stray = found.iter().find_map(|id| match of(id) {
+                    None => Some(("K6", format!("{id} was not added, or not done"))),
+                    Some(add) => is_gone(add).then(|| ("K5", format!("{id} had expired by all clocks"))),
                 });
-                let missing = must.iter().find(|add| !found.contains(&add.id));
-                stray.or_else(|| Some((lost, format!("{} is not there, and had expired by no clock", missing?.id))))
+                let missing = || must().map(|add| add.op.id).find(|id| !found.contains(id));
+                stray.or_else(|| Some((lost, format!("{} is not there, and had expired by no clock", missing()?))))
             }
-            Outcome::Total(total) if *total > may.len() as u64 => {
-                Some(("K5", format!("a total of {total}, and {} had not expired by all clocks", may.len())))
-            }
-            Outcome::Total(total) if *total < must.len() as u64 => {
-                Some((lost, format!("a total of {total}, and {} had expired by no clock", must.len())))
+            Outcome::Total(total) => {
+                let (most, least) = (begun.iter().filter(|add| !is_gone(add)).count() as u64, must().count() as u64);
+                let more = || ("K5", format!("a total of {total}, and {most} had not expired by all clocks"));
+                let less = || (lost, format!("a total of {total}, and {least} had expired by no clock"));
+                (*total > most).then(more).or_else(|| (*total < least).then(less))
             }
             _ => None,
         }
     }
 
-    /// When all is over that an add has found or made, by its caller's clock.
-    fn expires(&self, add: &Op) -> Wall {
-        let (Action::Fade(ms), at) = (add.action, self.facts.at(add.invoked)) else { return Wall::MAX };
-        self.clocks.of_host(add.host, at, at).0 + Wall::from(ms)
+    /// The last moment before a read begins at which all that had been begun by then was over by every clock, and stays so until
+    /// the read has ended.
+    fn begun_anew(&self, read: &Op, end: usize) -> Option<usize> {
+        let until = self.facts.at(end);
+        let before = self.adds.partition_point(|add| add.op.invoked < read.invoked);
+        let moments = self.adds[..before].iter().map(|add| add.op.invoked).chain([read.invoked]);
+        let is_over = |(begun, moment): &(usize, usize)| {
+            let latest = begun.checked_sub(1).map(|last| self.adds[last].latest);
+            latest.is_none_or(|latest| latest + TICKS_MS < self.clocks.earliest(self.facts.at(*moment), until))
+                && !self.facts.is_apart(*moment)
+        };
+        let moments: Vec<(usize, usize)> = moments.enumerate().collect();
+        moments.into_iter().rev().find(is_over).map(|(_, moment)| moment)
     }
 
-    fn is_gone(&self, add: &Op, read: &Op) -> bool {
-        let Some(done) = add.returned.filter(|_| add.is_done()) else { return false };
-        let moments = self.adds.iter().map(|later| later.invoked).chain([read.invoked]);
-        let until = read.returned.unwrap_or(read.invoked);
-        moments.filter(|moment| (done..=read.invoked).contains(moment)).any(|moment| self.is_all_over(moment, until))
-    }
-
-    /// Whether all that had been begun by a moment was over by every clock, then and until another.
-    fn is_all_over(&self, moment: usize, until: usize) -> bool {
-        let (at, until) = (self.facts.at(moment), self.facts.at(until));
-        let mut begun = self.adds.iter().filter(|add| add.invoked < moment);
-        begun.all(|add| self.expires(add) + TICKS_MS < self.clocks.earliest(at, until)) && !self.facts.is_apart(moment)
-    }
-
-    fn is_there(&self, add: &Op, read: &Op, end: usize) -> bool {
-        let (from, to) = (self.facts.at(add.invoked), self.facts.at(end));
-        let may_be_later = |other: &&&Op| other.invoked < end && other.returned.is_none_or(|at| at > add.invoked);
-        let least = self.adds.iter().filter(may_be_later).map(|other| self.expires(other)).min();
-        add.returned.is_some_and(|at| add.is_done() && at < read.invoked)
-            && least.is_some_and(|least| self.clocks.latest(from, to) + TICKS_MS + APART_MS < least)
+    /// Whether an add must be found.
+    fn is_there(&self, add: &Add<'_>, begun: &[Add<'_>], read: &Op, end: usize) -> bool {
+        let lasts = |other: &Add<'_>, shown: Wall| shown + TICKS_MS + APART_MS < other.expires;
+        let is_done = add.done().is_some_and(|done| done < read.invoked);
+        // Most are over long since.
+        if !is_done || !lasts(add, self.clocks.latest(self.facts.at(end), self.facts.at(end))) {
+            return false;
+        }
+        let shown = self.clocks.latest(self.facts.at(add.op.invoked), self.facts.at(end));
+        let mut later = begun.iter().filter(|other| other.op.returned.is_none_or(|at| at > add.op.invoked));
+        later.all(|other| lasts(other, shown))
     }
 }
 

@@ -20,8 +20,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 pub(crate) fn run(mut args: impl Iterator<Item = String>) -> Result<()> {
     let mut arg = || args.next().context("usage: away-node NAME SEED FOLDER");
     let (name, seed, folder) = (arg()?, arg()?, arg()?);
-    let filter = tracing_subscriber::EnvFilter::from_default_env();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let builder = Node::builder(name).cluster("bench-away").preset(Preset::Local).no_discovery().secret([7; 32]);

@@ -179,11 +179,11 @@ impl Node {
     ///
     /// Waits up to `within` until every shard has been taken over; then it goes, whatever is left. Reads and writes of the store are
     /// served until then; those that have begun are waited for, and later ones fail with
-    /// [`KvError::Stopped`](polity_kv::KvError::Stopped), not applied. Once begun, it cannot
-    /// be taken back; dropping the future leaves a node that nothing is placed on and that still serves.
+    /// [`KvError::Stopped`](polity_kv::KvError::Stopped), not applied. That and the farewell may take up to `within` each, too, where others
+    /// do not answer. Once begun, it cannot be taken back; dropping the future leaves a node that nothing is placed on and that still serves.
     ///
     /// # Errors
-    /// [`polity_cluster::Error::Stopped`] if the node had stopped before.
+    /// [`polity_cluster::Error::Stopped`], or [`polity_cluster::Error::NameTaken`], if the node had stopped before.
     pub async fn leave(&self, within: Duration) -> Result<(), Error> {
         self.cluster.drain();
         // What was not handed over in time is still on the other replicas.

@@ -24,6 +24,10 @@ pub(crate) const MAX_KEYS_AT_ONCE: usize = 128;
 type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A read that can be given options before it is awaited.
+///
+/// # Errors
+/// [`KvError::NotEnoughReplicas`], at once if too few replicas are up, and else after the timeout. [`KvError::KeySize`],
+/// [`KvError::WrongKind`], [`KvError::Stopped`].
 pub struct Get<'a, T> {
     read: Read<'a, T>,
     place: Blob,
@@ -68,7 +72,7 @@ impl<'a, T: 'a> IntoFuture for Get<'a, T> {
 }
 
 /// Reads of many keys. The answers come in the order of the keys, one for each, and each as if it had been read alone:
-/// some may fail while others do not.
+/// some may fail, as a [`Get`] does, while others do not.
 ///
 /// Many keys are under way at a time, and the others wait.
 pub struct GetMany<'a, T> {
@@ -128,6 +132,12 @@ impl<'a, T: Send + 'a> IntoFuture for GetMany<'a, T> {
 /// A write that can be given options before it is awaited. A causal one returns the context that covers what it wrote.
 ///
 /// Dropped while it is under way, its outcome is unknown.
+///
+/// # Errors
+/// [`KvError::outcome`] says of each whether it may have been applied. Try again: [`KvError::NotEnoughReplicas`], at once if too few replicas
+/// are up, and else after the timeout; [`KvError::CoordinatorLost`]. Change the call: [`KvError::KeySize`], [`KvError::ValueTooLarge`],
+/// [`KvError::TooManySteps`], [`KvError::WrongKind`], [`KvError::TooManySiblings`], [`KvError::RecordTooLarge`], and of idempotency keys
+/// [`KvError::IdempotencyKeyOutOfWindow`] and [`KvError::TooManyIdempotencyKeys`]. Give up: [`KvError::NoRoom`], [`KvError::Stopped`].
 pub struct Put<'a, T> {
     write: Write<'a, T>,
     place: Blob,
@@ -147,8 +157,8 @@ impl<'a, T> Put<'a, T> {
         Self { write: Write::new(kv, rules, make), place, update, context: None }
     }
 
-    /// How long what is written stays, from when this is called; it is then removed, wherever it is. It never comes back, and wall
-    /// clocks say when: to within how far they differ.
+    /// How long what is written stays, from when the write is awaited; it is then removed, wherever it is. Of a counter, set or map that is
+    /// all that is under the key, whoever wrote it. It never comes back, and wall clocks say when: to within how far they differ.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.write.ttl = Some(ttl);
@@ -204,7 +214,7 @@ impl<'a, T: 'a> IntoFuture for Put<'a, T> {
 }
 
 /// Writes of many keys. The answers come in the order of the keys, one for each, and each is as honest as that of a single
-/// write: some may fail, or be of unknown outcome, while others are done. It is no transaction.
+/// write ([`Put`]): some may fail, or be of unknown outcome, while others are done. It is no transaction.
 ///
 /// Many keys are under way at a time, and the others wait. A key that is given twice is written at the same time as
 /// itself. Dropped while it is under way, the outcome of those without an answer is unknown.
@@ -225,7 +235,7 @@ impl<'a, T> PutMany<'a, T> {
         Self { write: Write::new(kv, rules, make), updates }
     }
 
-    /// How long what is written stays, as [`Put::ttl`] says.
+    /// How long what is written stays, as [`Put::ttl`] says: of each key from when it is its turn.
     #[must_use = "a write does nothing until it is awaited"]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.write.ttl = Some(ttl);

@@ -39,24 +39,27 @@ const MAX_LIST_BYTES: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KvConfig {
-    /// Into how many shards the keys are divided. Must match.
+    /// Into how many shards the keys are divided: 256, and at most 65,536 for all numbers of replicas together. Must match. A node that joins is told the replicas of all of them in one frame
+    /// of 4 MiB: with 3 replicas, names of 8 bytes and a hundred nodes, 32,768 shards fit, and 65,536 do not.
     pub shards: ShardCount,
-    /// How many nodes hold each key, unless its bucket says otherwise. Must match. 3 survives the loss of one node.
+    /// How many nodes hold each key, unless its bucket says otherwise. Must match. 3, which survives the loss of one node.
     pub replicas: ReplicaCount,
-    /// The longest key. 4 KiB, at most 64 KiB: keys are sent with every request.
+    /// The longest key. 4 KiB, at most 64 KiB: keys are sent with every request. On disk 65,466 bytes, and less the name of its bucket.
     pub max_key_bytes: usize,
-    /// The largest value. 1 MiB; the siblings of a key together take at most three times that, so that they fit into
+    /// The largest value. 1 MiB, and no more; the siblings of a key together take at most three times that, so that they fit into
     /// one frame of the transport (4 MiB).
     pub max_value_bytes: usize,
-    /// The most siblings that a key may have before writes without their context are refused.
+    /// The most siblings that a key may have before writes without their context are refused. 64, at most 1,024.
     pub max_siblings: usize,
-    /// How long an operation may take. 2 s: more than a connect with one lost packet.
+    /// How long an operation may take. 2 s: more than a connect with one lost packet. At least 10 ms.
     pub timeout: Duration,
-    /// How long a read waits for the replicas it asked before it asks the others too. 50 ms: twice a slow round trip.
+    /// How long a read waits for the replicas it asked before it asks the others too. 50 ms: twice a slow round trip. At least
+    /// 1 ms.
     pub hedge_after: Duration,
-    /// How often the replicas of a shard compare what they hold when nothing has changed.
+    /// How often this node compares what it holds with one other member, each in turn, when nothing has changed. 10 s, at least 100 ms.
+    /// Watches renew their leases as often.
     pub patrol_interval: Duration,
-    /// How often work that could not be done is tried again.
+    /// How often work that could not be done is tried again. 50 ms, at least 5 ms.
     pub upkeep_interval: Duration,
     /// How fast this node fetches and sends records to make replicas equal, beside what callers do. 64 MiB a second, half of
     /// what a link of 1 Gbit/s carries; no more than half of all that the node moves, but 16 MiB a second whatever else it does:

@@ -21,15 +21,14 @@ pub(crate) async fn len(here: &Coordinator, bucket: &Blob) -> Result<u64, KvErro
         if here.rpc.is_stopped() {
             return Err(KvError::Stopped);
         }
-        let all = left.len();
         left = ask(here, bucket, left, deadline, &mut total).await;
         let first = left.first().copied();
         if let Some(shard) = first
             && !here.pause(deadline).await
         {
             let reason = format!("no replica of shard {shard} and of {} others has counted", left.len() - 1);
-            let (answered, outcome) = (all - left.len(), Outcome::NotApplied);
-            return Err(KvError::NotEnoughReplicas { what: "a count", answered, needed: all, reason, outcome });
+            let (what, outcome) = ("a count", Outcome::NotApplied);
+            return Err(KvError::NotEnoughReplicas { what, answered: 0, needed: 1, reason, outcome });
         }
         if first.is_none() {
             return Ok(total);

@@ -31,7 +31,7 @@ pub enum Outcome {
 pub enum KvError {
     // Reject: the call must change.
     /// The key is over the limit. Nothing was written.
-    #[error("a key has 1 to {limit} bytes; this one has {bytes}")]
+    #[error("a key has 1 to {limit} bytes, and this one has {bytes}; nothing was done")]
     KeySize {
         /// The key's length.
         bytes: usize,
@@ -39,7 +39,7 @@ pub enum KvError {
         limit: usize,
     },
     /// The value is over the limit. Nothing was written.
-    #[error("a value has at most {limit} bytes; this one has {bytes}")]
+    #[error("a value has at most {limit} bytes, and this one has {bytes}; nothing was written")]
     ValueTooLarge {
         /// The value's length.
         bytes: usize,
@@ -49,15 +49,17 @@ pub enum KvError {
     /// The key has too many concurrent values. Nothing was written. Read them, merge them, and write the result with
     /// the context of the read.
     #[error(
-        "the key has {siblings} concurrent values, and no room for another: read, merge, and write with the context"
+        "the key has {siblings} concurrent values, and no room for another; nothing was written: read, merge, and write with the \
+         context"
     )]
     TooManySiblings {
         /// How many.
         siblings: usize,
     },
     /// All that is under the key would be more than a key may hold. Nothing was written. Of concurrent values: read them, merge
-    /// them, and write the result with the context of the read. Of a set or a map: remove something, or use more keys.
-    #[error("all that is under the key would take {bytes} bytes, and a key holds at most {limit}")]
+    /// them, and write the result with the context of the read. Of a set or a map: remove enough in one update, delete the key, or
+    /// use more keys.
+    #[error("all that is under the key would take {bytes} bytes, and a key holds at most {limit}; nothing was written")]
     RecordTooLarge {
         /// What it would take.
         bytes: usize,
@@ -83,13 +85,13 @@ pub enum KvError {
         asked: Option<Kind>,
     },
     /// The node has as many watches as it may. Nothing was begun: drop one, or watch a prefix in the place of many keys.
-    #[error("a node has at most {limit} watches")]
+    #[error("a node has at most {limit} watches; none was begun")]
     TooManyWatches {
         /// The most.
         limit: usize,
     },
     /// The update does too much at once. Nothing was written.
-    #[error("an update has at most {limit} steps; this one has {steps}")]
+    #[error("an update has at most {limit} steps, and this one has {steps}; nothing was written")]
     TooManySteps {
         /// How many it has.
         steps: usize,
@@ -105,13 +107,13 @@ pub enum KvError {
     },
     /// Too many writes to the key have had idempotency keys, which are kept for twice the window. Nothing was written: write without, to
     /// other keys, or later.
-    #[error("a key takes {limit} writes under idempotency keys within twice their window")]
+    #[error("a key takes {limit} writes under idempotency keys within twice their window; nothing was written")]
     TooManyIdempotencyKeys {
         /// The most.
         limit: usize,
     },
     /// The key holds something of another kind. Nothing was written.
-    #[error("the key holds a {found} value, and this is for a {wanted} one")]
+    #[error("the key holds a {found} value, and this is for a {wanted} one; nothing was done")]
     WrongKind {
         /// What it holds.
         found: Kind,
@@ -120,7 +122,8 @@ pub enum KvError {
     },
 
     // Retry.
-    /// Too few replicas could be reached for this level of consistency, or they are not ready yet.
+    /// Too few replicas could be reached for this level of consistency, or they are not ready yet, or too few have confirmed a write:
+    /// of one that was made and that the disk of its own coordinator has not confirmed, that is 0 of 1.
     #[error("{what}: {answered} of {needed} replicas answered ({reason}); {}", outcome_text(*outcome))]
     NotEnoughReplicas {
         /// What was tried.
@@ -153,11 +156,12 @@ pub enum KvError {
         /// What each said, the others as well.
         reason: String,
     },
-    /// The storage engine failed.
+    /// The storage engine of this node failed while it was asked what it holds itself ([`Kv::local`](crate::Kv::local)). Nothing
+    /// was changed.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The store has stopped.
-    #[error("the store has stopped")]
+    /// The store has stopped. Nothing was done.
+    #[error("the store has stopped; nothing was done")]
     Stopped,
 }
 
@@ -167,7 +171,7 @@ fn kind_text(kind: Option<Kind>) -> String {
 
 fn outcome_text(outcome: Outcome) -> &'static str {
     match outcome {
-        Outcome::NotApplied => "nothing was written",
+        Outcome::NotApplied => "nothing was changed",
         Outcome::Unknown => "a write may have been applied",
     }
 }
@@ -178,13 +182,13 @@ impl KvError {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::NotEnoughReplicas { outcome, .. } => *outcome,
-            Self::CoordinatorLost { .. } | Self::Engine(_) => Outcome::Unknown,
+            Self::CoordinatorLost { .. } => Outcome::Unknown,
             _ => Outcome::NotApplied,
         }
     }
 
-    /// Whether the same call may succeed later. A write whose outcome is unknown may then take effect twice, which for
-    /// the same value and context is one more sibling of equal content; under an
+    /// Whether the same call may succeed later. A write whose outcome is unknown may then take effect twice: an addition to a counter
+    /// counts twice, and the same causal value with the same context is there twice, as siblings. Under an
     /// [`IdempotencyKey`](crate::IdempotencyKey) it takes effect once.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

@@ -206,7 +206,7 @@ impl Kv {
         Bucket::open(self, name)
     }
 
-    /// Reads a key. Fails after the store's timeout if too few replicas answer.
+    /// Reads a key. Fails at once if too few replicas are up, and after the store's timeout if too few answer.
     #[must_use = "a read does nothing until it is awaited"]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get<'_, Entry> {
         Get::new(self, place_of(key), Some(Kind::Causal), self.rules(), Entry::new)
@@ -257,7 +257,7 @@ impl Kv {
     /// About how many keys of the bucket without a name hold something. See [`Bucket::len`].
     ///
     /// # Errors
-    /// [`KvError::NotEnoughReplicas`]: no replica of some shard has answered in time.
+    /// [`KvError::NotEnoughReplicas`]: no replica of some shard has answered in time. [`KvError::Stopped`].
     #[allow(clippy::len_without_is_empty, reason = "an estimate of 0 does not say that nothing is there")]
     pub async fn len(&self) -> Result<u64, KvError> {
         count::len(&self.inner.coordinator, &place_of(b"")).await

@@ -90,7 +90,7 @@ impl<'a, T> Scan<'a, T> {
     /// Cancel safe. After an error it may be asked again, and goes on where it was.
     ///
     /// # Errors
-    /// [`KvError`]: too few replicas of a shard have answered in time.
+    /// [`KvError::NotEnoughReplicas`]: too few replicas of a shard have answered in time. [`KvError::Stopped`].
     pub async fn next(&mut self) -> Result<Option<(Bytes, T)>, KvError> {
         loop {
             if let Some(found) = self.found.pop_front() {

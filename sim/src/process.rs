@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use polity::kv::EngineError;
 use polity::kv::engine::faulty::Fault;
 use polity::kv::engine::{Disk, FaultyEngine};
 use polity::{
@@ -238,6 +239,12 @@ impl Program for Standard {
     }
 }
 
+/// The disk of the store has failed, or is full: the next start finds another, or room.
+fn is_of_the_disk(error: &polity::Error) -> bool {
+    use EngineError::{Failed, Full, Other};
+    matches!(error, polity::Error::Engine(Full { .. } | Failed { .. } | Other { .. }))
+}
+
 async fn standard(mut process: Process) -> anyhow::Result<()> {
     let (host, recorder) = (process.host(), process.given.recorder.clone());
     let node = loop {
@@ -247,6 +254,7 @@ async fn standard(mut process: Process) -> anyhow::Result<()> {
             Err(error)
                 if error.is_retryable()
                     || process.given.memory.disk() == polity::DiskFault::Fails
+                    || is_of_the_disk(&error)
                     || process.settings().rotating =>
             {
                 tracing::info!(%error, "start again");

@@ -176,7 +176,7 @@ impl<K: BucketKind> Bucket<K> {
     /// until it has been removed. Once nothing is written any more and the replicas have become equal (K4), it is exact.
     ///
     /// # Errors
-    /// [`KvError::NotEnoughReplicas`]: no replica of some shard has answered in time.
+    /// [`KvError::NotEnoughReplicas`]: no replica of some shard has answered in time. [`KvError::Stopped`].
     #[allow(clippy::len_without_is_empty, reason = "an estimate of 0 does not say that nothing is there")]
     pub async fn len(&self) -> Result<u64, KvError> {
         count::len(self.kv.coordinator(), &self.place(b"")).await

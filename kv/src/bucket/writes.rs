@@ -117,8 +117,9 @@ impl Bucket<Map> {
     }
 }
 
-/// Views of one kind each. What they find or write of another kind fails with
-/// [`KvError::WrongKind`](crate::KvError::WrongKind).
+/// Views of one kind each. To read or write a key that holds another kind fails with
+/// [`KvError::WrongKind`](crate::KvError::WrongKind). A scan passes over such keys, to a watch nothing is under them, and
+/// [`Bucket::len`] counts the keys of all kinds.
 impl Bucket<Any> {
     /// Of which kind a key is; `None` if nothing is there, so that the next write says it.
     #[must_use = "a read does nothing until it is awaited"]

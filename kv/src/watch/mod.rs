@@ -64,7 +64,7 @@ pub enum WatchEvent<T> {
     Key {
         /// Which.
         key: Bytes,
-        /// What it holds now; `None`: nothing any more.
+        /// What it holds now; `None`: nothing, or nothing of the watched kind any more.
         value: Option<T>,
     },
     /// All that was acknowledged before the watch began has been given, or something newer. Given once.

@@ -54,9 +54,9 @@ struct Key<'f> {
 #[derive(Clone, Copy)]
 struct Add<'f> {
     op: &'f Op,
-    /// When all is over that it has found or made, by its caller's clock.
+    /// When all is over that it has found or made, by its caller's clock: at the earliest, for one that jumps in the moment of the call.
     expires: Wall,
-    /// The latest of that, and of all that began before.
+    /// The latest of that at the latest, and of all that began before.
     latest: Wall,
 }
 
@@ -70,9 +70,10 @@ impl Add<'_> {
 impl<'f> Key<'f> {
     fn add(&mut self, op: &'f Op, ms: u32) {
         let at = self.facts.at(op.invoked);
-        let expires = self.clocks.of_host(op.host, at, at).0 + Wall::from(ms);
-        let latest = self.adds.last().map_or(expires, |before| before.latest.max(expires));
-        self.adds.push(Add { op, expires, latest });
+        let (least, most) = self.clocks.of_host(op.host, at, at);
+        let latest = most + Wall::from(ms);
+        let latest = self.adds.last().map_or(latest, |before| before.latest.max(latest));
+        self.adds.push(Add { op, expires: least + Wall::from(ms), latest });
     }
 
     fn problem(&self, read: &Op) -> Option<(&'static str, String)> {
@@ -179,5 +180,12 @@ mod tests {
         };
         assert!(with(-5_000, &[add(100, 1), add(1500, 2)], 1600, &[1, 2]).is_empty(), "by one clock it is there still");
         assert!(with(5_000, &[add(100, 1)], 300, &[]).is_empty(), "by one clock it is over");
+        // The writer's jumps in the moment of the add, and back: the time counts from either.
+        let jump =
+            [(100, 5_000), (150, 0)].map(|(ms, skew_ms)| at(ms, Event::Clock { host: Host(0), skew_ms, drift_ppm: 0 }));
+        for found in [&[1, 2][..], &[2]] {
+            let read = op(1600, 1605, 99, Action::Faded, done(found));
+            assert!(promises(&[&jump[..1], &add(100, 1), &jump[1..], &add(1500, 2), &read]).is_empty(), "{found:?}");
+        }
     }
 }

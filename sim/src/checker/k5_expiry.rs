@@ -40,6 +40,9 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     violations
 }
 
+/// When something expires, at the earliest and at the latest: a clock that jumps in the moment of a call shows both times in it.
+type Expiry = (Wall, Wall);
+
 /// What is there.
 #[derive(Clone, Copy)]
 enum There {
@@ -48,7 +51,7 @@ enum There {
     Lease {
         by: OpId,
         since: Duration,
-        expires: Option<Wall>,
+        expires: Option<Expiry>,
     },
     /// That, or nothing.
     Perhaps(OpId),
@@ -80,7 +83,7 @@ impl Key<'_> {
         }
         match self.left()? {
             There::Nothing if !found.is_empty() => Err("and nothing was there".to_owned()),
-            There::Lease { expires, .. } if is_over(expires) && !found.is_empty() => {
+            There::Lease { expires, .. } if is_over(expires.map(|(_, latest)| latest)) && !found.is_empty() => {
                 Err("which had expired".to_owned())
             }
             There::Lease { by, since, expires } if found != [by] && self.is_there(since, to, expires) => {
@@ -95,19 +98,21 @@ impl Key<'_> {
 
     /// When a lease expires at the latest, whichever of the writes were done; `None`: never.
     fn latest(&self, lease: &Op) -> Option<Wall> {
-        let mut latest = self.expires(lease);
+        let latest_of = |write: &Op| self.expires(write).map(|(_, latest)| latest);
+        let mut latest = latest_of(lease);
         // Where the latest write stays, so does the latest time, which may be another's.
         for write in self.writes.iter().filter(|write| matches!(write.action, Action::Lease(_) | Action::Expire(_))) {
-            latest = latest.max(Some(self.expires(write)?));
+            latest = latest.max(Some(latest_of(write)?));
         }
         latest
     }
 
     /// The time that a write sets by its caller's clock.
-    fn expires(&self, write: &Op) -> Option<Wall> {
+    fn expires(&self, write: &Op) -> Option<Expiry> {
         let (Action::Lease(ms) | Action::Expire(Some(ms))) = write.action else { return None };
         let at = self.facts.at(write.invoked);
-        Some(self.clocks.of_host(write.host, at, at).0 + Wall::from(ms))
+        let (least, most) = self.clocks.of_host(write.host, at, at);
+        Some((least + Wall::from(ms), most + Wall::from(ms)))
     }
 
     fn is_certain(&self, read: &Op) -> bool {
@@ -120,8 +125,8 @@ impl Key<'_> {
     }
 
     /// Whether it has expired by no clock of any host, from when it was written until then.
-    fn is_there(&self, since: Duration, until: Duration, expires: Option<Wall>) -> bool {
-        expires.is_none_or(|at| self.clocks.latest(since, until) + TICKS_MS < at)
+    fn is_there(&self, since: Duration, until: Duration, expires: Option<Expiry>) -> bool {
+        expires.is_none_or(|(at, _)| self.clocks.latest(since, until) + TICKS_MS < at)
     }
 
     /// What the writes have left, one after the other.
@@ -206,6 +211,15 @@ mod tests {
         };
         assert_eq!(ahead(&[1]), Vec::<String>::new());
         assert!(ahead(&[])[0].ends_with("had expired by no clock"));
+        // One that jumps in the moment of the write: from either time.
+        let jumps = |ms, found: &[u64]| {
+            let look = op(ms, ms + 10, 9, LOOK, done(found));
+            texts(&[&[clock(100, 0, 5_000)], &lease(100, 1, 1000), &[clock(150, 0, 0)], &look])
+        };
+        for found in [&[1][..], &[]] {
+            assert_eq!(jumps(2000, found), Vec::<String>::new());
+        }
+        assert!(jumps(6200, &[1])[0].ends_with("#1 had expired"));
     }
 
     #[test]

@@ -10,8 +10,9 @@ usage: kvd [--name NAME] [--listen IP:PORT] [--redis IP:PORT] [--seed IP:PORT]..
   --redis IP:PORT     where it serves clients, in the protocol of Redis (default 127.0.0.1:6401)
   --seed IP:PORT      where other nodes listen, as often as needed; without any it is the first of its cluster
   --data DIR          keep the data on disk, in a folder of this node's own, synced before a write is acknowledged
-  --secret FILE       a secret of at least 32 bytes that all nodes share; needed beyond loopback
-  --connections N     how many clients may be connected (default 1000)
+  --secret FILE       a secret of at least 32 bytes that all nodes share, as text: white space around it does not count; needed
+                      beyond loopback
+  --connections N     how many clients may be connected (default 1000, at most 65536)
   --trust-clients     serve clients beyond loopback: there are no passwords, so whoever reaches the port may do everything
 
 Supported: GET SET (EX, PX) MGET MSET DEL EXISTS EXPIRE PEXPIRE TTL PTTL PERSIST TYPE INCR DECR INCRBY DECRBY
@@ -20,8 +21,9 @@ Supported: GET SET (EX, PX) MGET MSET DEL EXISTS EXPIRE PEXPIRE TTL PTTL PERSIST
 Other than in Redis:
   - Any node serves any key, and there is no master. Without a majority of a key's three replicas: -CLUSTERDOWN.
   - -UNKNOWN says that a write may have been applied. Redis has no such answer.
-  - The first write fixes what a key is, until it is deleted: SET, INCR, SADD and HSET refuse each other's keys. So
-    INCR does not work on what SET has written, and SET does not replace a set.
+  - The first write fixes what a key is, until nothing is there: it is deleted, expires, or loses its last element. SET,
+    INCR, SADD and HSET refuse each other's keys. So INCR does not work on what SET has written, and SET does not replace a
+    set.
   - If a key got two kinds on two sides of a split, both are kept and one shows, whichever was written first or last: a
     hash before a set, a set before a counter, a counter before a string. Commands for the other are told -WRONGTYPE. It
     shows once what hides it is gone: its last element or field is removed, or it expires. DEL removes both.
@@ -34,8 +36,9 @@ Other than in Redis:
   - CONFIG GET knows appendonly, databases, maxclients, maxmemory and save; of patterns, `*`.
   - MSET is as many writes as it has keys. The commands of a pipeline that are for different keys may take effect in
     any order.
-  - A set or hash is one value, of at most 3 MiB: each question reads it whole, and a write costs as much as it has grown
-    to. Many clients that write one of thousands of elements at once are told -UNKNOWN after two seconds.";
+  - A key has at most 4 KiB, a string or what one SADD or HSET brings 1 MiB, a request 4 MiB and 8,193 arguments, and the
+    answer to MGET or HMGET 16 MiB. A set or hash is one value, of at most 3 MiB: each question reads it whole, and a write
+    costs as much as it has grown to. Many clients that write one of thousands of elements at once are told -UNKNOWN after two seconds.";
 
 /// As Redis has 10,000, but with less memory to lose.
 const DEFAULT_CONNECTIONS: usize = 1000;

@@ -7,7 +7,9 @@
 //! | too few replicas have confirmed a write, or the node that made it was lost | `-UNKNOWN` | yes, now or later | read, and decide |
 //! | a disk failed | `-UNKNOWN` | yes | read, and decide |
 //! | a counter left the range of 64 bits, and was not brought back | `-UNKNOWN` | yes | read, and decide |
+//! | others have led the counter beyond 64 bits meanwhile | `-ERR it was added` | yes, it was | step back |
 //! | the key, value or number of elements is over a limit | `-ERR` | no | ask for less |
+//! | so many disks are full that too few replicas are left | `-ERR` | no | make room, and start those nodes again |
 //! | the node is stopping | `-ERR` | no | use another node |
 //!
 //! A command for several keys (`MSET`, `DEL`, `MGET`, `EXISTS`) is one call of the store for each. If some fail, the answer
@@ -84,7 +86,10 @@ mod tests {
             (few(Outcome::Unknown), "UNKNOWN the command may have been applied: a write: 1 of 2"),
             (KvError::CoordinatorLost { reason: String::new() }, "UNKNOWN the command may have been applied: "),
             (KvError::Stopped, "ERR the store has stopped"),
-            (KvError::KeySize { bytes: 0, limit: 9 }, "ERR a key has 1 to 9 bytes; this one has 0"),
+            (
+                KvError::KeySize { bytes: 0, limit: 9 },
+                "ERR a key has 1 to 9 bytes, and this one has 0; nothing was done",
+            ),
         ] {
             assert!(text(&error).starts_with(wanted), "{error:?}: {}", text(&error));
         }

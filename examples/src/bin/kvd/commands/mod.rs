@@ -199,7 +199,7 @@ fn wrong_arity(name: &str) -> Reply {
 
 fn unknown_subcommand(command: &str, name: &[u8]) -> Reply {
     let name = String::from_utf8_lossy(&name[..name.len().min(MAX_REPEATED_BYTES)]);
-    Reply::error(format!("unknown subcommand '{name}'. Try {command} HELP."))
+    Reply::error(format!("unknown subcommand '{name}' of {command}"))
 }
 
 fn number(argument: &[u8]) -> Result<i64, Reply> {

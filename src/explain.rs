@@ -69,8 +69,6 @@ pub enum Wait {
         /// Whom it has yet to hear from.
         nodes: Vec<NodeId>,
     },
-    /// This node has lost count of earlier placements, and has to be started again.
-    Restart,
     /// This node has records that are not its to keep any more, and has yet to hand them over.
     Records,
     /// Something about the owner.
@@ -173,8 +171,6 @@ fn waits_of_store(status: &ShardStatus) -> Vec<Wait> {
     }
     if !status.is_introduced {
         waits.push(Wait::Introduction);
-    } else if status.has_overflowed {
-        waits.push(Wait::Restart);
     } else if status.owed > 0 {
         waits.push(Wait::Rosters { owed: status.owed, nodes: status.waits_for.clone() });
     }
@@ -198,7 +194,6 @@ impl fmt::Display for Wait {
                 }
                 Ok(())
             }
-            Self::Restart => f.write_str("this node to be started again: it has lost count of earlier placements"),
             Self::Records => f.write_str("this node to hand its records over to the replicas"),
             Self::Owner(blocker) => fmt::Display::fmt(blocker, f),
         }
@@ -302,7 +297,6 @@ mod tests {
                 Wait::Rosters { owed: 2, nodes: vec![node("n2"), node("n5")] },
                 Wait::Quorum { up: 1, needed: 2 },
                 Wait::Introduction,
-                Wait::Restart,
                 Wait::Records,
                 Wait::Owner(Blocker::Handoff(node("n1"))),
             ],
@@ -320,7 +314,6 @@ mod tests {
                  n5#1.00000000",
                 "  waits for a quorum: 1 of its replicas are up, and 2 are needed",
                 "  waits for this node to learn who had the shard before",
-                "  waits for this node to be started again: it has lost count of earlier placements",
                 "  waits for this node to hand its records over to the replicas",
                 "  waits for its owner to hand it over to n1#1.00000000",
             ]

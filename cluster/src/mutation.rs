@@ -109,8 +109,8 @@ mutations! {
     TellsTheStepOnly = "tells-the-step-only",
     /// What is added to a set stays under the time at which that has expired, which its writer hears of afterwards.
     AddsToWhatIsGone = "adds-to-what-is-gone",
-    /// A replica adds to what it has counted of a counter before it knows whether that was deleted.
-    CountsBlindly = "counts-blindly",
+    /// What a counter had counted before it was removed counts again with what is added.
+    BringsBackCounts = "brings-back-counts",
     /// What is to expire later than was said is acknowledged, and not done.
     ForgetsRenewals = "forgets-renewals",
     /// A last value is written as of no time: of two that were written at the same time any stays.

@@ -91,9 +91,9 @@ pub fn from_gcounter(id: ReplicaId, counter: &crdts::GCounter<u64>) -> Replica<G
 #[must_use]
 pub fn to_pncounter(counter: &Replica<PnCounter>) -> PNCounter<u64> {
     let mut converted = PNCounter::new();
-    for (replica, total) in counter.totals() {
+    for (dot, total) in counter.totals() {
         for (count, dir) in [(total.added, pncounter::Dir::Pos), (total.taken, pncounter::Dir::Neg)] {
-            converted.apply(pncounter::Op { dot: crdts::Dot::new(replica.0, count), dir });
+            converted.apply(pncounter::Op { dot: crdts::Dot::new(dot.replica.0, count), dir });
         }
     }
     converted

@@ -41,7 +41,7 @@ pub(crate) fn answer(store: &Store, request: &AccountRequest) -> Result<AccountA
         let (shard, theirs) = (ShardId(*shard), request.rosters.list(at));
         let account = theirs.split_first().filter(|_| store.has_shard(shard));
         let account = account.and_then(|(under, owed)| store.account(shard, under, owed));
-        known.push(account.is_some());
+        known.push(account.as_ref().is_some_and(|account| account.is_fenced));
         let (digest, rosters) = account.map(|account| (account.digest, account.rosters)).unwrap_or_default();
         digests.push(digest);
         lists.push(rosters);
@@ -62,6 +62,11 @@ impl Account {
     /// Whether it knows what it should have of the shard at a place.
     pub(crate) fn is_known(&self, at: usize) -> bool {
         self.known.get(at).is_some_and(|known| *known)
+    }
+
+    /// Whether it could not take the fence of the shard at a place, and has to be asked again.
+    pub(crate) fn is_refused(&self, at: usize) -> bool {
+        !self.is_known(at) && !self.rosters.list(at).is_empty()
     }
 
     /// Whether it is fetching what it lacks of the shard at a place: it owes rosters of it, so it asks their boots for all that they
@@ -98,8 +103,30 @@ mod tests {
     use crate::config::KvConfig;
     use crate::engine::MemoryEngine;
     use crate::roster::tests::{boot, roster};
+    use crate::standing::{Fates, Standing};
 
     const SHARD: ShardId = ShardId(0);
+
+    /// The two that are there see each other.
+    struct Apart;
+
+    impl Fates for Apart {
+        fn is_gone(&self, _: &NodeId) -> bool {
+            false
+        }
+        fn is_up(&self, node: &NodeId) -> bool {
+            self.up().contains(node)
+        }
+        fn successor(&self, _: &NodeId) -> Option<NodeId> {
+            None
+        }
+        fn up(&self) -> Vec<NodeId> {
+            ["a1", "b1"].map(boot).to_vec()
+        }
+        fn continues(&self, _: &NodeId, _: &NodeId) -> Option<bool> {
+            None
+        }
+    }
 
     fn store(own: &str) -> Store {
         let config = KvConfig { shards: ShardCount::new(1).expect("one"), ..KvConfig::default() };
@@ -113,9 +140,13 @@ mod tests {
     #[test]
     fn one_that_was_taken_for_down_hears_from_who_asks_that_it_is_new() {
         let (there, away) = (store("a1"), store("c1"));
-        for placed in ["a1 b1", "a1 b1 c1"] {
-            there.place(SHARD, roster(placed));
-        }
+        there.place(SHARD, roster("a1 b1"));
+        let serve = |standing: &mut Standing| {
+            standing.hear(&boot("b1"), standing.round());
+            standing.settle(&boot("a1"), &Apart)
+        };
+        assert_eq!(there.with_standing(SHARD, serve), Some(true));
+        there.place(SHARD, roster("a1 b1 c1"));
         let (request, _) = ask(&there, &[SHARD], &[there.rosters(SHARD).expect("introduced")]);
         let account = Account::new(answer(&away, &request).expect("a request of ours"));
         assert!(account.is_known(0) && account.is_newcomer(0, &boot("c1")));

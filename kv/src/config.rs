@@ -39,8 +39,7 @@ const MAX_LIST_BYTES: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KvConfig {
-    /// Into how many shards the keys are divided: 256, and at most 65,536 for all numbers of replicas together. Must match. A node that joins is told the replicas of all of them in one frame
-    /// of 4 MiB: with 3 replicas, names of 8 bytes and a hundred nodes, 32,768 shards fit, and 65,536 do not.
+    /// Into how many shards the keys are divided: 256, and at most 65,536 for all numbers of replicas together. Must match.
     pub shards: ShardCount,
     /// How many nodes hold each key, unless its bucket says otherwise. Must match. 3, which survives the loss of one node.
     pub replicas: ReplicaCount,

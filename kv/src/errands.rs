@@ -93,12 +93,21 @@ pub(crate) async fn introduce(here: &Coordinator) {
 /// Returns whether it has answered all that it was asked.
 pub(crate) async fn cover(here: &Coordinator, peer: &Peer, shards: Vec<Ask>, purpose: Purpose) -> bool {
     let mut answered = true;
-    for some in shards.chunks(MAX_SHARDS_A_MESSAGE) {
-        answered &= cover_some(here, peer, some, purpose).await.unwrap_or_else(|error| {
+    let mut left: Vec<&[Ask]> = shards.chunks(MAX_SHARDS_A_MESSAGE).rev().collect();
+    while let Some(some) = left.pop() {
+        match cover_some(here, peer, some, purpose).await {
+            Ok(all) => answered &= all,
+            // The rosters of so many have no room in a frame.
+            Err(error) if is_too_large(&error) && some.len() > 1 => {
+                let (first, second) = some.split_at(some.len() / 2);
+                left.extend([second, first]);
+            }
             // Whoever could not be asked is asked again.
-            tracing::debug!(%error, "a replica gave no account");
-            false
-        });
+            Err(error) => {
+                tracing::debug!(%error, "a replica gave no account");
+                answered = false;
+            }
+        }
     }
     answered
 }
@@ -178,12 +187,20 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
     let account = Account::new(answer);
     let (mut differing, mut fetched, mut all) = (Vec::new(), Vec::new(), true);
     for (at, ask) in shards.iter().enumerate() {
+        if account.is_refused(at) {
+            all = false;
+            continue;
+        }
         if !account.is_known(at) {
             store.with_standing(ask.shard, |standing| standing.find_mute(&peer.node, ask.round));
             continue;
         }
         let rosters = account.rosters.list(at);
-        store.with_standing(ask.shard, |standing| rosters.into_iter().for_each(|roster| standing.learn(roster)));
+        let learn = |standing: &mut Standing| rosters.into_iter().all(|roster| standing.learn(roster));
+        if store.with_standing(ask.shard, learn) == Some(false) {
+            all = false;
+            continue;
+        }
         // Who is new to the shard here, too, waits for nobody.
         let is_old = |standing: &mut Standing| standing.owed().all(|roster| roster.contains(&here.node));
         match account.differs(at, &ours[at]) {
@@ -235,11 +252,15 @@ async fn cover_some(here: &Coordinator, peer: &Peer, shards: &[Ask], purpose: Pu
 /// Says so, if a message did not fit into a frame: several wrote to one key at the same time, each as much as a key may hold. That
 /// keeps its shards from becoming equal, and must not keep others from it.
 fn note_too_large(error: &RpcError) -> bool {
-    let is_so = matches!(error.kind(), RpcErrorKind::RequestTooLarge { .. } | RpcErrorKind::AnswerTooLarge);
+    let is_so = is_too_large(error);
     if is_so {
         tracing::error!(%error, "the values of a key are too large together to be sent: write it anew with the context of a read");
     }
     is_so
+}
+
+fn is_too_large(error: &RpcError) -> bool {
+    matches!(error.kind(), RpcErrorKind::RequestTooLarge { .. } | RpcErrorKind::AnswerTooLarge)
 }
 
 /// All that a boot had was merged here. Settled at once where that was the last: a fence that arrives in between would make

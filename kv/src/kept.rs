@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lineage::Lineage;
 use crate::roster::Roster;
-use crate::standing::{MAX_OWED, Standing};
+use crate::standing::Standing;
 
 /// The name of the lineage.
 pub(crate) const LINEAGE: &str = "lineage";
@@ -47,7 +47,8 @@ struct KeptLineage {
 struct KeptStanding {
     current: Roster,
     owed: Vec<Roster>,
-    overflowed: bool,
+    /// Whether some that are owed are missing: never.
+    is_partial: bool,
 }
 
 fn encode(value: &impl Serialize) -> Vec<u8> {
@@ -90,21 +91,23 @@ pub(crate) fn decode_classes(bytes: &[u8]) -> Result<BTreeSet<ReplicaCount>, Not
 
 pub(crate) fn encode_standing(standing: &Standing) -> Vec<u8> {
     let (current, owed) = (standing.current().clone(), standing.owed().cloned().collect());
-    encode(&KeptStanding { current, owed, overflowed: standing.has_overflowed() })
+    encode(&KeptStanding { current, owed, is_partial: false })
 }
 
 pub(crate) fn decode_standing(bytes: &[u8]) -> Result<Standing, NotKept> {
-    let KeptStanding { current, owed, overflowed } = decode(bytes)?;
-    if current.is_empty() || owed.len() > MAX_OWED {
-        return Err(NotKept::Malformed("rosters that no standing has".to_owned()));
+    let KeptStanding { current, owed, is_partial } = decode(bytes)?;
+    let malformed = || NotKept::Malformed("rosters that no standing has".to_owned());
+    if current.is_empty() || is_partial {
+        return Err(malformed());
     }
-    Ok(Standing::restored(current, owed, overflowed))
+    Standing::restored(current, owed).ok_or_else(malformed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::roster::tests::{boot, roster};
+    use crate::standing::MAX_OWED;
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -116,8 +119,8 @@ mod tests {
         let lineage = Lineage::new(vec![boot("a2").boot, boot("a1").boot]);
         let kept = encode_lineage(&node.name, shards, node.boot, &lineage);
         assert_eq!(hex(&kept), "010161800203030702070107", "the format: docs/STORAGE.md");
-        let mut standing = Standing::new(roster("a3 b1"), [roster("a2 b1")]);
-        standing.fence(&roster("b1"));
+        let mut standing = Standing::new(roster("a3 b1"), [roster("a2 b1")]).expect("room");
+        assert!(standing.fence(&roster("b1")));
         let kept = encode_standing(&standing);
         let rosters = ["0201610307016201" /* a3 b1 */, "07", "02", "0201610207016201", "07", "0101620107"];
         assert_eq!(hex(&kept), format!("01{}00", rosters.concat()), "the format: docs/STORAGE.md");
@@ -136,11 +139,11 @@ mod tests {
         assert_eq!(found.boots(), [boot("a2").boot, boot("a1").boot]);
         assert_eq!(decode_lineage(&kept, &boot("b1").name, shards), Ok(None));
         assert_eq!(decode_lineage(&kept, &node.name, ShardCount::new(32).expect("valid")), Ok(None));
-        let mut standing = Standing::new(roster("a2 b1"), [roster("a1 b1")]);
-        standing.move_to(roster("a2"));
+        let mut standing = Standing::new(roster("a2 b1"), [roster("a1 b1")]).expect("room");
+        standing.move_to(roster("a2"), &boot("a2"));
         let bytes = encode_standing(&standing);
         let found = decode_standing(&bytes).expect("whole");
-        assert!(found.rosters().eq(standing.rosters()) && !found.has_overflowed());
+        assert!(found.rosters().eq(standing.rosters()));
         for length in 0..bytes.len() {
             assert!(decode_standing(&bytes[..length]).is_err(), "{length}");
         }
@@ -153,7 +156,7 @@ mod tests {
                 Roster::new([polity_cluster::NodeId { boot: Boot { generation, nonce: 1 }, ..boot("a1") }])
             })
             .collect();
-        let kept = KeptStanding { current: roster("a1"), owed: crowd, overflowed: false };
+        let kept = KeptStanding { current: roster("a1"), owed: crowd, is_partial: false };
         assert!(decode_standing(&encode(&kept)).is_err());
     }
 }

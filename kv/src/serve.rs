@@ -265,7 +265,7 @@ fn handle_ready(store: &Store, acks: &Acks, wake: &Notify, request: &ReadyReques
         let Some(theirs) = rosters.next().filter(|_| store.has_shard(shard)) else { return false };
         let ready = store.with_standing(shard, |standing| {
             // What the asker still owes becomes ours to cover, unless we have covered it.
-            rosters.for_each(|roster| standing.learn(roster));
+            rosters.for_each(|roster| _ = standing.learn(roster));
             standing.is_ready() && *standing.current() == theirs && theirs.contains(&own)
         });
         ready.unwrap_or(false)

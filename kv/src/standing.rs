@@ -28,6 +28,10 @@
 //! What is heard counts only if it was asked for after the last fence and the last move ([`Standing::round`]): since then
 //! the other may have acknowledged something under the roster that fenced us.
 //!
+//! What nobody can have acknowledged is not owed: a roster of which every quorum contains this node, if it was unready all the time that
+//! it was current here, and had covered nothing under it. So who is cut off, and sees the others go one after the other, comes back with
+//! nothing to tell of those in which it was the last or the last but one, and nobody waits for it because of them.
+//!
 //! Who asks tells what it owes, too. So a replica that was taken for down, and comes back under the same boot and into the same
 //! roster, learns which one has served meanwhile, and fetches what it has missed, as one does that is new.
 //!
@@ -72,9 +76,12 @@ use polity_cluster::mutation::{Mutation, mutated};
 
 use crate::roster::Roster;
 
-/// The most rosters that may be owed. One is added by each change of placement that comes before the last one is covered.
-/// Past this bound a shard stays unready, and says so, rather than forget one.
+/// The most rosters that may be owed. One is added by each change of placement that comes before the last one is covered. At this
+/// bound a shard stays under its current roster until some are covered, and no fence is taken: none may be forgotten.
 pub(crate) const MAX_OWED: usize = 64;
+
+/// At this number of owed rosters those are not learned any more that it would only be good to know. Others must find room.
+const MAX_HINTED: usize = MAX_OWED / 2;
 
 /// What is known of boots, from the members.
 pub(crate) trait Fates {
@@ -113,8 +120,8 @@ pub(crate) struct Standing {
     mute: BTreeSet<NodeId>,
     /// Counts what makes worthless what was heard: moves and fences.
     round: u64,
-    /// Something was owed that found no room. Never ready again, under this boot and its heirs.
-    overflowed: bool,
+    /// Since the current roster is that, something was owed all the time, and nothing was covered.
+    is_untouched: bool,
     /// Counts the changes of what is kept on disk.
     changes: u64,
     /// Counts all changes but those of the members.
@@ -122,7 +129,8 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    pub(crate) fn new(current: Roster, owed: impl IntoIterator<Item = Roster>) -> Self {
+    /// `None`, if that is more than may be owed.
+    pub(crate) fn new(current: Roster, owed: impl IntoIterator<Item = Roster>) -> Option<Self> {
         let mut standing = Self {
             current,
             owed: BTreeSet::new(),
@@ -130,23 +138,19 @@ impl Standing {
             heard: BTreeSet::new(),
             mute: BTreeSet::new(),
             round: 0,
-            overflowed: false,
+            is_untouched: false,
             changes: 1,
             news: 0,
         };
-        for roster in owed {
-            standing.learn(roster);
-        }
-        standing
+        owed.into_iter().all(|roster| standing.learn(roster)).then_some(standing)
     }
 
     /// The standing of an ancestor, as the disk has it. It has not changed since.
-    pub(crate) fn restored(current: Roster, owed: Vec<Roster>, overflowed: bool) -> Self {
-        let standing = Self::new(current, owed);
-        Self { overflowed: overflowed || standing.overflowed, changes: 0, ..standing }
+    pub(crate) fn restored(current: Roster, owed: Vec<Roster>) -> Option<Self> {
+        Self::new(current, owed).map(|standing| Self { changes: 0, ..standing })
     }
 
-    /// How often what is kept of it has changed: the current roster, those that are owed, and whether some are missing.
+    /// How often what is kept of it has changed: the current roster, and those that are owed.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
@@ -154,11 +158,6 @@ impl Standing {
     /// How often it has changed. With the same members, what has not changed waits for the same as before.
     pub(crate) fn news(&self) -> u64 {
         self.news
-    }
-
-    /// Whether something was owed that found no room.
-    pub(crate) fn has_overflowed(&self) -> bool {
-        self.overflowed
     }
 
     pub(crate) fn current(&self) -> &Roster {
@@ -176,12 +175,17 @@ impl Standing {
 
     /// Whether the current roster is all that it stands for.
     pub(crate) fn is_ready(&self) -> bool {
-        self.owed.is_empty() && !self.overflowed
+        self.owed.is_empty()
     }
 
-    /// Placement says that the shard belongs to `roster` now.
-    pub(crate) fn move_to(&mut self, roster: Roster) {
+    /// Placement says that the shard belongs to `roster` now. While there is no room for the one before, nothing changes.
+    pub(crate) fn move_to(&mut self, roster: Roster, own: &NodeId) {
         if roster == self.current || roster.is_empty() {
+            return;
+        }
+        let needs_all = self.current.quorum() == self.current.len() && self.current.contains(own);
+        let is_moot = self.is_untouched && needs_all;
+        if !is_moot && !self.has_room_for(&self.current) && !self.owed.contains(&roster) {
             return;
         }
         let before = std::mem::replace(&mut self.current, roster);
@@ -189,7 +193,10 @@ impl Standing {
         self.begin_round();
         self.owed.remove(&self.current);
         self.changes += 1;
-        self.owe(before);
+        if !is_moot {
+            self.owe(before);
+        }
+        self.is_untouched = !self.is_ready();
     }
 
     /// Others took this node for down, and it is back: they have gone on without it, and what it has heard and covered is old.
@@ -212,35 +219,55 @@ impl Standing {
 
     /// A replica of `by` asks for all that we have: from now on no operation may be done here without it.
     ///
-    /// What we heard from others before may have been overtaken under `by`, so it is asked for again.
-    pub(crate) fn fence(&mut self, by: &Roster) {
+    /// What we heard from others before may have been overtaken under `by`, so it is asked for again. Returns false, and nothing has
+    /// changed, if there is no room for it: then it is not fenced.
+    #[must_use]
+    pub(crate) fn fence(&mut self, by: &Roster) -> bool {
         if *by == self.current || by.is_empty() {
-            return;
+            return true;
+        }
+        if !self.has_room_for(by) {
+            return false;
         }
         self.covered.remove(by);
         self.begin_round();
         self.owe(by.clone());
+        true
     }
 
-    /// Another node stands for `roster`.
-    pub(crate) fn learn(&mut self, roster: Roster) {
-        if roster != self.current && !roster.is_empty() && !self.covered.contains(&roster) {
+    /// Another node stands for `roster`, which has told us what it has. Returns false if there is no room for it: then we have not
+    /// heard that node.
+    #[must_use]
+    pub(crate) fn learn(&mut self, roster: Roster) -> bool {
+        if roster == self.current || roster.is_empty() || self.covered.contains(&roster) {
+            return true;
+        }
+        let has_room = self.has_room_for(&roster);
+        if has_room {
             self.owe(roster);
         }
+        has_room
+    }
+
+    /// Another node stands for `roster`. It would be good to cover it, too.
+    pub(crate) fn hear_of(&mut self, roster: Roster) {
+        if self.owed.len() < MAX_HINTED {
+            let _ = self.learn(roster);
+        }
+    }
+
+    fn has_room_for(&self, roster: &Roster) -> bool {
+        self.owed.len() < MAX_OWED || self.owed.contains(roster)
     }
 
     fn owe(&mut self, roster: Roster) {
         self.news += 1;
-        if self.owed.len() < MAX_OWED || self.owed.contains(&roster) {
-            self.changes += u64::from(self.owed.insert(roster));
-        } else {
-            self.changes += u64::from(!self.overflowed);
-            self.overflowed = true;
-        }
+        self.changes += u64::from(self.owed.insert(roster));
     }
 
     /// These are not owed any more.
     fn cover(&mut self, rosters: Vec<Roster>) {
+        self.is_untouched &= rosters.is_empty();
         for roster in rosters {
             self.owed.remove(&roster);
             self.covered.insert(roster);
@@ -297,7 +324,7 @@ impl Standing {
             self.owed.iter().filter(|roster| self.has_covered(roster, own, fates)).cloned().collect();
         let current_met = self.current.nodes().iter().all(|node| met(node) || !fates.is_up(node));
         let all = covered.len() == self.owed.len();
-        if all && (self.overflowed || !current_met) {
+        if all && !current_met {
             return false;
         }
         self.cover(covered);
@@ -334,6 +361,8 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use polity_cluster::Boot;
+
     use crate::roster::tests::{boot, roster};
 
     /// Boots that are up, by name; a greater generation of a name is up instead of the smaller ones.
@@ -360,6 +389,10 @@ mod tests {
     /// Nobody is up, and nobody is gone.
     const NOBODY: Up = Up("");
 
+    fn standing<const N: usize>(current: &str, owed: [&str; N]) -> Standing {
+        Standing::new(roster(current), owed.map(roster)).expect("room")
+    }
+
     fn hear(standing: &mut Standing, nodes: &[&str]) {
         let round = standing.round();
         nodes.iter().for_each(|node| standing.hear(&boot(node), round));
@@ -367,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_replica_is_ready_after_a_quorum_of_the_roster_before() {
-        let mut standing = Standing::new(roster("b1 c1 d1"), [roster("a1 b1 c1")]);
+        let mut standing = standing("b1 c1 d1", ["a1 b1 c1"]);
         let own = boot("d1");
         assert!(!standing.settle(&own, &NOBODY));
         hear(&mut standing, &["a1"]);
@@ -380,14 +413,14 @@ mod tests {
     #[test]
     fn one_that_was_taken_for_down_covers_again_what_it_has_covered_before() {
         let own = boot("c1");
-        let mut standing = Standing::new(roster("a1 b1 c1"), [roster("a1 b1")]);
+        let mut standing = standing("a1 b1 c1", ["a1 b1"]);
         hear(&mut standing, &["a1", "b1"]);
         assert!(standing.settle(&own, &NOBODY));
-        standing.learn(roster("a1 b1"));
+        assert!(standing.learn(roster("a1 b1")));
         assert!(standing.is_ready(), "it has covered that");
         standing.come_back();
         assert!(standing.is_ready(), "and owes nothing while it is told nothing");
-        standing.learn(roster("a1 b1"));
+        assert!(standing.learn(roster("a1 b1")));
         assert!(!standing.settle(&own, &NOBODY), "what it has heard is old");
         hear(&mut standing, &["a1", "b1"]);
         assert!(standing.settle(&own, &NOBODY));
@@ -395,7 +428,7 @@ mod tests {
 
     #[test]
     fn members_of_the_current_roster_are_met_too_if_they_are_up() {
-        let mut standing = Standing::new(roster("a1 b1"), [roster("a1")]);
+        let mut standing = standing("a1 b1", ["a1"]);
         let own = boot("a1");
         assert!(!standing.settle(&own, &Up("a1 b1")), "b1 may have been founded apart");
         standing.find_mute(&boot("b1"), standing.round());
@@ -404,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_minority_of_the_roster_before_never_becomes_ready() {
-        let mut standing = Standing::new(roster("c1 d1 e1"), [roster("a1 b1 c1")]);
+        let mut standing = standing("c1 d1 e1", ["a1 b1 c1"]);
         hear(&mut standing, &["c1", "d1", "e1"]);
         assert!(!standing.settle(&boot("d1"), &NOBODY));
     }
@@ -413,7 +446,7 @@ mod tests {
     fn once_a_quorum_is_gone_all_that_are_left_and_all_that_are_up_are_enough() {
         let own = boot("a2");
         let up = Up("a2 b2 c1 d1");
-        let mut standing = Standing::new(roster("a2 b2 c1"), [roster("a1 b1 c1")]);
+        let mut standing = standing("a2 b2 c1", ["a1 b1 c1"]);
         assert!(standing.to_ask(&own, &up).contains(&boot("d1")), "d1 may know a roster that came between");
         hear(&mut standing, &["c1", "d1"]);
         assert!(!standing.settle(&own, &up), "b2 may know one, too");
@@ -425,7 +458,7 @@ mod tests {
     fn one_restart_still_needs_both_of_the_others() {
         let own = boot("a2");
         let up = Up("a2 b1 c1");
-        let mut standing = Standing::new(roster("a2 c1"), [roster("a1 b1 c1")]);
+        let mut standing = standing("a2 c1", ["a1 b1 c1"]);
         hear(&mut standing, &["c1"]);
         assert!(!standing.settle(&own, &up), "c1 alone may lack what a1 and b1 acknowledged");
         hear(&mut standing, &["b1"]);
@@ -453,17 +486,17 @@ mod tests {
                 Some(false)
             }
         }
-        let mut standing = Standing::new(roster("b3 c1"), [roster("a1 b1 c1")]);
+        let mut standing = standing("b3 c1", ["a1 b1 c1"]);
         standing.find_mute(&boot("b3"), standing.round());
         assert!(!standing.settle(&boot("c1"), &Fate), "a2 may hold what was acknowledged meanwhile");
     }
 
     #[test]
     fn a_fence_makes_what_was_heard_or_asked_before_worthless() {
-        let mut standing = Standing::new(roster("b1 c1 d1"), [roster("a1 b1 c1")]);
+        let mut standing = standing("b1 c1 d1", ["a1 b1 c1"]);
         hear(&mut standing, &["a1"]);
         let before = standing.round();
-        standing.fence(&roster("a1 b1 e1"));
+        assert!(standing.fence(&roster("a1 b1 e1")));
         hear(&mut standing, &["b1"]);
         standing.hear(&boot("a1"), before);
         assert!(!standing.settle(&boot("d1"), &NOBODY), "a1 may have acknowledged under a1 b1 e1 since");
@@ -473,11 +506,11 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_before_a_move_does_not_count() {
-        let mut standing = Standing::new(roster("a1 b1 c1"), []);
-        standing.move_to(roster("b1 c1 d1"));
+        let mut standing = standing("a1 b1 c1", []);
+        standing.move_to(roster("b1 c1 d1"), &boot("b1"));
         let before = standing.round();
-        standing.move_to(roster("b1 c1 e1"));
-        standing.move_to(roster("b1 c1 d1"));
+        standing.move_to(roster("b1 c1 e1"), &boot("b1"));
+        standing.move_to(roster("b1 c1 d1"), &boot("b1"));
         standing.hear(&boot("a1"), before);
         standing.hear(&boot("c1"), before);
         assert!(!standing.settle(&boot("b1"), &NOBODY));
@@ -486,20 +519,20 @@ mod tests {
 
     #[test]
     fn going_back_owes_what_was_in_between() {
-        let mut standing = Standing::new(roster("a1 b1"), []);
-        standing.move_to(roster("a1 c1"));
-        standing.move_to(roster("a1 b1"));
+        let mut standing = standing("a1 b1", []);
+        standing.move_to(roster("a1 c1"), &boot("b1"));
+        standing.move_to(roster("a1 b1"), &boot("b1"));
         assert_eq!(standing.owed().cloned().collect::<Vec<_>>(), [roster("a1 c1")]);
     }
 
     #[test]
     fn what_was_covered_is_no_news_until_it_fences() {
-        let mut standing = Standing::new(roster("a1 b1"), [roster("a1")]);
+        let mut standing = standing("a1 b1", ["a1"]);
         hear(&mut standing, &["b1"]);
         assert!(standing.settle(&boot("a1"), &Up("a1 b1")));
-        standing.learn(roster("a1"));
+        assert!(standing.learn(roster("a1")));
         assert!(standing.is_ready());
-        standing.fence(&roster("a1"));
+        assert!(standing.fence(&roster("a1")));
         assert!(!standing.is_ready());
     }
 
@@ -530,7 +563,7 @@ mod tests {
     }
 
     fn restored(current: &str) -> Standing {
-        Standing::restored(roster(current), Vec::new(), false)
+        Standing::restored(roster(current), Vec::new()).expect("room")
     }
 
     #[test]
@@ -538,10 +571,10 @@ mod tests {
         let own = boot("a2");
         let mut standing = restored("a1 b1 c1");
         let alone = Disks { up: Up("a2"), strangers: "", silent: "" };
-        standing.move_to(roster("a2"));
+        standing.move_to(roster("a2"), &own);
         assert!(!standing.settle(&own, &alone), "b1 and c1 may have acknowledged what a1 has not");
         let two = Disks { up: Up("a2 b2"), strangers: "", silent: "b2" };
-        standing.move_to(roster("a2 b2"));
+        standing.move_to(roster("a2 b2"), &own);
         assert!(standing.to_ask(&own, &two).contains(&boot("b2")), "it may be an heir");
         assert!(!standing.settle(&own, &two));
         let two = Disks { silent: "", ..two };
@@ -552,8 +585,8 @@ mod tests {
     #[test]
     fn restarts_in_a_row_are_covered_through_the_newest_heir() {
         let own = boot("a3");
-        let mut standing = Standing::restored(roster("a2 b2"), vec![roster("a1 b1 c1")], false);
-        standing.move_to(roster("a3 b3 c2"));
+        let mut standing = Standing::restored(roster("a2 b2"), vec![roster("a1 b1 c1")]).expect("room");
+        standing.move_to(roster("a3 b3 c2"), &own);
         let up = Disks { up: Up("a3 b3 c2"), strangers: "", silent: "" };
         hear(&mut standing, &["c2"]);
         assert!(!standing.settle(&own, &up), "a write under a2 and b2 needed both");
@@ -566,14 +599,14 @@ mod tests {
     fn a_wiped_folder_is_no_heir_and_the_disks_that_are_left_are_waited_for() {
         let own = boot("a2");
         let mut standing = restored("a1 b1 c1");
-        standing.move_to(roster("a2 b2"));
+        standing.move_to(roster("a2 b2"), &own);
         // c1 is down: it may come back, or leave an heir.
         let up = Disks { up: Up("a2 b2"), strangers: "b2", silent: "" };
         hear(&mut standing, &["b2"]);
         assert!(!standing.settle(&own, &up), "b2 has nothing of b1's");
         // It has come back, and has not said whether with its folder.
         let up = Disks { up: Up("a2 b2 c2"), strangers: "b2 c2", silent: "c2" };
-        standing.move_to(roster("a2 b2 c2"));
+        standing.move_to(roster("a2 b2 c2"), &own);
         hear(&mut standing, &["b2"]);
         assert!(!standing.settle(&own, &up));
         // Without: more was destroyed than may be, and all that are left are heard.
@@ -587,7 +620,7 @@ mod tests {
     fn an_heir_among_living_ones_counts_itself_for_its_ancestor() {
         let own = boot("a2");
         let mut standing = restored("a1 b1 c1");
-        standing.move_to(roster("a2 b1 c1"));
+        standing.move_to(roster("a2 b1 c1"), &own);
         let up = Disks { up: Up("a2 b1 c1"), strangers: "", silent: "" };
         hear(&mut standing, &["b1"]);
         assert!(!standing.settle(&own, &up), "c1 is up, and may have been founded apart");
@@ -619,12 +652,12 @@ mod tests {
                     Some(true)
                 }
             }
-            standing.move_to(Roster::new([own.clone()]));
+            standing.move_to(Roster::new([own.clone()]), &own);
             assert!(!standing.settle(&own, &Alone(own.clone())));
             assert_eq!(standing.owed().cloned().collect::<Vec<_>>(), [roster("a1 b1 c1")]);
-            standing = Standing::restored(standing.current().clone(), standing.owed().cloned().collect(), false);
+            standing =
+                Standing::restored(standing.current().clone(), standing.owed().cloned().collect()).expect("room");
         }
-        assert!(!standing.has_overflowed());
     }
 
     #[test]
@@ -632,34 +665,89 @@ mod tests {
         let mut standing = restored("a1 b1");
         let mut last = standing.changes();
         let mut changed = |standing: &Standing| std::mem::replace(&mut last, standing.changes()) != standing.changes();
-        standing.learn(roster("a1 b1"));
-        standing.fence(&roster("a1 b1"));
-        standing.move_to(roster("a1 b1"));
+        assert!(standing.learn(roster("a1 b1")));
+        assert!(standing.fence(&roster("a1 b1")));
+        standing.move_to(roster("a1 b1"), &boot("a1"));
         hear(&mut standing, &["b1"]);
         assert!(!changed(&standing));
-        standing.fence(&roster("b1 c1"));
+        assert!(standing.fence(&roster("b1 c1")));
         assert!(changed(&standing));
-        standing.fence(&roster("b1 c1"));
+        assert!(standing.fence(&roster("b1 c1")));
         assert!(!changed(&standing));
-        standing.learn(roster("c1"));
+        assert!(standing.learn(roster("c1")));
         assert!(changed(&standing));
         standing.relieve(&roster("a1 b1"), &[roster("b1 c1"), roster("c1")]);
         assert!(changed(&standing) && standing.is_ready());
-        standing.move_to(roster("a2"));
+        standing.move_to(roster("a2"), &boot("a2"));
         assert!(changed(&standing));
     }
 
+    /// As many rosters as may be owed.
+    fn crowd() -> Vec<Roster> {
+        (0..MAX_OWED as u64)
+            .map(|i| Roster::new([NodeId { boot: Boot { generation: i + 2, nonce: 7 }, ..boot("a1") }]))
+            .collect()
+    }
+
     #[test]
-    fn past_the_bound_a_shard_stays_unready_rather_than_forget() {
-        let owed = (0..=MAX_OWED as u64).map(|i| {
-            let mut node = boot("a1");
-            node.boot.generation = i + 2;
-            Roster::new([node])
-        });
-        let mut standing = Standing::new(roster("b1"), owed);
-        assert!(!standing.settle(&boot("b1"), &NOBODY));
-        let owed: Vec<_> = standing.owed().cloned().collect();
-        standing.relieve(&roster("b1"), &owed);
-        assert!(standing.owed().next().is_none() && !standing.is_ready());
+    fn at_the_bound_nothing_is_forgotten_and_it_ends() {
+        let mut standing = Standing::new(roster("b1 c1 d1"), crowd()).expect("room");
+        let before = (standing.changes(), standing.round());
+        assert!(
+            !standing.fence(&roster("e1")) && !standing.learn(roster("e1")),
+            "who asks is not told that it has fenced"
+        );
+        standing.move_to(roster("b1 c1 e1"), &boot("b1"));
+        assert_eq!((standing.current(), before), (&roster("b1 c1 d1"), (standing.changes(), standing.round())));
+        assert!(standing.fence(&crowd()[0]) && standing.learn(crowd()[0].clone()), "that is owed already");
+        assert!(Standing::new(roster("b1"), crowd().into_iter().chain([roster("e1")])).is_none());
+        standing.relieve(&roster("b1 c1 d1"), &crowd());
+        standing.move_to(roster("b1 c1 e1"), &boot("b1"));
+        assert_eq!(standing.owed().collect::<Vec<_>>(), [&roster("b1 c1 d1")]);
+    }
+
+    #[test]
+    fn hints_leave_room_for_what_must_be_owed() {
+        let mut standing = standing("b1 c1 d1", []);
+        crowd().into_iter().for_each(|roster| standing.hear_of(roster));
+        assert_eq!(standing.owed().count(), MAX_HINTED);
+        assert!(standing.learn(roster("e1")));
+    }
+
+    #[test]
+    fn a_roster_that_cannot_have_served_without_this_node_is_not_owed() {
+        let alone = || {
+            let mut standing = standing("a1 b1 c1", []);
+            standing.move_to(roster("b1 c1"), &boot("c1"));
+            standing
+        };
+        let mut cut_off = alone();
+        for roster in ["c1 d1", "c1", "c1 d1", "b1 c1"].map(roster) {
+            cut_off.move_to(roster, &boot("c1"));
+        }
+        assert_eq!(cut_off.owed().collect::<Vec<_>>(), [&roster("a1 b1 c1")], "it was ready under none of the others");
+        cut_off.move_to(roster("a1 b1 c1"), &boot("c1"));
+        assert!(cut_off.is_ready(), "as if it had never moved");
+        // Of three, two may have served without it.
+        let mut third = alone();
+        third.move_to(roster("c1 d1 e1"), &boot("c1"));
+        third.move_to(roster("a1 b1 c1"), &boot("c1"));
+        assert_eq!(third.owed().collect::<Vec<_>>(), [&roster("c1 d1 e1")]);
+        // What it covered under a roster, only that vouches for.
+        let mut covered = alone();
+        assert!(covered.learn(roster("x1")));
+        hear(&mut covered, &["x1"]);
+        assert!(!covered.settle(&boot("c1"), &NOBODY));
+        covered.move_to(roster("c1"), &boot("c1"));
+        assert_eq!(covered.owed().collect::<Vec<_>>(), [&roster("a1 b1 c1"), &roster("b1 c1")]);
+        // Nor may one be forgotten that it was not in.
+        let mut other = standing("a1 b1 c1", []);
+        other.move_to(roster("a1 b1"), &boot("c1"));
+        other.move_to(roster("b1 c1"), &boot("c1"));
+        assert_eq!(other.owed().collect::<Vec<_>>(), [&roster("a1 b1"), &roster("a1 b1 c1")]);
+        // One that was ready may have served.
+        let mut ready = standing("b1 c1", []);
+        ready.move_to(roster("c1"), &boot("c1"));
+        assert_eq!(ready.owed().collect::<Vec<_>>(), [&roster("b1 c1")]);
     }
 }

@@ -32,8 +32,6 @@ pub struct ShardStatus {
     pub is_introduced: bool,
     /// How many earlier placements may have acknowledged writes that the node has not heard of.
     pub owed: usize,
-    /// Whether more placements are owed than it could keep in mind: it will not be settled before it starts again.
-    pub has_overflowed: bool,
     /// The nodes that it has yet to hear from because of that.
     pub waits_for: Vec<NodeId>,
     is_settled: bool,
@@ -102,7 +100,6 @@ impl Shards {
             holds_records: here.store.holds_records(shard),
             is_introduced,
             owed,
-            has_overflowed: is_introduced && owed == 0 && !is_ready,
             waits_for: waits_for.into_iter().collect(),
         })
     }

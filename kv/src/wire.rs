@@ -1,7 +1,8 @@
 //! What the stores of two nodes say to each other. Byte formats: docs/WIRE.md.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use polity_cluster::NodeId;
 use polity_cluster::rpc::{Lane, Method};
 use polity_crdt::{Dot, ReplicaId, VersionVector};
 use serde::de::DeserializeOwned;
@@ -12,7 +13,8 @@ use crate::digest::Digest;
 use crate::lineage::Lineage;
 use crate::reconcile::{Offer, Offered, Pull, Pulled, Sketch, Sketched};
 use crate::record::{Blob, Kind, Update};
-use crate::roster::{Roster, RosterId};
+use crate::roster::{MAX_REPLICAS, Roster, RosterId};
+use crate::standing::MAX_OWED;
 use crate::tally::Vouch;
 
 /// Merges a record.
@@ -80,11 +82,47 @@ pub(crate) const REPAIR_PAGE_BYTES: usize = 16 << 10;
 /// The same of what is sent back for such a page: what was written on both sides is twice as much then.
 pub(crate) const REPAIR_BACK_BYTES: usize = 2 * REPAIR_PAGE_BYTES;
 
-/// A list of rosters per shard. Few rosters serve many shards, so each is sent once.
+/// A list of rosters per shard. Few rosters serve many shards, and few boots are in many rosters, so each is sent once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "SentRosters", try_from = "SentRosters")]
 pub(crate) struct Rosters {
     table: Vec<Roster>,
     lists: Vec<Vec<u32>>,
+}
+
+/// What is sent of them: boots, rising; of each roster the places of its boots among those; of each list the places of its rosters.
+#[derive(Serialize, Deserialize)]
+struct SentRosters {
+    boots: Vec<NodeId>,
+    table: Vec<Vec<u32>>,
+    lists: Vec<Vec<u32>>,
+}
+
+impl From<Rosters> for SentRosters {
+    fn from(Rosters { table, lists }: Rosters) -> Self {
+        let boots: BTreeSet<&NodeId> = table.iter().flat_map(Roster::nodes).collect();
+        let places: BTreeMap<&NodeId, u32> = boots.into_iter().zip(0..).collect();
+        let sent = table.iter().map(|roster| roster.nodes().iter().map(|node| places[node]).collect()).collect();
+        Self { boots: places.into_keys().cloned().collect(), table: sent, lists }
+    }
+}
+
+impl TryFrom<SentRosters> for Rosters {
+    type Error = &'static str;
+
+    fn try_from(SentRosters { boots, table, lists }: SentRosters) -> Result<Self, &'static str> {
+        if !boots.is_sorted_by(|one, other| one < other) {
+            return Err("boots are sorted and have no duplicates");
+        }
+        let roster = |places: Vec<u32>| {
+            if places.len() > MAX_REPLICAS || !places.is_sorted_by(|one, other| one < other) {
+                return Err("a roster has no more boots than a shard has replicas, sorted and without duplicates");
+            }
+            let nodes: Option<Vec<NodeId>> = places.iter().map(|place| boots.get(*place as usize).cloned()).collect();
+            nodes.map(Roster::new).ok_or("a roster has boots that were sent")
+        };
+        Ok(Self { table: table.into_iter().map(roster).collect::<Result<_, _>>()?, lists })
+    }
 }
 
 impl Rosters {
@@ -102,9 +140,9 @@ impl Rosters {
         self.table.is_empty()
     }
 
-    /// The list at `at`; empty if there is none. Indexes that point nowhere are left out.
+    /// The list at `at`; empty if there is none. Indexes that point nowhere are left out, and what is more than any shard has.
     pub(crate) fn list(&self, at: usize) -> Vec<Roster> {
-        let list = self.lists.get(at).into_iter().flatten();
+        let list = self.lists.get(at).into_iter().flatten().take(1 + MAX_OWED);
         list.filter_map(|index| self.table.get(*index as usize).cloned()).collect()
     }
 }
@@ -243,7 +281,7 @@ pub(crate) struct AccountRequest {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AccountAnswer {
-    /// Whether this node knows its standing, for each shard asked for.
+    /// Whether this node knows its standing, and was fenced, for each shard asked for. One that knows and was not has rosters all the same.
     pub(crate) known: Vec<bool>,
     pub(crate) rosters: Rosters,
     /// The boots that this one continues.
@@ -324,8 +362,10 @@ pub(crate) struct Progress {
 
 #[cfg(test)]
 mod tests {
+    use polity_shard::ShardCount;
+
     use super::*;
-    use crate::roster::tests::roster;
+    use crate::roster::tests::{boot, roster};
 
     #[test]
     fn rosters_are_sent_once_and_bad_indexes_are_left_out() {
@@ -338,5 +378,44 @@ mod tests {
         );
         sent.lists[2].push(99);
         assert_eq!(sent.list(2), lists[2]);
+        let bytes = postcard::to_allocvec(&sent).expect("encodes");
+        assert_eq!(postcard::from_bytes::<Rosters>(&bytes).as_ref(), Ok(&sent));
+        assert_eq!(bytes[0], 3, "each boot once");
+        for (table, what) in
+            [(vec![vec![1, 0]], "not in order"), (vec![vec![7]], "nobody"), (vec![(0..17).collect()], "a crowd")]
+        {
+            let boots = (1..20).map(|i| boot(&format!("a{i}"))).take(if what == "nobody" { 3 } else { 19 }).collect();
+            let bytes = postcard::to_allocvec(&SentRosters { boots, table, lists: Vec::new() }).expect("encodes");
+            assert!(postcard::from_bytes::<Rosters>(&bytes).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_no_longer_than_what_a_shard_can_owe() {
+        let sent = Rosters { table: vec![roster("a1")], lists: vec![vec![0; 1 << 16]] };
+        assert_eq!(sent.list(0).len(), 1 + MAX_OWED);
+    }
+
+    /// As many shards and nodes as a cluster may have: what a node is told that joins fits into a frame, and so does what is asked of
+    /// a message's shards, should each owe some.
+    #[test]
+    fn the_rosters_of_a_large_cluster_fit_into_a_frame() {
+        let boots: Vec<NodeId> = (0..1000)
+            .map(|i| NodeId {
+                name: polity_cluster::NodeName::new(&format!("node-{i:03}.example")).expect("valid"),
+                boot: polity_cluster::Boot { generation: i, nonce: u128::MAX - u128::from(i) },
+            })
+            .collect();
+        let of = |shard: usize, nth: usize| {
+            Roster::new([7, 11, 13].map(|step| boots[(shard * step + nth * 31 + step) % 1000].clone()))
+        };
+        let bytes = |shards: usize, owed: usize| {
+            let lists: Vec<Vec<Roster>> =
+                (0..shards).map(|shard| (0..=owed).map(|nth| of(shard, nth)).collect()).collect();
+            postcard::to_allocvec(&Rosters::new(&lists)).expect("encodes").len()
+        };
+        let frame = 4 << 20;
+        assert!(bytes(ShardCount::MAX as usize, 1) < frame);
+        assert!(bytes(MAX_SHARDS_A_MESSAGE, MAX_OWED / 2) < frame);
     }
 }

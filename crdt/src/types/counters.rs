@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Crdt, DotFun, DotFunDelta};
 use crate::types::is_store;
-use crate::{Error, ReplicaId, Writer};
+use crate::{Dot, Error, ReplicaId, Writer};
 
 /// A type whose meaning survives the removal of what it is nested in: everything but the [`BoundedCounter`], whose bound
 /// rests on rights that a removal would destroy.
@@ -42,7 +42,7 @@ pub struct PnCounter(DotFun<Total>);
 is_store!([] PnCounter = DotFun<Total>);
 
 /// The latest entry of each replica.
-fn latest<V>(entries: &DotFun<V>) -> impl Iterator<Item = (ReplicaId, &V)> {
+fn latest<V>(entries: &DotFun<V>) -> impl Iterator<Item = (Dot, &V)> {
     let mut entries = entries.iter().peekable();
     std::iter::from_fn(move || {
         let (mut dot, mut value) = entries.next()?;
@@ -50,7 +50,7 @@ fn latest<V>(entries: &DotFun<V>) -> impl Iterator<Item = (ReplicaId, &V)> {
         while let Some(later) = entries.next_if(|(later, _)| later.replica == dot.replica) {
             (dot, value) = later;
         }
-        Some((dot.replica, value))
+        Some((dot, value))
     })
 }
 
@@ -87,7 +87,7 @@ impl GCounter {
 
     #[cfg(feature = "crdts")]
     pub(crate) fn totals(&self) -> impl Iterator<Item = (ReplicaId, u64)> {
-        latest(&self.0).map(|(replica, total)| (replica, *total))
+        latest(&self.0).map(|(dot, total)| (dot.replica, *total))
     }
 }
 
@@ -115,9 +115,9 @@ impl PnCounter {
         })
     }
 
-    #[cfg(feature = "crdts")]
-    pub(crate) fn totals(&self) -> impl Iterator<Item = (ReplicaId, Total)> {
-        latest(&self.0).map(|(replica, total)| (replica, *total))
+    /// What each replica has counted, under its last write.
+    pub fn totals(&self) -> impl Iterator<Item = (Dot, Total)> {
+        latest(&self.0).map(|(dot, total)| (dot, *total))
     }
 }
 
@@ -162,7 +162,7 @@ impl BoundedCounter {
     #[must_use]
     pub fn rights(&self, of: ReplicaId) -> u64 {
         let (mut gained, mut spent) = (0_u128, 0_u128);
-        for (replica, rights) in latest(&self.0) {
+        for (Dot { replica, .. }, rights) in latest(&self.0) {
             gained += u128::from(rights.given.get(&of).copied().unwrap_or(0));
             if replica == of {
                 gained += u128::from(rights.added);

@@ -115,7 +115,7 @@ impl World {
                 let mut rosters = rosters.iter().cloned();
                 let theirs = rosters.next().ok_or(())?;
                 let ready = store.with_standing(SHARD, |standing| {
-                    rosters.for_each(|roster| standing.learn(roster));
+                    rosters.for_each(|roster| _ = standing.learn(roster));
                     standing.is_ready() && *standing.current() == theirs && theirs.contains(&own)
                 });
                 Answer::Ready(ready.unwrap_or(false))

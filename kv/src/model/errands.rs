@@ -144,7 +144,7 @@ impl World {
             }
             Ok(Answer::Account(Some((theirs, rosters)), lineage)) => {
                 store.note_lineage(peer, lineage);
-                store.with_standing(SHARD, |s| rosters.into_iter().for_each(|roster| s.learn(roster)));
+                store.with_standing(SHARD, |s| rosters.into_iter().all(|roster| s.learn(roster)));
                 let theirs = theirs.filter(|_| broken != Broken::NotFetched);
                 *reconciliation =
                     theirs.map(|theirs| Reconciliation::new(store, Purpose::Learn, SALT, 1, [(SHARD, theirs)]));

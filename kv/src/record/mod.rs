@@ -8,10 +8,11 @@
 //! later stays, and what has expired never comes back (K5). To give a causal or last value another time is to write it again. The
 //! parts of a counter, set or map cannot be written again, so when all of it expires stands beside it, and only a writer that knows
 //! what a quorum knows removes it ([`Record::latch`]); for others it is just not there ([`Record::seen_at`]). With the value goes
-//! when it expires: the trace of a delete holds nothing but the names of writes.
+//! when it expires: the trace of a delete holds nothing but the names of writes, and of a counter from where on it counts.
 
 mod kind;
 mod once;
+mod origin;
 mod part;
 mod stored;
 mod update;
@@ -32,6 +33,9 @@ pub(crate) use self::update::{MAX_STEPS, Refused, Step, Update, Writing};
 
 /// The version that each stored or sent record begins with.
 const VERSION: u8 = 3;
+
+/// What one begins with in the place of that whose counter says from where on its totals count.
+const WITH_ORIGINS: u8 = 5;
 
 /// What one begins with that knows of writes under idempotency keys: their length in four bytes follows, and they, and then the rest
 /// as it is without them.
@@ -278,7 +282,7 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
         bytes.extend_from_slice(&(done.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&done);
     }
-    bytes.push(VERSION);
+    bytes.push(if parts.iter().any(Part::has_origins) { WITH_ORIGINS } else { VERSION });
     let is_causal = !causal.context().is_empty();
     let causal_kind = is_causal.then_some(Kind::Causal);
     bytes.push(causal_kind.into_iter().chain(parts.iter().map(Part::kind)).map(bit).sum());
@@ -320,9 +324,9 @@ pub(crate) fn decode_any(bytes: Option<&[u8]>) -> Result<Record, NotARecord> {
 /// The record of these bytes, all of them.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
     let (done, bytes) = split(bytes).unwrap_or((&[], bytes));
-    let (kinds, mut rest) = match bytes {
-        [VERSION, kinds, rest @ ..] => (*kinds, rest),
-        [VERSION] | [] => return Err(NotARecord("too few bytes".to_owned())),
+    let (has_origins, kinds, mut rest) = match bytes {
+        [version @ (VERSION | WITH_ORIGINS), kinds, rest @ ..] => (*version == WITH_ORIGINS, *kinds, rest),
+        [VERSION | WITH_ORIGINS] | [] => return Err(NotARecord("too few bytes".to_owned())),
         [version, ..] => return Err(NotARecord(format!("version {version}, and this build reads version {VERSION}"))),
     };
     let mut record = Record { done: Done::decode(done)?, ..Record::default() };
@@ -334,10 +338,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
                 return Err(NotARecord("nothing was written to its causal values".to_owned()));
             }
         } else {
-            let (part, after) = Part::decode(kind, rest)?;
+            let (part, after) = Part::decode(kind, has_origins, rest)?;
             record.parts.push(part);
             rest = after;
         }
+    }
+    if has_origins != record.parts.iter().any(Part::has_origins) {
+        return Err(NotARecord("it has no origins, and says that it has".to_owned()));
     }
     let all = Kind::ALL.map(bit).iter().sum::<u8>();
     if kinds & !all != 0 || !rest.is_empty() {

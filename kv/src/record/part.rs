@@ -4,6 +4,7 @@ use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::{AwSet, Crdt, LwwRegister, OrMap, PnCounter, ReplicaId, VersionVector};
 
 use super::once::{Added, Done};
+use super::origin::Origins;
 use super::stored::Stored;
 use super::update::{Refused, Step, Writing};
 use super::{Blob, Kind, Millis, NotARecord, Timed};
@@ -39,6 +40,8 @@ pub(super) struct Part {
     until: Stored<Until>,
     /// What was added to a counter under idempotency keys, until it is part of the count: see [`Part::settle`].
     keyed: Stored<AwSet<Added>>,
+    /// From where on the totals of a counter count.
+    origins: Origins,
 }
 
 impl Part {
@@ -51,7 +54,7 @@ impl Part {
             Kind::Set => Value::Set(Stored::default()),
             Kind::Map => Value::Map(Stored::default()),
         };
-        Some(Self { value, until: Stored::default(), keyed: Stored::default() })
+        Some(Self { value, until: Stored::default(), keyed: Stored::default(), origins: Origins::default() })
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -80,7 +83,7 @@ impl Part {
     /// The sum of a counter; 0 of anything else.
     pub(super) fn total(&self) -> i128 {
         let Value::Counter(counter) = &self.value else { return 0 };
-        counter.value().value() + self.keyed.value().iter().map(|added| i128::from(added.by)).sum::<i128>()
+        self.origins.sum(counter.value()) + self.keyed.value().iter().map(|added| i128::from(added.by)).sum::<i128>()
     }
 
     pub(super) fn is_written(&self) -> bool {
@@ -108,7 +111,7 @@ impl Part {
         let is_later = self.until.merge(other.until) | self.keyed.merge(other.keyed);
         let is_new = match (&mut self.value, other.value) {
             (Value::LastWriterWins(ours), Value::LastWriterWins(theirs)) => ours.merge(theirs),
-            (Value::Counter(ours), Value::Counter(theirs)) => ours.merge(theirs),
+            (Value::Counter(ours), Value::Counter(theirs)) => ours.merge(theirs) | self.origins.merge(other.origins),
             (Value::Set(ours), Value::Set(theirs)) => ours.merge(theirs),
             (Value::Map(ours), Value::Map(theirs)) => ours.merge(theirs),
             _ => false,
@@ -118,6 +121,9 @@ impl Part {
 
     /// Removes all that is there. Returns whether anything was.
     pub(super) fn clear(&mut self) -> bool {
+        if let Value::Counter(counter) = &self.value {
+            self.origins.remove(counter.value(), |_| true);
+        }
         self.until.clear();
         with_stored!(&mut self.value, stored => stored.clear()) | self.keyed.clear()
     }
@@ -140,15 +146,46 @@ impl Part {
     /// A replica that adds to a counter makes what it has added under keys that are over part of its count. Of what several have
     /// added the least does, and nobody else.
     pub(super) fn settle(&mut self, done: &Done, replica: ReplicaId, delta: &mut Self) -> Result<(), Refused> {
-        let (Value::Counter(counter), Value::Counter(told)) = (&mut self.value, &mut delta.value) else {
-            return Ok(());
-        };
+        let Value::Counter(_) = self.value else { return Ok(()) };
         let keyed = self.keyed.value();
         let least = |added: &Added| keyed.dots(added).and_then(|dots| dots.iter().next().map(|(replica, _)| replica));
         let is_over = |added: &&Added| !done.has(added.id) && least(added) == Some(replica);
         for added in keyed.iter().filter(is_over).copied().collect::<Vec<_>>() {
-            gather(told, counter.update(replica, |state, w| state.add(w, added.by))?);
+            self.count(added.by, replica, delta)?;
             gather(&mut delta.keyed, self.keyed.update(replica, |state, _| Ok(state.remove(&added)))?);
+        }
+        Ok(())
+    }
+
+    /// Adds to the total of a replica. One that has none begins at 0. Others are told from where it counts with each of its totals: they
+    /// may have the origin of an earlier one.
+    fn count(&mut self, by: i64, replica: ReplicaId, delta: &mut Self) -> Result<bool, Refused> {
+        let (Value::Counter(counter), Value::Counter(told)) = (&mut self.value, &mut delta.value) else {
+            return Err(Refused::Nonsense);
+        };
+        let latest = |counter: &Stored<PnCounter>| {
+            counter.value().totals().map(|(dot, _)| dot).find(|dot| dot.replica == replica)
+        };
+        let goes_on = latest(counter).is_some();
+        let added = counter.update(replica, |state, w| state.add(w, by))?;
+        if let Some(dot) = latest(counter).filter(|_| !goes_on) {
+            self.origins.begin(dot);
+        }
+        delta.origins.take(&self.origins, replica);
+        Ok(gather(told, added))
+    }
+
+    /// A replica counts what it has counted anew, under a write that nobody has found yet.
+    pub(super) fn recount(&mut self, replica: ReplicaId, delta: &mut Self) -> Result<(), Refused> {
+        let Value::Counter(counter) = &mut self.value else { return Ok(()) };
+        let mut left = self.origins.of(counter.value(), replica);
+        self.origins.remove(counter.value(), |of| of == replica);
+        let own = counter.value().totals().map(|(dot, _)| dot).filter(|dot| dot.replica == replica).collect();
+        counter.kill(&own);
+        while left != 0 {
+            let by = left.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+            self.count(by, replica, delta)?;
+            left -= i128::from(by);
         }
         Ok(())
     }
@@ -162,14 +199,13 @@ impl Part {
         delta: &mut Self,
     ) -> Result<bool, Refused> {
         let Writing { replica, at, .. } = *writing;
+        if let Step::Add(by) = step {
+            return self.count(*by, replica, delta);
+        }
         match (&mut self.value, &mut delta.value, step) {
             (Value::LastWriterWins(register), _, Step::Put(value)) => {
                 let timed = Timed { expires, value: value.clone() };
                 Ok(register.update(replica, |state, w| state.set(w, at, timed))?.is_some())
-            }
-            (Value::Counter(counter), Value::Counter(told), Step::Add(by)) => {
-                let added = counter.update(replica, |state, w| state.add(w, *by))?;
-                Ok(gather(told, added))
             }
             // Adding what is there makes it survive a concurrent remove, and is no change to who asks.
             (Value::Set(set), Value::Set(told), Step::Insert(element)) => {
@@ -224,11 +260,18 @@ impl Part {
         if self.kind() != Kind::Counter {
             return bytes;
         }
-        postcard::to_extend(&encode_written(&self.keyed)[..], bytes).expect("it encodes into a growing buffer")
+        let bytes =
+            postcard::to_extend(&encode_written(&self.keyed)[..], bytes).expect("it encodes into a growing buffer");
+        if self.origins.is_empty() { bytes } else { self.origins.encode(bytes) }
+    }
+
+    /// Whether it says from where on totals count.
+    pub(super) fn has_origins(&self) -> bool {
+        !self.origins.is_empty()
     }
 
     /// Reads one of this kind. Returns the rest of the bytes, too.
-    pub(super) fn decode(kind: Kind, bytes: &[u8]) -> Result<(Self, &[u8]), NotARecord> {
+    pub(super) fn decode(kind: Kind, has_origins: bool, bytes: &[u8]) -> Result<(Self, &[u8]), NotARecord> {
         let taken = postcard::take_from_bytes::<(&[u8], &[u8])>(bytes);
         let ((until, value), mut rest) = taken.map_err(|error| NotARecord(error.to_string()))?;
         let damaged = |error: polity_crdt::DecodeError| NotARecord(error.to_string());
@@ -239,12 +282,15 @@ impl Part {
             Kind::Set => Value::Set(Stored::decode(value).map_err(damaged)?),
             Kind::Map => Value::Map(Stored::decode(value).map_err(damaged)?),
         };
-        let mut keyed: &[u8] = &[];
+        let (mut keyed, mut origins): (&[u8], _) = (&[], Origins::default());
         if kind == Kind::Counter {
             (keyed, rest) = postcard::take_from_bytes(rest).map_err(|error| NotARecord(error.to_string()))?;
+            if has_origins {
+                (origins, rest) = Origins::decode(rest)?;
+            }
         }
         let (until, keyed) = (decode_written(until).map_err(damaged)?, decode_written(keyed).map_err(damaged)?);
-        let part = Self { value, until, keyed };
+        let part = Self { value, until, keyed, origins };
         if part.is_written() { Ok((part, rest)) } else { Err(NotARecord(format!("nothing was written to its {kind}"))) }
     }
 }

@@ -45,7 +45,7 @@ fn golden_bytes() {
         counter
     });
     assert_eq!(decode(&encode(&counter)), Ok(counter.clone()));
-    assert_eq!(encode(&counter)[..9], [3, 5, 1, 0, 5, 1, 0, 1, b'v']);
+    assert_eq!(encode(&counter)[..9], [5, 5, 1, 0, 5, 1, 0, 1, b'v']);
 }
 
 #[test]
@@ -409,4 +409,97 @@ proptest! {
         prop_assert_eq!(view(&blind), view(&asked));
         prop_assert_eq!(view(&there), view(&asked));
     }
+}
+
+/// A counter at a replica, and what others are told of it.
+fn count(record: &mut Record, replica: u64, by: i64) -> Record {
+    let above = record.counted(ReplicaId(replica));
+    let applied =
+        record.apply(&Update::of(Kind::Counter, vec![Step::Add(by)]), &Writing { above, ..writing(replica, 1) });
+    applied.expect("writes").delta.expect("a step")
+}
+
+fn merged(ours: &Record, theirs: &Record) -> Record {
+    let mut both = ours.clone();
+    both.merge(theirs.clone());
+    let mut other = theirs.clone();
+    other.merge(ours.clone());
+    assert_eq!((&both, encode(&both)), (&other, encode(&other)));
+    assert_eq!(decode(&encode(&both)).as_ref(), Ok(&both));
+    both
+}
+
+#[test]
+fn of_a_counter_that_was_removed_comes_back_what_was_added_at_the_same_time() {
+    let mut here = Record::default();
+    count(&mut here, 1, 2);
+    count(&mut here, 1, 3);
+    let mut there = here.clone();
+    count(&mut there, 2, 10);
+    assert_eq!(there.total(), 15);
+    assert!(there.clear() && !there.is_live());
+    // Nobody here has heard of it.
+    count(&mut here, 1, 1);
+    let mut both = merged(&here, &there);
+    assert_eq!((both.total(), both.is_live()), (1, true));
+    // It goes on from there, and is removed again.
+    count(&mut both, 1, 4);
+    count(&mut both, 2, 100);
+    assert_eq!(both.total(), 105);
+    let before = both.clone();
+    assert!(both.clear());
+    assert_eq!((merged(&both, &before).total(), merged(&both, &here).total()), (0, 0));
+    // A removal that had heard of less takes away less.
+    let mut late = merged(&here, &there);
+    assert!(late.clear());
+    assert_eq!(merged(&late, &before).total(), 104);
+    count(&mut both, 1, 7);
+    assert_eq!(merged(&both, &merged(&late, &before)).total(), 7);
+}
+
+#[test]
+fn whoever_hears_of_one_addition_only_knows_from_where_it_counts() {
+    let mut here = Record::default();
+    count(&mut here, 1, 5);
+    let old = here.clone();
+    assert!(here.clear());
+    let removed = here.clone();
+    count(&mut here, 1, 1);
+    let last = count(&mut here, 1, 2);
+    for known in [Record::default(), old, removed] {
+        assert_eq!(merged(&known, &last).total(), 3, "{known:?}");
+    }
+}
+
+#[test]
+fn who_has_dropped_the_trace_of_a_removal_counts_from_0_beside_who_has_not() {
+    let mut here = Record::default();
+    count(&mut here, 1, 5);
+    assert!(here.clear());
+    let mut anew = Record::default();
+    let above = here.counted(ReplicaId(1));
+    let add = Update::of(Kind::Counter, vec![Step::Add(7)]);
+    anew.apply(&add, &Writing { above, ..writing(1, 1) }).expect("writes");
+    assert_eq!(merged(&here, &anew).total(), 7);
+}
+
+#[test]
+fn a_counter_from_before_origins_is_read_and_counts_on() {
+    let mut old = Record::default();
+    count(&mut old, 1, 5);
+    let bytes = encode(&old);
+    assert_eq!(bytes[0], WITH_ORIGINS);
+    // Version 3 has none behind the count.
+    let mut plain = bytes
+        [..bytes.len() - postcard::to_allocvec(&[(ReplicaId(1), (2_u64, 0_u64, 0_u64))][..]).expect("encodes").len()]
+        .to_vec();
+    plain[0] = VERSION;
+    let mut read = decode(&plain).expect("whole");
+    assert_eq!(read.total(), 5);
+    count(&mut read, 1, 1);
+    assert_eq!(read.total(), 6);
+    assert!(read.clear());
+    assert_eq!(merged(&read, &old).total(), 0);
+    plain[0] = WITH_ORIGINS;
+    assert!(decode(&plain).is_err());
 }

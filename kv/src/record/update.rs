@@ -63,12 +63,9 @@ impl Update {
     }
 
     /// Whether it may be done before it is known what a quorum has: it replaces nothing, or a causal value by another, and
-    /// nobody can have begun the key anew with another kind. An addition to a counter replaces what its replica had counted, which
-    /// may be deleted, and would bring that back.
+    /// nobody can have begun the key anew with another kind.
     pub(crate) fn needs_no_quorum(&self) -> bool {
-        let adds = |step: &Step| {
-            matches!(step, Step::Insert(_)) || (mutated(Mutation::CountsBlindly) && matches!(step, Step::Add(_)))
-        };
+        let adds = |step: &Step| matches!(step, Step::Insert(_) | Step::Add(_));
         let only_adds = self.expires.is_none() && !self.steps.is_empty() && self.steps.iter().all(adds);
         self.once.is_none() && !self.clears && !self.of_any_kind && (only_adds || self.puts_a_causal_value())
     }
@@ -202,6 +199,18 @@ impl Record {
     /// Removes the causal values that these writes have put.
     pub(crate) fn remove(&mut self, dots: &VersionVector) {
         self.causal.delete(dots);
+    }
+
+    /// What a replica has counted is counted anew: who has found it with what had expired may have removed it.
+    ///
+    /// # Errors
+    /// [`Refused`]; this copy is in no particular state then.
+    pub(crate) fn recount(&mut self, replica: ReplicaId) -> Result<(), Refused> {
+        for part in &mut self.parts {
+            let mut told = Part::new(part.kind()).expect("causal values are no part");
+            part.recount(replica, &mut told)?;
+        }
+        Ok(())
     }
 
     /// How many steps of an update would change something.

@@ -30,7 +30,7 @@ use polity_crdt::{Dot, ReplicaId};
 use polity_shard::ShardId;
 
 use super::{Store, WriteError, Written, millis};
-use crate::record::{self, NotARecord, Record, Update};
+use crate::record::{self, Kind, NotARecord, Record, Update};
 use crate::roster::RosterId;
 use crate::wire::Had;
 
@@ -195,6 +195,18 @@ impl Store {
             after.latch(millis(wall));
             let changed = after.would_change(update);
             record.merge(after);
+            if update.kind == Some(Kind::Counter) {
+                record.recount(guard.replica)?;
+                self.put_record(&mut guard, shard, key, found, &record)?;
+                let (total, bytes) = (record.total(), record::encode(&record));
+                return Ok(Amended::Further(Written {
+                    changed,
+                    total,
+                    record: bytes,
+                    vouch: guard.vouch(named),
+                    ..written
+                }));
+            }
             let again =
                 self.write_over(&mut guard, (shard, key), (record, found, true), (update, None, wall), named)?;
             return Ok(Amended::Further(Written { changed, ..again }));

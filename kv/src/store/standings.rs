@@ -21,6 +21,8 @@ pub(crate) struct Account {
     /// The rosters that it stands for.
     pub(crate) rosters: Vec<Roster>,
     pub(crate) digest: Digest,
+    /// Whether the asker has fenced it. If not, it has to ask again.
+    pub(crate) is_fenced: bool,
 }
 
 impl Store {
@@ -33,7 +35,7 @@ impl Store {
     pub(crate) fn place(&self, id: ShardId, roster: Roster) {
         let mut shard = self.shard(id);
         if let Some(standing) = &mut shard.standing {
-            standing.move_to(roster.clone());
+            standing.move_to(roster.clone(), &self.own);
         }
         if !roster.is_empty() {
             shard.placed = roster;
@@ -45,7 +47,8 @@ impl Store {
     pub(crate) fn introduce(&self, id: ShardId, rosters: Vec<Roster>) {
         let mut shard = self.shard(id);
         if shard.standing.is_none() && !shard.placed.is_empty() {
-            shard.standing = Some(Standing::new(shard.placed.clone(), rosters));
+            // More than can be owed are less later, when those that told them have settled.
+            shard.standing = Standing::new(shard.placed.clone(), rosters);
             self.keep_or_warn(&mut shard, id);
         }
     }
@@ -101,10 +104,15 @@ impl Store {
         self.shard(shard).standing.as_ref().map(|standing| standing.rosters().cloned().collect())
     }
 
-    /// Reads or changes the standing of a shard, if it is known.
+    /// Reads or changes the standing of a shard, if it is known. One that had no room to follow placement does so as soon as it has.
     pub(crate) fn with_standing<T>(&self, shard: ShardId, change: impl FnOnce(&mut Standing) -> T) -> Option<T> {
         let mut guard = self.shard(shard);
-        let result = guard.standing.as_mut().map(change);
+        let Shard { standing, placed, .. } = &mut *guard;
+        let result = standing.as_mut().map(|standing| {
+            let result = change(standing);
+            standing.move_to(placed.clone(), &self.own);
+            result
+        });
         self.keep_or_warn(&mut guard, shard);
         result
     }
@@ -125,14 +133,14 @@ impl Store {
     pub(crate) fn account(&self, id: ShardId, under: &Roster, owed: &[Roster]) -> Option<Account> {
         let mut shard = self.shard(id);
         let standing = shard.standing.as_mut()?;
-        standing.fence(under);
-        owed.iter().for_each(|roster| standing.learn(roster.clone()));
+        let is_fenced = standing.fence(under);
+        owed.iter().for_each(|roster| standing.hear_of(roster.clone()));
         let (rosters, changes) = (standing.rosters().cloned().collect(), standing.changes());
         if mutated(Mutation::ForgetsFences) {
             shard.kept = changes;
         }
         self.keep_or_warn(&mut shard, id);
-        Some(Account { rosters, digest: shard.digest })
+        Some(Account { rosters, digest: shard.digest, is_fenced })
     }
 
     /// The last commit that changed one of these shards, or how it stands. Whoever acknowledges what they hold waits for it,

@@ -1,0 +1,109 @@
+//! From where on the total of each replica counts.
+//!
+//! Each replica keeps what it has added to a counter as one total, and adding puts a greater one in its place ([`PnCounter`]). Who
+//! removes a counter has seen some total of each replica; one that adds at the same time, and has not heard of it, puts a total in its
+//! place that what was removed is part of. So a removal keeps what it has taken away ([`Origins::remove`]), and only what a total
+//! has grown by since counts. A replica that adds after it has heard of a removal begins at 0, and says so ([`Origins::begin`]).
+//!
+//! Of two origins of a replica the later holds: one replica writes all of its totals, one after the other, so their dots say which
+//! that is. (Baquero, Almeida and Lerche, "The problem with embedded CRDT counters and a solution", PaPoC 2016, has the problem; to
+//! take from a total what it was when it was reset is in their section on what was known before.)
+
+use std::collections::BTreeMap;
+
+use polity_cluster::mutation::{Mutation, mutated};
+use polity_crdt::types::Total;
+use polity_crdt::{Dot, PnCounter, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+use super::NotARecord;
+
+/// Where a total counts from.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+struct Origin {
+    /// Twice the number of the write that it is about, and one more if that was removed: a beginning comes before the removal of what
+    /// it began.
+    mark: u64,
+    /// What the total was then.
+    total: Total,
+}
+
+/// Of each replica that has counted.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Origins(BTreeMap<ReplicaId, Origin>);
+
+impl Origins {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The sum of what all replicas have counted since.
+    pub(super) fn sum(&self, counter: &PnCounter) -> i128 {
+        counter.totals().map(|(dot, total)| self.since(dot, total)).sum()
+    }
+
+    fn since(&self, dot: Dot, total: Total) -> i128 {
+        let value = |total: Total| i128::from(total.added) - i128::from(total.taken);
+        match self.0.get(&dot.replica).filter(|_| !mutated(Mutation::BringsBackCounts)) {
+            // It was replaced by what was removed.
+            Some(origin) if origin.mark > dot.counter.saturating_mul(2) => 0,
+            Some(origin) => value(total) - value(origin.total),
+            None => value(total),
+        }
+    }
+
+    /// A replica begins at 0 with this write.
+    pub(super) fn begin(&mut self, dot: Dot) {
+        self.raise(dot.replica, Origin { mark: dot.counter.saturating_mul(2), total: Total::default() });
+    }
+
+    /// What a replica has counted since.
+    pub(super) fn of(&self, counter: &PnCounter, replica: ReplicaId) -> i128 {
+        counter.totals().find(|(dot, _)| dot.replica == replica).map_or(0, |(dot, total)| self.since(dot, total))
+    }
+
+    /// All that is there of these replicas is removed.
+    pub(super) fn remove(&mut self, counter: &PnCounter, of: impl Fn(ReplicaId) -> bool) {
+        for (dot, total) in counter.totals().filter(|(dot, _)| of(dot.replica)) {
+            self.raise(dot.replica, Origin { mark: dot.counter.saturating_mul(2).saturating_add(1), total });
+        }
+    }
+
+    /// Takes over that of one replica.
+    pub(super) fn take(&mut self, from: &Self, replica: ReplicaId) {
+        if let Some(origin) = from.0.get(&replica) {
+            self.raise(replica, *origin);
+        }
+    }
+
+    /// Joins those of another copy. Returns whether any was new.
+    pub(super) fn merge(&mut self, other: Self) -> bool {
+        other.0.into_iter().fold(false, |is_new, (replica, origin)| self.raise(replica, origin) | is_new)
+    }
+
+    fn raise(&mut self, replica: ReplicaId, origin: Origin) -> bool {
+        match self.0.get(&replica) {
+            Some(held) if held.mark >= origin.mark => false,
+            _ => {
+                self.0.insert(replica, origin);
+                true
+            }
+        }
+    }
+
+    /// Appends its bytes.
+    pub(super) fn encode(&self, bytes: Vec<u8>) -> Vec<u8> {
+        let origins: Vec<(&ReplicaId, &Origin)> = self.0.iter().collect();
+        postcard::to_extend(&origins, bytes).expect("it encodes into a growing buffer")
+    }
+
+    /// Reads some. Returns the rest of the bytes, too.
+    pub(super) fn decode(bytes: &[u8]) -> Result<(Self, &[u8]), NotARecord> {
+        let taken = postcard::take_from_bytes::<Vec<(ReplicaId, Origin)>>(bytes);
+        let (origins, rest) = taken.map_err(|error| NotARecord(error.to_string()))?;
+        if !origins.is_sorted_by(|(one, _), (other, _)| one < other) {
+            return Err(NotARecord("the origins of a counter are not in order".to_owned()));
+        }
+        Ok((Self(origins.into_iter().collect()), rest))
+    }
+}

@@ -57,14 +57,9 @@ impl Origins {
         self.raise(dot.replica, Origin { mark: dot.counter.saturating_mul(2), total: Total::default() });
     }
 
-    /// What a replica has counted since.
-    pub(super) fn of(&self, counter: &PnCounter, replica: ReplicaId) -> i128 {
-        counter.totals().find(|(dot, _)| dot.replica == replica).map_or(0, |(dot, total)| self.since(dot, total))
-    }
-
-    /// All that is there of these replicas is removed.
-    pub(super) fn remove(&mut self, counter: &PnCounter, of: impl Fn(ReplicaId) -> bool) {
-        for (dot, total) in counter.totals().filter(|(dot, _)| of(dot.replica)) {
+    /// All that is there is removed.
+    pub(super) fn remove(&mut self, counter: &PnCounter) {
+        for (dot, total) in counter.totals() {
             self.raise(dot.replica, Origin { mark: dot.counter.saturating_mul(2).saturating_add(1), total });
         }
     }

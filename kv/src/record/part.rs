@@ -122,7 +122,7 @@ impl Part {
     /// Removes all that is there. Returns whether anything was.
     pub(super) fn clear(&mut self) -> bool {
         if let Value::Counter(counter) = &self.value {
-            self.origins.remove(counter.value(), |_| true);
+            self.origins.remove(counter.value());
         }
         self.until.clear();
         with_stored!(&mut self.value, stored => stored.clear()) | self.keyed.clear()
@@ -173,21 +173,6 @@ impl Part {
         }
         delta.origins.take(&self.origins, replica);
         Ok(gather(told, added))
-    }
-
-    /// A replica counts what it has counted anew, under a write that nobody has found yet.
-    pub(super) fn recount(&mut self, replica: ReplicaId, delta: &mut Self) -> Result<(), Refused> {
-        let Value::Counter(counter) = &mut self.value else { return Ok(()) };
-        let mut left = self.origins.of(counter.value(), replica);
-        self.origins.remove(counter.value(), |of| of == replica);
-        let own = counter.value().totals().map(|(dot, _)| dot).filter(|dot| dot.replica == replica).collect();
-        counter.kill(&own);
-        while left != 0 {
-            let by = left.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
-            self.count(by, replica, delta)?;
-            left -= i128::from(by);
-        }
-        Ok(())
     }
 
     /// Makes one step, and adds what it has done to what others are told. Returns whether that changed anything.

@@ -201,18 +201,6 @@ impl Record {
         self.causal.delete(dots);
     }
 
-    /// What a replica has counted is counted anew: who has found it with what had expired may have removed it.
-    ///
-    /// # Errors
-    /// [`Refused`]; this copy is in no particular state then.
-    pub(crate) fn recount(&mut self, replica: ReplicaId) -> Result<(), Refused> {
-        for part in &mut self.parts {
-            let mut told = Part::new(part.kind()).expect("causal values are no part");
-            part.recount(replica, &mut told)?;
-        }
-        Ok(())
-    }
-
     /// How many steps of an update would change something.
     pub(crate) fn would_change(&self, update: &Update) -> u32 {
         // Nobody sees this copy, so nobody's count is used up.

@@ -3,8 +3,8 @@
 //! A write replaces what a quorum knows. To ask for that first costs a round, and the answer is nearly always what the
 //! coordinator has itself. So a write that can be made up for is done over what is here ([`Store::write_blindly`]), and
 //! brings the hash of that along. Who had something else says what ([`Said`]), and [`Store::amend`] makes up for it: an
-//! update that only adds to a set learns what it has come to, and begins it anew if that has expired; and a put of a causal value
-//! takes away what it should have replaced.
+//! update that only adds to a set or counter learns what it has come to, and if that has expired, begins the set anew, or says of the counter
+//! that the outcome is unknown; and a put of a causal value takes away what it should have replaced.
 //!
 //! # Why of two puts one value stays
 //!
@@ -195,17 +195,10 @@ impl Store {
             after.latch(millis(wall));
             let changed = after.would_change(update);
             record.merge(after);
+            // Whether that took what was added here with it is not to be told: it is part of a total.
             if update.kind == Some(Kind::Counter) {
-                record.recount(guard.replica)?;
                 self.put_record(&mut guard, shard, key, found, &record)?;
-                let (total, bytes) = (record.total(), record::encode(&record));
-                return Ok(Amended::Further(Written {
-                    changed,
-                    total,
-                    record: bytes,
-                    vouch: guard.vouch(named),
-                    ..written
-                }));
+                return Err(WriteError::ExpiredMeanwhile);
             }
             let again =
                 self.write_over(&mut guard, (shard, key), (record, found, true), (update, None, wall), named)?;

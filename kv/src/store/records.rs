@@ -32,6 +32,9 @@ pub(crate) enum WriteError {
     RecordTooLarge(usize),
     #[error("the key has {MAX_DONE} writes under idempotency keys already")]
     TooManyKeys,
+    /// What was added may have gone with it.
+    #[error("the counter had expired, and what was added may have gone with it")]
+    ExpiredMeanwhile,
     #[error(transparent)]
     Engine(EngineError),
 }

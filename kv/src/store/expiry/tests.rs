@@ -6,8 +6,8 @@ use std::time::Duration;
 use polity_cluster::mutation::{self, Mutation};
 
 use crate::record::{Blob, Kind, Record, Step, Update};
-use crate::store::Amended;
 use crate::store::replica::Replica;
+use crate::store::{Amended, WriteError};
 
 /// When what is written first expires, and later.
 const UNTIL: u64 = 100;
@@ -130,6 +130,25 @@ fn what_is_added_to_a_set_that_has_expired_elsewhere_is_there() {
 #[test]
 fn a_counter_that_was_deleted_does_not_come_back_with_what_is_added() {
     assert_eq!(counted_unheard(), []);
+}
+
+/// Another may have removed it with what had expired, and it is part of a total: it is not added twice, and not lost in silence.
+#[test]
+fn the_outcome_of_what_is_added_to_a_counter_that_has_expired_elsewhere_is_unknown() {
+    let all = three();
+    let [a, b, c] = &all;
+    let written = a.write(&add(5));
+    all[1..].iter().for_each(|replica| replica.learn(&written));
+    let timed = b.write_at(&until(UNTIL, Update::of(Kind::Counter, Vec::new())), Some(c.record()), Duration::ZERO);
+    c.learn(&timed);
+    let (written, blind) = a.try_blindly(&add(1), LATER).expect("nothing expires as far as it knows");
+    let said = b.hear(&written, &blind);
+    let ended = a.amend_at((&add(1), LATER), (written, &blind), said);
+    assert!(matches!(ended, Err(WriteError::ExpiredMeanwhile)), "{ended:?}");
+    // It was done this time, and what had expired does not come back with it.
+    let again = c.write_at(&add(10), Some(a.record()), LATER);
+    all.iter().for_each(|replica| replica.learn(&again));
+    all.iter().for_each(|replica| assert_eq!(seen(&replica.record(), LATER).0, 11));
 }
 
 #[test]

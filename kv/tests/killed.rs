@@ -306,6 +306,33 @@ fn damage_is_survived_or_reported() {
     assert!(reported > 20 && survived > 10, "{reported} reported, {survived} survived");
 }
 
+/// The power goes while a record is written that looks like the end of a batch and another one: it is cut off, and is no damage.
+#[test]
+fn a_client_cannot_make_a_torn_batch_look_damaged() {
+    let folder = Folder::new("forged");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
+    let engine = open(&folder.0).expect("opens");
+    for number in 0..10 {
+        let commit = write(&engine, number).expect("writes");
+        runtime.block_on(engine.durable(commit)).expect("syncs");
+    }
+    // The mark of an end; a start, no entries, and an end with the hash of nothing; and then more of the record.
+    let hash = 0x2d06_8005_38d3_94c2_u64.to_le_bytes();
+    let forged = [b"FJL\x03\x01\0\0\0\0", &100_u64.to_le_bytes()[..], b"\x03", &hash, b"FJL\x03", &[7; 1_000]].concat();
+    let commit = engine.store(ShardId(0), b"forged", &forged).expect("writes");
+    runtime.block_on(engine.durable(commit)).expect("syncs");
+    drop(engine);
+    let mut all = Vec::new();
+    files(&folder.0, &mut all);
+    let journal = all.into_iter().find(|path| path.extension().is_some_and(|e| e == "jnl")).expect("a journal");
+    let mut bytes = fs::read(&journal).expect("reads");
+    let at = bytes.windows(forged.len()).position(|part| part == forged).expect("it is there");
+    bytes.truncate(at + 500);
+    fs::write(&journal, bytes).expect("writes");
+    let found = numbers(&open(&folder.0).expect("it is no damage")).expect("reads");
+    assert!(found.into_iter().eq(0..10));
+}
+
 /// Damage of the journal may matter to everything, so nothing of what is put aside comes along; and it is put aside once.
 #[test]
 fn a_damaged_journal_is_put_aside_once() {

@@ -15,6 +15,7 @@ use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode, Slice};
 use polity_shard::{ShardCount, ShardId};
 use tokio::sync::watch;
 
+use super::journal::{STAMP_KEY, Stamp};
 use super::pending::{Key, Pending, Value};
 use super::tables::Tables;
 use super::{engine_error, panic_text};
@@ -82,6 +83,7 @@ impl Committer {
         database: Database,
         tables: Tables,
         meta: Keyspace,
+        stamp: Stamp,
     ) -> Result<Self, EngineError> {
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
@@ -91,7 +93,7 @@ impl Committer {
             wake: Condvar::new(),
         });
         let (announce, progress) = watch::channel((Commit::NONE, None));
-        let worker = Worker { shared: shared.clone(), announce, database, tables, meta };
+        let worker = Worker { shared: shared.clone(), announce, database, tables, meta, stamp };
         let thread = std::thread::Builder::new().name("polity-commit".to_owned()).spawn(move || worker.run());
         let thread = thread.map_err(|error| EngineError::of_io("started its thread", folder, &error))?;
         Ok(Self { shared, progress, thread: Some(thread) })
@@ -199,6 +201,27 @@ struct Worker {
     database: Database,
     tables: Tables,
     meta: Keyspace,
+    stamp: Stamp,
+}
+
+/// A batch of the library that begins with a stamp.
+struct Stamped {
+    batch: OwnedWriteBatch,
+    stamp: Stamp,
+}
+
+impl Stamped {
+    /// Where a change of this keyspace is put. The stamp goes to the same, so that it keeps no journal from being deleted.
+    fn of(&mut self, keyspace: &Keyspace) -> &mut OwnedWriteBatch {
+        if self.batch.is_empty() {
+            self.batch.insert(keyspace, STAMP_KEY, &self.stamp.0[..]);
+        }
+        &mut self.batch
+    }
+
+    fn commit(self) -> fjall::Result<()> {
+        self.batch.commit()
+    }
 }
 
 impl Worker {
@@ -229,9 +252,13 @@ impl Worker {
         Some(mem::take(&mut queue.ops))
     }
 
+    fn batch(&self) -> Stamped {
+        Stamped { batch: self.database.batch().durability(Some(PersistMode::SyncData)), stamp: self.stamp }
+    }
+
     fn commit(&self, ops: Vec<(Commit, Op)>) -> Result<(), EngineError> {
         let failed = |error: fjall::Error| engine_error(&self.shared.folder, "wrote its journal", &error);
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        let mut batch = self.batch();
         let (mut done, mut bytes) = (Vec::new(), 0);
         for (at, op) in ops {
             match &op {
@@ -239,24 +266,21 @@ impl Worker {
                     let records = self.tables.made_for(*shard)?;
                     for (key, value) in changes {
                         match value {
-                            Some(record) => batch.insert(records, key.clone(), record.clone()),
-                            None => batch.remove(records, key.clone()),
+                            Some(record) => batch.of(records).insert(records, key.clone(), record.clone()),
+                            None => batch.of(records).remove(records, key.clone()),
                         }
                     }
                 }
-                Op::Meta { name, value } => batch.insert(&self.meta, name.as_bytes(), value.clone()),
+                Op::Meta { name, value } => batch.of(&self.meta).insert(&self.meta, name.as_bytes(), value.clone()),
                 Op::Clear { shard } => {
-                    let before =
-                        mem::replace(&mut batch, self.database.batch().durability(Some(PersistMode::SyncData)));
-                    before.commit().map_err(failed)?;
+                    mem::replace(&mut batch, self.batch()).commit().map_err(failed)?;
                     self.clear(*shard).map_err(failed)?;
                 }
             }
             bytes += op.bytes();
             done.push((at, op));
             if bytes >= MAX_BATCH_BYTES {
-                let full = mem::replace(&mut batch, self.database.batch().durability(Some(PersistMode::SyncData)));
-                full.commit().map_err(failed)?;
+                mem::replace(&mut batch, self.batch()).commit().map_err(failed)?;
                 self.settle(mem::take(&mut done), mem::take(&mut bytes));
             }
         }
@@ -267,13 +291,12 @@ impl Worker {
 
     /// Removes all records of a shard that are in the tables. Synced batch by batch: a crash leaves some of them.
     fn clear(&self, shard: ShardId) -> fjall::Result<()> {
-        let new = || self.database.batch().durability(Some(PersistMode::SyncData));
-        let mut batch: OwnedWriteBatch = new();
+        let mut batch = self.batch();
         let Some(records) = self.tables.of(shard) else { return Ok(()) };
         for entry in self.tables.scan(shard, None) {
-            batch.remove(records, entry.key()?);
-            if batch.len() >= MAX_REMOVALS {
-                mem::replace(&mut batch, new()).commit()?;
+            batch.of(records).remove(records, entry.key()?);
+            if batch.batch.len() >= MAX_REMOVALS {
+                mem::replace(&mut batch, self.batch()).commit()?;
             }
         }
         batch.commit()

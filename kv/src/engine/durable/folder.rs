@@ -4,7 +4,10 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::Owner;
+use super::journal::Stamp;
 use crate::engine::EngineError;
 
 /// The format of a folder all of whose shards have the store's own number of replicas. One before kept no standing: a build of
@@ -15,6 +18,7 @@ const WITH_CLASSES: &str = "4";
 const READABLE: &str = "3 and 4";
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
+const STAMP: &str = "stamp";
 pub(super) const DATA: &str = "data";
 /// Where the data are made. It becomes [`DATA`] when they can be opened.
 const FRESH: &str = "data.new";
@@ -67,6 +71,21 @@ impl Folder {
     /// Whether it has had shards of other numbers of replicas than the store's own, when it was locked.
     pub(super) fn has_classes(&self) -> bool {
         self.has_classes
+    }
+
+    /// By what the batches of its journals are known. Nothing, if only builds that had none have written to it; one that is not
+    /// whole is none, and costs nothing but that.
+    pub(super) fn stamp(&self) -> Result<Option<Stamp>, EngineError> {
+        match fs::read(self.path.join(STAMP)) {
+            Ok(bytes) => Ok(stamp_of(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(EngineError::of_io("read its stamp", &self.path, &error)),
+        }
+    }
+
+    pub(super) fn keep_stamp(&self, stamp: Stamp) -> Result<(), EngineError> {
+        let failed = |error: io::Error| EngineError::of_io("kept its stamp", &self.path, &error);
+        write(&self.path, STAMP, describe_stamp(stamp).as_bytes()).map_err(failed)
     }
 
     /// The folder of the data, which `make` makes in another place if there are none: a start that was interrupted leaves
@@ -147,6 +166,17 @@ fn check(path: &Path, bytes: &[u8], owner: &Owner) -> Result<&'static str, Engin
     Ok(format)
 }
 
+/// The file of a stamp, and the hash by which one is known that is not whole.
+fn describe_stamp(Stamp(bytes): Stamp) -> String {
+    format!("{:032x} {:016x}\n", u128::from_le_bytes(bytes), xxh3_64(&bytes))
+}
+
+fn stamp_of(bytes: &[u8]) -> Option<Stamp> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let stamp = Stamp(u128::from_str_radix(text.get(..32)?, 16).ok()?.to_le_bytes());
+    (text == describe_stamp(stamp)).then_some(stamp)
+}
+
 /// Says in a folder that from now on it has shards of other numbers of replicas.
 pub(super) fn begin_classes(path: &Path, owner: &Owner) -> Result<(), EngineError> {
     let failed = |error: io::Error| EngineError::of_io("changed the format of its folder", path, &error);
@@ -199,5 +229,19 @@ mod tests {
         for length in 0..text.len() - 1 {
             assert!(check(&text[..length]).is_err(), "{length}");
         }
+    }
+
+    #[test]
+    fn golden_bytes_of_a_stamp() {
+        let stamp = Stamp(std::array::from_fn(|at| at as u8));
+        let text = describe_stamp(stamp);
+        assert_eq!(text, "0f0e0d0c0b0a09080706050403020100 8355e3a6f61770db\n", "the format: docs/STORAGE.md");
+        assert_eq!(stamp_of(text.as_bytes()), Some(stamp));
+        for at in 0..text.len() {
+            let mut flipped = text.clone().into_bytes();
+            flipped[at] ^= 1;
+            assert_eq!((stamp_of(&flipped), stamp_of(&text.as_bytes()[..at])), (None, None), "byte {at}");
+        }
+        assert_ne!(Stamp::draw(), Stamp::draw());
     }
 }

@@ -36,6 +36,7 @@ use polity_shard::{ShardCount, ShardId};
 
 use self::committer::{Committer, Op};
 use self::folder::Folder;
+use self::journal::Stamp;
 use self::pending::Found;
 use self::tables::{MAX_PREFIX_BYTES, Tables, key_of, prefix_bytes};
 use super::{Change, Commit, Engine, EngineError, Visit};
@@ -92,17 +93,17 @@ impl DurableEngine {
     pub fn open(folder: impl AsRef<Path>, owner: &Owner) -> Result<Self, EngineError> {
         let path = folder.as_ref().to_owned();
         let lock = Folder::lock(&path, owner)?;
-        let mut salvaged = None;
+        let (stamp, mut salvaged) = (lock.stamp()?, None);
         let data = lock.prepare(|fresh, damaged| {
             let opened = open_database(fresh)?;
             if let Some(damaged) = damaged {
-                salvaged = Some(salvage::salvage(damaged, fresh, lock.has_classes(), &opened)?);
+                salvaged = Some(salvage::salvage(damaged, fresh, stamp, lock.has_classes(), &opened)?);
             }
             drop(opened);
             folder::sync_tables(fresh)
         })?;
         let damage = salvaged.map(|records| format!("{records} records could be read and are here"));
-        journal::mend(&data)?;
+        journal::mend(&data, stamp)?;
         manifests::check(&data)?;
         let suspects = blocks::suspects(&data)?;
         let opened = open_database(&data);
@@ -124,7 +125,15 @@ impl DurableEngine {
             }
         };
         let tables = Tables::new(records, classes, make);
-        let committer = Committer::start(&path, owner.shards, database.clone(), tables.clone(), meta.clone())?;
+        let stamp = match stamp {
+            Some(stamp) => stamp,
+            None => {
+                let drawn = Stamp::draw();
+                lock.keep_stamp(drawn)?;
+                drawn
+            }
+        };
+        let committer = Committer::start(&path, owner.shards, database.clone(), tables.clone(), meta.clone(), stamp)?;
         Ok(Self { folder: path, tables, meta, damage, committer, _database: database, _lock: lock })
     }
 

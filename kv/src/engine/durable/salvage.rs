@@ -11,13 +11,20 @@ use std::path::Path;
 
 use fjall::{Database, Keyspace, PersistMode, Slice};
 
+use super::journal::{STAMP_KEY, Stamp};
 use super::{Opened, engine_error, guarded, journal, manifests, open_classes, open_database};
 use crate::engine::EngineError;
 use crate::kept;
 
 /// Copies what can be read. Returns how many records that were. Any other failure than damage is returned, to be done again.
-pub(super) fn salvage(from: &Path, into: &Path, has_classes: bool, made: &Opened) -> Result<u64, EngineError> {
-    let opened = journal::mend(from).and_then(|()| manifests::check(from)).and_then(|()| open_database(from));
+pub(super) fn salvage(
+    from: &Path,
+    into: &Path,
+    stamp: Option<Stamp>,
+    has_classes: bool,
+    made: &Opened,
+) -> Result<u64, EngineError> {
+    let opened = journal::mend(from, stamp).and_then(|_| manifests::check(from)).and_then(|()| open_database(from));
     let Some((old, old_records, old_meta)) = unless_damaged(opened)? else { return Ok(0) };
     let (new, records, meta) = made;
     let mut count = copy(from, &old_records, into, records)?;
@@ -47,6 +54,9 @@ fn sync(into: &Path, database: &Database) -> Result<(), EngineError> {
 fn copy(from: &Path, old: &Keyspace, into: &Path, new: &Keyspace) -> Result<u64, EngineError> {
     let mut count = 0;
     let mut put = |key: &Slice, record: Slice| {
+        if key[..] == *STAMP_KEY {
+            return Ok(());
+        }
         count += 1;
         guarded(into, "wrote", || new.insert(key.clone(), record))
     };

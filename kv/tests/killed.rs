@@ -225,11 +225,11 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// One file is cut or changed somewhere. Either that is reported, or what is found was written; and if the damage is in the
+/// One file is cut, changed somewhere or deleted. Either that is reported, or what is found was written; and if the damage is in the
 /// journal, whatever was durable before the damaged batch is found.
 #[test]
 fn damage_is_survived_or_reported() {
-    const DAMAGES: u64 = 150;
+    const DAMAGES: u64 = 200;
     let (folder, damaged) = (Folder::new("whole"), Folder::new("damaged"));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
     let engine = open(&folder.0).expect("opens");
@@ -252,20 +252,30 @@ fn damage_is_survived_or_reported() {
         // The journal every other time: it is where most bytes are.
         let file = if turn % 2 == 0 { &journal } else { &all[rng.random_range(0..all.len())] };
         let length = if *file == journal { end } else { fs::metadata(file).expect("reads").len() as usize };
-        if length == 0 {
+        let target = damaged.0.join(file.strip_prefix(&folder.0).expect("in it"));
+        let (delete, cut) = (turn % 4 == 3, rng.random_bool(0.3));
+        if length == 0 && !delete {
             continue;
         }
-        let target = damaged.0.join(file.strip_prefix(&folder.0).expect("in it"));
-        let at = rng.random_range(0..length);
+        let at = if delete { 0 } else { rng.random_range(0..length) };
         let mut bytes = fs::read(&target).expect("reads");
-        let cut = rng.random_bool(0.3);
-        if cut {
+        if delete {
+            fs::remove_file(&target).expect("removes");
+        } else if cut {
             bytes.truncate(at);
+            fs::write(&target, &bytes).expect("writes");
         } else {
             bytes[at] ^= 1 << rng.random_range(0..8u8);
+            fs::write(&target, &bytes).expect("writes");
         }
-        fs::write(&target, &bytes).expect("writes");
-        let what = format!("turn {turn}: {} of {} at {at}", if cut { "cut" } else { "flip" }, target.display());
+        let how = if delete {
+            "deletion"
+        } else if cut {
+            "cut"
+        } else {
+            "flip"
+        };
+        let what = format!("turn {turn}: {how} of {} at {at}", target.display());
         // A panic of the engine would fail this test; so would a record that was never written.
         let found = open(&damaged.0).and_then(|engine| numbers(&engine));
         match found {
@@ -331,6 +341,51 @@ fn a_client_cannot_make_a_torn_batch_look_damaged() {
     fs::write(&journal, bytes).expect("writes");
     let found = numbers(&open(&folder.0).expect("it is no damage")).expect("reads");
     assert!(found.into_iter().eq(0..10));
+}
+
+/// Each file that is deleted is named, or nothing depends on it. The other replicas have what is put aside.
+#[test]
+fn a_file_that_is_gone_is_reported_or_not_needed() {
+    let (folder, damaged) = (Folder::new("gone"), Folder::new("damaged-gone"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("starts");
+    let engine = open(&folder.0).expect("opens");
+    for number in 0..300 {
+        write(&engine, number).expect("writes");
+    }
+    // A keyspace that is made later.
+    engine.write(ShardId(2 << 16), &[Change::Put { key: b"k", record: b"r" }]).expect("writes");
+    let last = engine.put_meta("m", b"v").expect("writes");
+    runtime.block_on(engine.durable(last)).expect("syncs");
+    drop(engine);
+    let mut all = Vec::new();
+    files(&folder.0, &mut all);
+    let mut reported = BTreeSet::new();
+    for file in &all {
+        let _ = fs::remove_dir_all(&damaged.0);
+        copy(&folder.0, &damaged.0);
+        let name = file.strip_prefix(&folder.0).expect("in it");
+        let target = damaged.0.join(name);
+        fs::remove_file(&target).expect("removes");
+        match open(&damaged.0) {
+            Ok(engine) => {
+                assert_eq!(numbers(&engine).expect("reads").len(), 300, "{name:?}: lost without a word");
+                assert_eq!(engine.load(ShardId(2 << 16), b"k").expect("reads").as_deref(), Some(&b"r"[..]), "{name:?}");
+                assert_eq!(engine.meta("m").expect("reads").as_deref(), Some(&b"v"[..]), "{name:?}");
+            }
+            Err(EngineError::NotOurs { .. }) if name == Path::new("identity") => {}
+            Err(EngineError::Damaged { file, offset: Some(_), .. }) if file == target => {
+                let engine = DurableEngine::open_or_set_aside(&damaged.0, &owner()).expect("opens");
+                assert!(engine.damage().is_some(), "{name:?}");
+                reported.insert(name.to_owned());
+            }
+            Err(error) => panic!("{name:?}: {error}"),
+        }
+    }
+    for file in
+        ["0.jnl", "version", "keyspaces/0/current", "keyspaces/1/current", "keyspaces/2/current", "keyspaces/3/current"]
+    {
+        assert!(reported.contains(&Path::new("data").join(file)), "{file}: {reported:?}");
+    }
 }
 
 /// Damage of the journal may matter to everything, so nothing of what is put aside comes along; and it is put aside once.
@@ -407,12 +462,16 @@ fn damaged_tables_are_reported_with_their_place_and_put_aside() {
         let target = damaged.0.join(table.strip_prefix(&folder.0).expect("in it"));
         let mut bytes = fs::read(&target).expect("reads");
         let at = rng.random_range(0..bytes.len());
-        if rng.random_bool(0.2) {
-            bytes.truncate(at);
+        if turn == 0 {
+            fs::remove_file(&target).expect("removes");
         } else {
-            bytes[at] ^= 1 << rng.random_range(0..8u8);
+            if rng.random_bool(0.2) {
+                bytes.truncate(at);
+            } else {
+                bytes[at] ^= 1 << rng.random_range(0..8u8);
+            }
+            fs::write(&target, &bytes).expect("writes");
         }
-        fs::write(&target, &bytes).expect("writes");
         match open(&damaged.0).and_then(|engine| numbers(&engine)) {
             Err(EngineError::Damaged { file, offset: Some(offset), .. }) => {
                 assert!(file == target && offset <= at as u64, "turn {turn}, byte {at}: byte {offset} of {file:?}");

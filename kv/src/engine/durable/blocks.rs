@@ -22,6 +22,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::entries;
 use crate::engine::EngineError;
 
+pub(super) const TABLES: &str = "tables";
 const MAGIC: &[u8] = b"LSM\x03";
 /// What of a header its own hash is of.
 const HASHED: usize = 4 + 1 + 16 + 4 + 4;
@@ -59,16 +60,19 @@ fn state_of(file: &Path) -> Option<(u64, SystemTime)> {
     Some((metadata.len(), metadata.modified().ok()?))
 }
 
+/// The tables of a keyspace. They are numbered: whatever else is there is not the library's.
+pub(super) fn tables(keyspace: &Path) -> Result<Vec<PathBuf>, EngineError> {
+    let mut files = entries(&keyspace.join(TABLES))?;
+    files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().parse::<u64>().is_ok()));
+    Ok(files)
+}
+
 /// The tables of a folder of data that do not look whole. None, if no table looks like one: then another version of the library
 /// has written them, which is for the library to say.
 pub(super) fn suspects(data: &Path) -> Result<Vec<Suspect>, EngineError> {
     let (mut suspects, mut is_known) = (Vec::new(), false);
     for keyspace in entries(&data.join("keyspaces"))? {
-        let files = entries(&keyspace.join("tables"))?;
-        // Tables are numbered. Whatever else is there is not the library's.
-        let is_table =
-            |file: &PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().parse::<u64>().is_ok());
-        for file in files.into_iter().filter(is_table) {
+        for file in tables(&keyspace)? {
             let (offset, cause) = match fs::read(&file) {
                 Ok(bytes) => {
                     is_known |= bytes.starts_with(MAGIC);
@@ -93,14 +97,17 @@ pub(super) fn suspects(data: &Path) -> Result<Vec<Suspect>, EngineError> {
 /// Where a table is not what was written, for the first time.
 fn damaged_at(bytes: &[u8]) -> Option<usize> {
     match sections(bytes) {
-        Some(sections) => sections.into_iter().find_map(|section| unlike_blocks(bytes, section)),
+        Some(sections) => {
+            let of_blocks = sections.into_iter().filter(|(name, _)| OF_BLOCKS.contains(name));
+            of_blocks.into_iter().find_map(|(_, section)| unlike_blocks(bytes, section))
+        }
         // Cut off, or damaged at its end: the blocks go on to where it is.
         None => Some(unlike_blocks(bytes, 0..bytes.len()).unwrap_or(bytes.len())),
     }
 }
 
-/// Where the sections that are blocks lie, if the table of contents is whole.
-fn sections(bytes: &[u8]) -> Option<Vec<Range<usize>>> {
+/// The names of an archive's sections, and where they lie, if the table of contents is whole.
+pub(super) fn sections(bytes: &[u8]) -> Option<Vec<(&[u8], Range<usize>)>> {
     let end = bytes.len().checked_sub(TRAILER)?;
     let numbers = bytes[end..].strip_prefix(TRAILER_MAGIC)?;
     let number = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.try_into().ok()?) as usize);
@@ -115,9 +122,7 @@ fn sections(bytes: &[u8]) -> Option<Vec<Range<usize>>> {
         let (at, length) = (number(rest.get(..8)?)?, number(rest.get(8..16)?)?);
         let name_length = usize::from(u16::from_le_bytes(rest.get(16..18)?.try_into().ok()?));
         let name = rest.get(18..18 + name_length)?;
-        if OF_BLOCKS.contains(&name) {
-            sections.push(at..at.checked_add(length).filter(|end| *end <= begin)?);
-        }
+        sections.push((name, at..at.checked_add(length).filter(|end| *end <= begin)?));
         rest = &rest[18 + name_length..];
     }
     Some(sections)

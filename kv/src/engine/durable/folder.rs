@@ -105,6 +105,8 @@ impl Folder {
             fs::rename(&fresh, &data).map_err(failed)?;
             sync_folder(&self.path).map_err(failed)?;
         }
+        // The library does not open data without it, and nothing is in it.
+        OpenOptions::new().create(true).append(true).open(data.join(LOCK)).map_err(failed)?;
         if is_damaged {
             fs::rename(&salvaged, self.path.join(ASIDE)).map_err(failed)?;
             sync_folder(&self.path).map_err(failed)?;

@@ -67,6 +67,15 @@ pub(super) fn mend(data: &Path, stamp: Option<Stamp>) -> Result<BTreeSet<u64>, E
         }
     }
     journals.sort();
+    // The library deletes the oldest only, and always writes to one.
+    let missing = match &journals[..] {
+        [] => Some(0),
+        journals => journals.windows(2).find(|pair| pair[0].0 + 1 != pair[1].0).map(|pair| pair[0].0 + 1),
+    };
+    if let Some(number) = missing {
+        let cause = "it is a journal, and is not there".to_owned();
+        return Err(EngineError::Damaged { file: data.join(format!("{number}.jnl")), offset: Some(0), cause });
+    }
     // Behind the one that was being written there may be some that nothing was written to: a disk that is full tears a batch, and
     // the library may have begun another journal by then.
     let mut last = journals.len();
@@ -424,6 +433,26 @@ mod tests {
                 true => assert!(mended.is_ok() && left == bytes[..ends[2]], "{mended:?}"),
                 false => assert!(matches!(mended, Err(EngineError::Damaged { .. })) && left == torn, "{mended:?}"),
             }
+        }
+        fs::remove_dir_all(&folder).expect("it was ours");
+    }
+
+    #[test]
+    fn a_journal_that_is_not_there_is_damage() {
+        let bytes = journal("missing", Some(OWN), 1);
+        let folder = std::env::temp_dir().join(format!("polity-journals-missing-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("makes");
+        for (there, missing) in [(&[][..], 0), (&[7, 9], 8), (&[8, 12], 10)] {
+            for number in there {
+                fs::write(folder.join(format!("{number}.jnl")), &bytes).expect("writes");
+            }
+            let found = mend(&folder, Some(OWN));
+            let file = folder.join(format!("{missing}.jnl"));
+            assert!(
+                matches!(&found, Err(EngineError::Damaged { file: named, offset: Some(0), .. }) if *named == file),
+                "{found:?}"
+            );
         }
         fs::remove_dir_all(&folder).expect("it was ours");
     }

@@ -14,6 +14,7 @@ pub(super) fn written(name: &str, records: u64) -> PathBuf {
     for number in 0..records {
         keyspace.insert(number.to_be_bytes(), number.to_le_bytes().repeat(20)).expect("writes");
     }
+    database.keyspace("meta", options).expect("opens");
     database.persist(PersistMode::SyncAll).expect("syncs");
     keyspace.rotate_memtable_and_wait().expect("a table is made");
     folder

@@ -103,8 +103,8 @@ impl DurableEngine {
             folder::sync_tables(fresh)
         })?;
         let damage = salvaged.map(|records| format!("{records} records could be read and are here"));
-        journal::mend(&data, stamp)?;
-        manifests::check(&data)?;
+        let written = journal::mend(&data, stamp)?;
+        manifests::check(&data, &written)?;
         let suspects = blocks::suspects(&data)?;
         let opened = open_database(&data);
         // The library has removed by now what a process that was killed had not finished. What it finds damaged it does not name.

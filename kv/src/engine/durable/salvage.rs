@@ -24,7 +24,9 @@ pub(super) fn salvage(
     has_classes: bool,
     made: &Opened,
 ) -> Result<u64, EngineError> {
-    let opened = journal::mend(from, stamp).and_then(|_| manifests::check(from)).and_then(|()| open_database(from));
+    let opened = journal::mend(from, stamp)
+        .and_then(|written| manifests::check(from, &written))
+        .and_then(|()| open_database(from));
     let Some((old, old_records, old_meta)) = unless_damaged(opened)? else { return Ok(0) };
     let (new, records, meta) = made;
     let mut count = copy(from, &old_records, into, records)?;

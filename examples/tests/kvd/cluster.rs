@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::client::Client;
@@ -83,6 +83,15 @@ impl Cluster {
         let process = &mut self.nodes[node].process;
         process.kill().expect("it runs");
         process.wait().expect("it has ended");
+    }
+
+    /// Asks a node to end, and waits until it has.
+    #[cfg(unix)]
+    pub(crate) fn signal(&mut self, node: usize, signal: &str) -> ExitStatus {
+        let process = &mut self.nodes[node].process;
+        let sent = Command::new("kill").args([signal, &process.id().to_string()]).status().expect("there is `kill`");
+        assert!(sent.success(), "{sent}");
+        process.wait().expect("it has ended")
     }
 
     /// Starts all again that have been killed, where they were, each with the others as seeds.

@@ -392,6 +392,18 @@ fn data_on_disk_outlives_all_processes() {
     assert_eq!(answers, [text("v"), text("7"), Answer::Integer(1)]);
 }
 
+/// A node that is asked to end says that it has done so.
+#[cfg(unix)]
+#[test]
+fn a_node_that_is_asked_to_end_succeeds() {
+    for (mut cluster, what) in [(Cluster::start_durable(3), "durable"), (Cluster::start(3), "in memory")] {
+        assert_eq!(cluster.client(0).ask("SET e:1 v"), Answer::Simple("OK".into()));
+        assert_eq!(cluster.signal(2, "-TERM").code(), Some(0), "{what}");
+        assert_eq!(cluster.client(0).ask("GET e:1"), text("v"), "{what}");
+        assert_eq!(cluster.signal(1, "-INT").code(), Some(0), "{what}");
+    }
+}
+
 #[test]
 fn arguments_that_make_no_sense_are_refused_in_one_line() {
     for args in [&["--fast"][..], &["--redis", "0.0.0.0:0"], &["--connections", "0"]] {

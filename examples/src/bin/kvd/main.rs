@@ -36,6 +36,7 @@ mod server;
 mod session;
 
 use std::io::{self, Write as _};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,14 +88,22 @@ async fn run(options: Options) -> Result<()> {
     println!("kvd: {} is a member at {}", node.id().name, node.addr());
     node.ready().await?;
     let shared = Arc::new(Shared::new(node.clone(), keyspace, is_durable, options.connections));
+    let asked_to_end = asked_to_end()?;
     println!("kvd: {} serves {redis}", node.id().name);
     io::stdout().flush()?;
 
+    let mut serve = pin!(server::serve(listener, shared));
     tokio::select! {
         biased;
+        asked = asked_to_end => asked?,
         reason = node.stopped() => bail!("the node has stopped: {reason:?}"),
+        () = &mut serve => return Ok(()),
+    }
+    // From here on it stops because it was asked to.
+    tokio::select! {
+        biased;
         ended = end(&node, is_durable) => ended,
-        () = server::serve(listener, shared) => Ok(()),
+        () = serve => Ok(()),
     }
 }
 
@@ -112,10 +121,8 @@ async fn start(options: &Options, redis: std::net::SocketAddr) -> Result<Node> {
     Ok(builder.start().await?)
 }
 
-/// Waits until the program is to end. A node that has its data on disk only stops: it will be back with it. Any other hands it
-/// over, and serves until that is done.
+/// A node that has its data on disk only stops: it will be back with it. Any other hands it over, and serves until that is done.
 async fn end(node: &Node, is_durable: bool) -> Result<()> {
-    asked_to_end().await?;
     if is_durable {
         node.stop().await;
         return Ok(());
@@ -123,18 +130,21 @@ async fn end(node: &Node, is_durable: bool) -> Result<()> {
     Ok(node.leave(LEAVE_WITHIN).await?)
 }
 
+/// Waits until the program is to end. What asks for that is heard from now on, and ends nothing by itself.
 #[cfg(unix)]
-async fn asked_to_end() -> io::Result<()> {
+fn asked_to_end() -> io::Result<impl Future<Output = io::Result<()>>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        biased;
-        _ = terminate.recv() => Ok(()),
-        done = tokio::signal::ctrl_c() => done,
-    }
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    })
 }
 
 #[cfg(not(unix))]
-async fn asked_to_end() -> io::Result<()> {
-    tokio::signal::ctrl_c().await
+fn asked_to_end() -> io::Result<impl Future<Output = io::Result<()>>> {
+    Ok(tokio::signal::ctrl_c())
 }

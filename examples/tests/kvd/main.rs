@@ -296,6 +296,15 @@ fn malformed(cluster: &Cluster) {
         assert!(error_of(&answer).starts_with("ERR Protocol error: ") && error_of(&answer).contains(why), "{answer:?}");
         assert!(client.is_closed());
     }
+    // What a page has a browser send, requests in its body.
+    for head in ["POST / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: 127.0.0.1:6401\r\n", "hOST: x\r\n"] {
+        let mut client = cluster.client(0);
+        client.send_bytes(format!("{head}\r\nSET http:1 v\r\nPING\r\n").as_bytes());
+        while let Some(answer) = client.try_answer() {
+            assert!(error_of(&answer).starts_with("ERR "), "{answer:?}");
+        }
+        assert_eq!(cluster.client(0).ask("EXISTS http:1"), Answer::Integer(0), "{head}");
+    }
     // Garbage of every byte, and a request that never ends: others are served.
     let garbage: Vec<u8> = (0..4096_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let mut client = cluster.client(0);

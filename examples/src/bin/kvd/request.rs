@@ -23,8 +23,13 @@ const MAX_HEADER_BYTES: usize = 32;
 
 /// Bytes that are no request. What follows them cannot be understood either.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("Protocol error: {0}")]
-pub(crate) struct Malformed(String);
+pub(crate) enum Malformed {
+    #[error("Protocol error: {0}")]
+    Bytes(String),
+    /// A web page can have a browser send it, with requests in its body.
+    #[error("Protocol error: this is no server of HTTP")]
+    Http,
+}
 
 /// Takes requests off the front of a buffer, and remembers how far it has looked through one that is not complete.
 #[derive(Debug, Default)]
@@ -52,6 +57,7 @@ impl Decoder {
                 None => return Ok(None),
                 // An empty one asks for nothing.
                 Some(request) if request.is_empty() => {}
+                Some(request) if is_of_http(&request[0]) => return Err(Malformed::Http),
                 Some(request) => return Ok(Some(request)),
             }
         }
@@ -64,7 +70,7 @@ impl Decoder {
             self.left = Some(usize::try_from(count.max(0)).unwrap_or(usize::MAX));
         }
         if self.left.is_some_and(|count| count > MAX_ARGUMENTS) {
-            return Err(Malformed("invalid multibulk length".to_owned()));
+            return Err(Malformed::Bytes("invalid multibulk length".to_owned()));
         }
         while let Some(left @ 1..) = self.left {
             let body = match self.body {
@@ -72,14 +78,14 @@ impl Decoder {
                 None => {
                     let Some(body) = self.header(buffer, b'$', "invalid bulk length")? else { return Ok(None) };
                     let body = usize::try_from(body).ok().filter(|body| body + self.at + 2 <= MAX_REQUEST_BYTES);
-                    body.ok_or_else(|| Malformed("invalid bulk length".to_owned()))?
+                    body.ok_or_else(|| Malformed::Bytes("invalid bulk length".to_owned()))?
                 }
             };
             self.body = Some(body);
             match buffer.get(self.at + body..self.at + body + 2) {
                 None => return Ok(None),
                 Some(b"\r\n") => {}
-                Some(_) => return Err(Malformed("a bulk string is longer than announced".to_owned())),
+                Some(_) => return Err(Malformed::Bytes("a bulk string is longer than announced".to_owned())),
             }
             *self = Self { at: self.at + body + 2, left: Some(left - 1), body: None };
         }
@@ -94,32 +100,37 @@ impl Decoder {
             None => return Ok(None),
             Some(first) if *first != mark => {
                 let (wanted, got) = (char::from(mark), first.escape_ascii());
-                return Err(Malformed(format!("expected '{wanted}', got '{got}'")));
+                return Err(Malformed::Bytes(format!("expected '{wanted}', got '{got}'")));
             }
             Some(_) => {}
         }
         let Some(end) = rest.iter().take(MAX_HEADER_BYTES).position(|byte| *byte == b'\n') else {
             let is_too_long = rest.len() >= MAX_HEADER_BYTES;
-            return if is_too_long { Err(Malformed(problem.to_owned())) } else { Ok(None) };
+            return if is_too_long { Err(Malformed::Bytes(problem.to_owned())) } else { Ok(None) };
         };
         let number = rest[1..end].strip_suffix(b"\r").and_then(integer);
         self.at += end + 1;
-        number.map(Some).ok_or_else(|| Malformed(problem.to_owned()))
+        number.map(Some).ok_or_else(|| Malformed::Bytes(problem.to_owned()))
     }
+}
+
+/// Whether a request has the name of what begins a line of HTTP that every browser sends, as Redis looks for it.
+fn is_of_http(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:")
 }
 
 /// Takes a whole array of bulk strings off the buffer. Its arguments share the buffer's memory.
 fn decode(buffer: &mut BytesMut) -> Result<Request, Malformed> {
     let argument = |frame| match frame {
         BytesFrame::BulkString(bytes) => Ok(bytes),
-        _ => Err(Malformed("expected a bulk string".to_owned())),
+        _ => Err(Malformed::Bytes("expected a bulk string".to_owned())),
     };
     match decode_bytes_mut(buffer) {
         Ok(Some((BytesFrame::Array(frames), ..))) => frames.into_iter().map(argument).collect(),
         // `*-1`.
         Ok(Some((BytesFrame::Null, ..))) => Ok(Request::new()),
-        Ok(_) => Err(Malformed("expected an array of bulk strings".to_owned())),
-        Err(error) => Err(Malformed(error.to_string())),
+        Ok(_) => Err(Malformed::Bytes("expected an array of bulk strings".to_owned())),
+        Err(error) => Err(Malformed::Bytes(error.to_string())),
     }
 }
 
@@ -127,16 +138,16 @@ fn decode(buffer: &mut BytesMut) -> Result<Request, Malformed> {
 fn line(buffer: &mut BytesMut) -> Result<Option<Request>, Malformed> {
     let Some(end) = buffer.iter().take(MAX_LINE_BYTES).position(|byte| *byte == b'\n') else {
         let is_too_long = buffer.len() >= MAX_LINE_BYTES;
-        return if is_too_long { Err(Malformed("too big inline request".to_owned())) } else { Ok(None) };
+        return if is_too_long { Err(Malformed::Bytes("too big inline request".to_owned())) } else { Ok(None) };
     };
     let line = buffer.split_to(end + 1).freeze();
     if line.iter().any(|byte| matches!(byte, b'"' | b'\'')) {
-        return Err(Malformed("quotes in an inline request are not supported".to_owned()));
+        return Err(Malformed::Bytes("quotes in an inline request are not supported".to_owned()));
     }
     let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     let words: Request = words.take(MAX_ARGUMENTS + 1).map(|word| line.slice_ref(word)).collect();
     if words.len() > MAX_ARGUMENTS {
-        return Err(Malformed("too big inline request".to_owned()));
+        return Err(Malformed::Bytes("too big inline request".to_owned()));
     }
     Ok(Some(words))
 }
@@ -196,6 +207,14 @@ mod tests {
         assert_eq!(refused(b"*1\r\n$2\r\nPING\r\n"), "Protocol error: a bulk string is longer than announced");
         assert_eq!(refused(b"SET k \"v w\"\n"), "Protocol error: quotes in an inline request are not supported");
         assert_eq!(refused(&[b'x'; MAX_LINE_BYTES]), "Protocol error: too big inline request");
+    }
+
+    #[test]
+    fn what_a_browser_sends_is_refused() {
+        for bytes in ["POST / HTTP/1.1\r\n", "pOsT\r\n", "host: 127.0.0.1\r\n", "*1\r\n$4\r\npost\r\n"] {
+            assert_eq!(refused((bytes.to_owned() + "SET k v\r\n").as_bytes()), Malformed::Http.to_string(), "{bytes}");
+        }
+        assert_eq!(decoded(b"POSTS\r\nhost\r\n", 8), Ok(vec![vec!["POSTS".to_owned()], vec!["host".to_owned()]]));
     }
 
     #[test]

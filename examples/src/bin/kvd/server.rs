@@ -76,6 +76,13 @@ async fn converse(mut stream: TcpStream, mut session: Session) -> io::Result<()>
         if let Err(malformed) = &end
             && !session.is_over
         {
+            if *malformed == Malformed::Http {
+                tracing::warn!(
+                    client = ?stream.peer_addr().ok(),
+                    "possible SECURITY ATTACK detected: somebody sends POST or Host: commands, most likely a web page that has a \
+                     browser send requests; the connection is aborted"
+                );
+            }
             Reply::error(malformed.to_string()).encode(session.version, &mut output);
         }
         flush(&mut stream, &mut output).await?;

@@ -74,6 +74,11 @@ impl Client {
         self.read().ok()
     }
 
+    /// Waits until an answer has begun, and reads no more than a little of it.
+    pub(crate) fn first_byte(&mut self) -> u8 {
+        self.stream.fill_buf().expect("an answer")[0]
+    }
+
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.stream.read(&mut [0]) {
             Ok(read) => read == 0,

@@ -85,6 +85,15 @@ impl Cluster {
         process.wait().expect("it has ended");
     }
 
+    /// The most bytes of memory that a node has had.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn peak_memory(&self, node: usize) -> usize {
+        let status = format!("/proc/{}/status", self.nodes[node].process.id());
+        let status = std::fs::read_to_string(status).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak.and_then(|peak| peak.parse::<usize>().ok()).expect("a number") << 10
+    }
+
     /// Asks a node to end, and waits until it has.
     #[cfg(unix)]
     pub(crate) fn signal(&mut self, node: usize, signal: &str) -> ExitStatus {

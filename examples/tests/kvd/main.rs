@@ -401,6 +401,32 @@ fn data_on_disk_outlives_all_processes() {
     assert_eq!(answers, [text("v"), text("7"), Answer::Integer(1)]);
 }
 
+/// A client that asks for much at once and does not read costs what its values take, however long the answers are.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_client_that_does_not_read_costs_little() {
+    const REQUESTS: usize = 16;
+    const MEBIBYTE: usize = 1 << 20;
+    let cluster = Cluster::start(1);
+    let mut client = cluster.client(0);
+    let value = "x".repeat(MEBIBYTE - 1024);
+    for field in ["f", "g"] {
+        assert_eq!(client.ask(&format!("HSET w:1 {field} {value}")), Answer::Integer(1));
+    }
+    let before = cluster.peak_memory(0);
+    client.send(&vec![format!("HMGET w:1{}", " f".repeat(16)); REQUESTS]);
+    // It has begun to answer, and goes on as far as it can.
+    assert_eq!(client.first_byte(), b'*');
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let more = cluster.peak_memory(0) - before;
+    assert!(more < 100 * MEBIBYTE, "{} MiB for a client that does not read", more / MEBIBYTE);
+    for _ in 0..REQUESTS {
+        let Answer::Array(values) = client.answer() else { panic!("values") };
+        assert!(values.len() == 16 && values.iter().all(|of| *of == text(&value)));
+    }
+    assert_eq!(client.ask("PING"), Answer::Simple("PONG".into()));
+}
+
 /// A node that is asked to end says that it has done so.
 #[cfg(unix)]
 #[test]

@@ -6,18 +6,18 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 
 use crate::commands::{Access, Answer, Command, Handler};
-use crate::reply::Reply;
+use crate::reply::{Reply, Version};
 use crate::request::Request;
 use crate::session::{Session, Shared};
 
-/// How many requests of one client may be under way. An answer has 3 MiB at most but for a few that are alone, so a client has
-/// at most 48 MiB of answers in memory.
+/// How many requests of one client may be under way. Each reads one value, of 3 MiB at most, and what it is answered shares the memory of
+/// that, however often it asks for the same. Those that read more are alone, and take 16 MiB. So a client has at most 48 MiB of values in memory.
 const MAX_UNDER_WAY: usize = 16;
-/// How many bytes of answers are gathered before they are written.
+/// How many bytes of answers are gathered before they are written: no more requests are begun, and their bytes are made piece by piece.
 pub(crate) const FLUSH_BYTES: usize = 256 << 10;
 
 /// What a request that is under way does, and to which key.
@@ -27,41 +27,61 @@ fn conflicts(under_way: &VecDeque<Footprint<'_>>, (access, key): Footprint<'_>) 
     under_way.iter().any(|(other, of)| *of == key && (*other == Access::Writes || access == Access::Writes))
 }
 
+/// What requests are answered, in their order.
+#[derive(Default)]
+pub(crate) struct Answered {
+    /// How many requests that were.
+    pub(crate) taken: usize,
+    /// Each in the version of the protocol that was spoken then.
+    pub(crate) replies: Vec<(Version, Reply)>,
+    /// How long the replies are together.
+    bytes: usize,
+}
+
+impl Answered {
+    fn add(&mut self, version: Version, reply: Reply) {
+        self.bytes += reply.bytes();
+        self.replies.push((version, reply));
+    }
+
+    fn is_enough(&self) -> bool {
+        self.bytes >= FLUSH_BYTES
+    }
+}
+
 /// Answers requests from the front, at least the first; as many as there are, unless the answers become large or the session is
-/// over. Returns how many.
-pub(crate) async fn answer(session: &mut Session, requests: &[Request], output: &mut BytesMut) -> usize {
+/// over.
+pub(crate) async fn answer(session: &mut Session, requests: &[Request]) -> Answered {
     let shared = session.shared.clone();
     let mut under_way = UnderWay::default();
-    let mut taken = 0;
+    let mut answered = Answered::default();
     for request in requests {
-        if session.is_over || output.len() >= FLUSH_BYTES {
+        let step = step(&shared, request);
+        while under_way.is_in_the_way_of(&step) {
+            under_way.finish_first(session, &mut answered).await;
+        }
+        // Counted when it would begin: what it had to wait for may have been large.
+        if session.is_over || answered.is_enough() {
             break;
         }
-        taken += 1;
-        match step(&shared, request) {
+        answered.taken += 1;
+        match step {
             Step::Together(footprint, answer) => {
-                while under_way.footprints.len() >= MAX_UNDER_WAY || conflicts(&under_way.footprints, footprint) {
-                    under_way.finish_first(session, output).await;
-                }
                 under_way.footprints.push_back(footprint);
                 under_way.answers.push_back(answer);
             }
-            Step::Alone(answer) => {
-                under_way.finish_all(session, output).await;
-                answer.await.encode(session.version, output);
-            }
+            Step::Alone(answer) => answered.add(session.version, answer.await),
             Step::AtOnce(handler) => {
-                under_way.finish_all(session, output).await;
-                handler(session, request).encode(session.version, output);
+                let reply = handler(session, request);
+                answered.add(session.version, reply);
             }
-            Step::Refused(reply) => {
-                under_way.finish_all(session, output).await;
-                reply.encode(session.version, output);
-            }
+            Step::Refused(reply) => answered.add(session.version, reply),
         }
     }
-    under_way.finish_all(session, output).await;
-    taken
+    while !under_way.footprints.is_empty() {
+        under_way.finish_first(session, &mut answered).await;
+    }
+    answered
 }
 
 /// How a request is carried out.
@@ -96,16 +116,20 @@ struct UnderWay<'a> {
 }
 
 impl UnderWay<'_> {
-    async fn finish_first(&mut self, session: &Session, output: &mut BytesMut) {
-        if let Some(reply) = self.answers.next().await {
-            self.footprints.pop_front();
-            reply.encode(session.version, output);
+    /// Whether something has to be finished before this begins.
+    fn is_in_the_way_of(&self, step: &Step<'_>) -> bool {
+        match step {
+            Step::Together(footprint, _) => {
+                self.footprints.len() >= MAX_UNDER_WAY || conflicts(&self.footprints, *footprint)
+            }
+            Step::Alone(_) | Step::AtOnce(_) | Step::Refused(_) => !self.footprints.is_empty(),
         }
     }
 
-    async fn finish_all(&mut self, session: &Session, output: &mut BytesMut) {
-        while !self.footprints.is_empty() {
-            self.finish_first(session, output).await;
+    async fn finish_first(&mut self, session: &Session, answered: &mut Answered) {
+        if let Some(reply) = self.answers.next().await {
+            self.footprints.pop_front();
+            answered.add(session.version, reply);
         }
     }
 }

@@ -56,6 +56,41 @@ impl Reply {
         Self::Integer(i64::try_from(count).unwrap_or(i64::MAX))
     }
 
+    /// How many bytes it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        /// A mark, a length, and the ends of lines.
+        const HEADER: usize = 16;
+        HEADER
+            + match self {
+                Self::Simple(text) => text.len(),
+                Self::Error(text) => text.len(),
+                Self::Integer(_) | Self::Nil => 0,
+                Self::Bulk(bytes) => bytes.len(),
+                Self::Array(replies) => replies.iter().map(Self::bytes).sum(),
+                Self::Map(pairs) => pairs.iter().map(|(name, reply)| HEADER + name.len() + reply.bytes()).sum(),
+                Self::Set(elements) => elements.iter().map(|element| HEADER + element.len()).sum(),
+            }
+    }
+
+    /// Appends the header of an answer of many elements, and returns those: their bytes are what follows it.
+    pub(crate) fn pieces(self, version: Version, to: &mut BytesMut) -> Vec<Self> {
+        let (mark, count, pieces) = match (self, version) {
+            (Self::Array(replies), _) => ('*', replies.len(), replies),
+            (Self::Map(pairs), version) => {
+                let (mark, count) = if version == Version::Resp3 { ('%', pairs.len()) } else { ('*', 2 * pairs.len()) };
+                let flat = pairs.into_iter().flat_map(|(name, reply)| [Self::Bulk(name), reply]);
+                (mark, count, flat.collect())
+            }
+            (Self::Set(elements), version) => {
+                let mark = if version == Version::Resp3 { '~' } else { '*' };
+                (mark, elements.len(), elements.into_iter().map(Self::Bulk).collect())
+            }
+            (other, _) => return vec![other],
+        };
+        to.extend_from_slice(format!("{mark}{count}\r\n").as_bytes());
+        pieces
+    }
+
     /// Appends its bytes.
     pub(crate) fn encode(self, version: Version, to: &mut BytesMut) {
         let done = match version {
@@ -137,6 +172,14 @@ mod tests {
         ] {
             assert_eq!(bytes(&reply, Version::Resp2), resp2);
             assert_eq!(bytes(&reply, Version::Resp3), resp3);
+            for (version, whole) in [(Version::Resp2, resp2), (Version::Resp3, resp3)] {
+                let mut bytes = BytesMut::new();
+                for piece in reply.clone().pieces(version, &mut bytes) {
+                    piece.encode(version, &mut bytes);
+                }
+                assert_eq!(bytes, whole, "piece by piece");
+            }
+            assert!(reply.bytes() >= resp2.len().min(16));
         }
     }
 

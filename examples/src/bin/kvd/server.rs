@@ -1,8 +1,8 @@
 //! Connections: accepting them, reading requests, writing answers.
 //!
 //! Each connection is one task. What has arrived is decoded as far as it goes, answered, and the answers are written together.
-//! In memory a connection has at most one request that is not complete (4 MiB), the answers that are under way
-//! ([`batch`]), and what it writes; while its client does not read, it does nothing else.
+//! In memory a connection has at most the requests that are answered together, one that is not complete (4 MiB), the values that it
+//! answers with ([`batch`]), and of their bytes what it writes next; while its client does not read, it does nothing else.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::batch;
-use crate::reply::Reply;
+use crate::reply::{Reply, Version};
 use crate::request::{Decoder, Malformed, Request};
 use crate::session::{Session, Shared};
 
@@ -67,10 +67,10 @@ async fn converse(mut stream: TcpStream, mut session: Session) -> io::Result<()>
         }
         let mut left = &requests[..];
         while !left.is_empty() && !session.is_over {
-            let answered = batch::answer(&mut session, left, &mut output).await;
-            left = &left[answered..];
-            if !left.is_empty() {
-                flush(&mut stream, &mut output).await?;
+            let answered = batch::answer(&mut session, left).await;
+            left = &left[answered.taken..];
+            for (version, reply) in answered.replies {
+                write(&mut stream, &mut output, version, reply).await?;
             }
         }
         if let Err(malformed) = &end
@@ -99,6 +99,17 @@ fn decode(decoder: &mut Decoder, input: &mut BytesMut, requests: &mut Vec<Reques
         && let Some(request) = decoder.next(input)?
     {
         requests.push(request);
+    }
+    Ok(())
+}
+
+/// Gathers the bytes of an answer, and writes what has been gathered once that is much.
+async fn write(stream: &mut TcpStream, output: &mut BytesMut, version: Version, reply: Reply) -> io::Result<()> {
+    for piece in reply.pieces(version, output) {
+        piece.encode(version, output);
+        if output.len() >= batch::FLUSH_BYTES {
+            flush(stream, output).await?;
+        }
     }
     Ok(())
 }

@@ -74,6 +74,11 @@ impl Client {
         self.read().ok()
     }
 
+    /// The node's and its own.
+    pub(crate) fn ports(&self) -> (u16, u16) {
+        (self.addr.port(), self.stream.get_ref().local_addr().expect("it is connected").port())
+    }
+
     /// Waits until an answer has begun, and reads no more than a little of it.
     pub(crate) fn first_byte(&mut self) -> u8 {
         self.stream.fill_buf().expect("an answer")[0]

@@ -427,6 +427,26 @@ fn a_client_that_does_not_read_costs_little() {
     assert_eq!(client.ask("PING"), Answer::Simple("PONG".into()));
 }
 
+/// A client whose machine is gone does not keep its place: the node asks it, after 300 seconds, whether it is there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_silent_client_is_asked_whether_it_is_there() {
+    let cluster = Cluster::start(1);
+    let mut client = cluster.client(0);
+    assert_eq!(client.ask("PING"), Answer::Simple("PONG".into()));
+    let (node, own) = client.ports();
+    let sockets = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    let timer = sockets.lines().find_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let is_it = port(columns.get(1)?) == Some(node) && port(columns.get(2)?) == Some(own);
+        is_it.then(|| columns[5].to_owned())
+    });
+    // The timer of that kind, and hundredths of seconds.
+    let left = timer.as_deref().and_then(|timer| timer.strip_prefix("02:")).expect("it is under way");
+    assert!((20_000..=30_100).contains(&u64::from_str_radix(left, 16).expect("a number")), "{left}");
+}
+
 /// A node that is asked to end says that it has done so.
 #[cfg(unix)]
 #[test]

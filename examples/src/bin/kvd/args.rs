@@ -33,6 +33,8 @@ Other than in Redis:
     beyond, and are told so if a step stays. GET tells where it stands, and steps back towards 64 bits are taken.
   - Not supported, and refused with an error: SET with NX, XX, GET, KEEPTTL, EXAT or PXAT; EXPIRE and PEXPIRE with NX, XX, GT
     or LT; transactions; scripts. Most of it a store without consensus cannot promise.
+  - A client that has been silent for 300 seconds is asked by TCP whether it is there. One that does not answer loses its place after
+    300 more. There is no setting for that, and no limit for one that is there and silent.
   - CONFIG GET knows appendonly, databases, maxclients, maxmemory and save; of patterns, `*`.
   - MSET is as many writes as it has keys. The commands of a pipeline that are for different keys may take effect in
     any order.

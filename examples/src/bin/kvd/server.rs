@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -24,6 +25,10 @@ const READ_BYTES: usize = 16 << 10;
 const MAX_PIPELINED: usize = 128;
 /// How long nobody is accepted after the system could not: it has no more files, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// After so long without a word a client is asked whether it is there yet, as Redis does: three times, so that the place of one whose
+/// machine is gone is free after twice that.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+const KEEPALIVE_PROBES: u32 = 3;
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// Serves clients until it is dropped.
@@ -53,6 +58,8 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn converse(mut stream: TcpStream, mut session: Session) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / KEEPALIVE_PROBES);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
     let mut decoder = Decoder::default();
     let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
     let mut requests = Vec::new();

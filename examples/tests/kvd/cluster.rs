@@ -59,6 +59,14 @@ impl Cluster {
         cluster
     }
 
+    /// The node that this starts.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let mut node = Node::start(&mut command, any);
+        node.wait_until_it_serves();
+        Self { nodes: vec![node], args: Vec::new(), data: None }
+    }
+
     fn spawn(&self, index: usize, listen: SocketAddr, seeds: &[SocketAddr]) -> Node {
         let name = format!("n{}", index + 1);
         let mut command = kvd(&["--name", &name, "--listen", &listen.to_string(), "--redis", "127.0.0.1:0"]);
@@ -69,9 +77,7 @@ impl Cluster {
         if let Some(data) = &self.data {
             command.arg("--data").arg(data.join(&name));
         }
-        let mut process = command.stdout(Stdio::piped()).spawn().expect("it starts");
-        let output = BufReader::new(process.stdout.take().expect("a pipe"));
-        Node { process, output, addr: listen, redis: listen }
+        Node::start(&mut command, listen)
     }
 
     pub(crate) fn client(&self, node: usize) -> Client {
@@ -118,6 +124,12 @@ impl Cluster {
 }
 
 impl Node {
+    fn start(command: &mut Command, listen: SocketAddr) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        let output = BufReader::new(process.stdout.take().expect("a pipe"));
+        Self { process, output, addr: listen, redis: listen }
+    }
+
     /// Reads what it says of itself: "kvd: NAME is a member at ADDR", then "kvd: NAME serves ADDR".
     fn wait_until_it_serves(&mut self) {
         self.addr = self.said(" is a member at ");

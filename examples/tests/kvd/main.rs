@@ -22,7 +22,7 @@ const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong ki
 /// One cluster serves all that changes no members; each part has keys of its own.
 #[test]
 fn any_node_serves_what_any_other_was_told() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_with(3, &["--connections", "500"]);
     let mut clients: Vec<Client> = (0..3).map(|node| cluster.client(node)).collect();
 
     strings(&mut clients);
@@ -246,7 +246,7 @@ fn connections(clients: &mut [Client]) {
     assert!(error_of(&a.ask("CLIENT KILL")).starts_with("ERR unknown subcommand 'KILL'"));
     assert_eq!(a.ask("CONFIG GET save"), Answer::Array(vec![text("save"), text("")]));
     assert_eq!(a.ask("CONFIG GET appendonly"), Answer::Array(vec![text("appendonly"), text("no")]));
-    let most = Answer::Array(["maxclients", "1000", "maxmemory", "0", "save", ""].map(text).to_vec());
+    let most = Answer::Array(["maxclients", "500", "maxmemory", "0", "save", ""].map(text).to_vec());
     assert_eq!(a.ask("CONFIG GET max* S*E"), most);
     assert_eq!(a.ask("CONFIG GET max"), Answer::Array(Vec::new()));
     let Answer::Bulk(info) = a.ask("INFO") else { panic!("a text") };
@@ -466,6 +466,24 @@ fn arguments_that_make_no_sense_are_refused_in_one_line() {
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1, "{args:?}");
     }
+}
+
+/// There is a file for each client that may come, or it is said that there is none.
+#[cfg(target_os = "linux")]
+#[test]
+fn clients_do_not_take_the_files_of_the_node() {
+    let limited = |arguments: &str| {
+        let script = format!("ulimit -n 300; exec \"$0\" --listen 127.0.0.1:0 --redis 127.0.0.1:0 {arguments}");
+        let mut command = std::process::Command::new("sh");
+        command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_kvd"));
+        command
+    };
+    let refused = limited("--connections 200").output().expect("it starts");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && said.contains("--connections 172"), "{said}");
+    let mut cluster = Cluster::of(limited(""));
+    assert_eq!(cluster.client(0).ask("CONFIG GET maxclients"), Answer::Array(vec![text("maxclients"), text("172")]));
+    cluster.kill(0);
 }
 
 #[test]

@@ -12,7 +12,8 @@ usage: kvd [--name NAME] [--listen IP:PORT] [--redis IP:PORT] [--seed IP:PORT]..
   --data DIR          keep the data on disk, in a folder of this node's own, synced before a write is acknowledged
   --secret FILE       a secret of at least 32 bytes that all nodes share, as text: white space around it does not count; needed
                       beyond loopback
-  --connections N     how many clients may be connected (default 1000, at most 65536)
+  --connections N     how many clients may be connected (at most 65536; default 1000, or as many as the limit of open files leaves room
+                      for: the node needs 128 files beside, and 256 more with --data)
   --trust-clients     serve clients beyond loopback: there are no passwords, so whoever reaches the port may do everything
 
 Supported: GET SET (EX, PX) MGET MSET DEL EXISTS EXPIRE PEXPIRE TTL PTTL PERSIST TYPE INCR DECR INCRBY DECRBY
@@ -42,8 +43,6 @@ Other than in Redis:
     answer to MGET or HMGET 16 MiB. A set or hash is one value, of at most 3 MiB: each question reads it whole, and a write
     costs as much as it has grown to. Many clients that write one of thousands of elements at once are told -UNKNOWN after two seconds.";
 
-/// As Redis has 10,000, but with less memory to lose.
-const DEFAULT_CONNECTIONS: usize = 1000;
 /// What a process may have open, at most, in most systems.
 const MAX_CONNECTIONS: usize = 1 << 16;
 
@@ -55,7 +54,7 @@ pub(crate) struct Options {
     pub(crate) seeds: Vec<String>,
     pub(crate) data: Option<PathBuf>,
     pub(crate) secret: Option<PathBuf>,
-    pub(crate) connections: usize,
+    pub(crate) connections: Option<usize>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -74,7 +73,7 @@ impl Start {
             seeds: Vec::new(),
             data: None,
             secret: None,
-            connections: DEFAULT_CONNECTIONS,
+            connections: None,
         };
         let mut trusts_clients = false;
         let mut args = args.into_iter();
@@ -92,7 +91,7 @@ impl Start {
                 "--seed" => options.seeds.push(value()?),
                 "--data" => options.data = Some(value()?.into()),
                 "--secret" => options.secret = Some(value()?.into()),
-                "--connections" => options.connections = connections(&value()?)?,
+                "--connections" => options.connections = Some(connections(&value()?)?),
                 "--trust-clients" => trusts_clients = true,
                 _ => return Err(format!("unknown argument {arg:?} (try --help)")),
             }

@@ -16,6 +16,7 @@
 //! | module | idea | kind |
 //! |---|---|---|
 //! | [`args`] | the command line | pure |
+//! | [`files`] | how many clients the limit of open files leaves room for | pure, but for reading it |
 //! | [`request`] | requests in bytes, within limits | pure |
 //! | [`reply`] | answers in bytes | pure |
 //! | [`commands`] | the table of commands, and what does them | table |
@@ -29,6 +30,7 @@ mod args;
 mod batch;
 mod commands;
 mod failure;
+mod files;
 mod keyspace;
 mod reply;
 mod request;
@@ -80,6 +82,13 @@ async fn main() -> ExitCode {
 
 async fn run(options: Options) -> Result<()> {
     let is_durable = options.data.is_some();
+    let connections =
+        files::connections(options.connections, files::limit(), is_durable).map_err(anyhow::Error::msg)?;
+    if options.connections.is_none()
+        && let Some(notice) = files::notice(connections)
+    {
+        eprintln!("kvd: {notice}");
+    }
     // Before the node is a member: a port that is taken must not cost the cluster anything.
     let listener = TcpListener::bind(options.redis).await.with_context(|| format!("cannot serve {}", options.redis))?;
     let redis = listener.local_addr()?;
@@ -87,7 +96,7 @@ async fn run(options: Options) -> Result<()> {
     let keyspace = Keyspace::new(node.kv())?;
     println!("kvd: {} is a member at {}", node.id().name, node.addr());
     node.ready().await?;
-    let shared = Arc::new(Shared::new(node.clone(), keyspace, is_durable, options.connections));
+    let shared = Arc::new(Shared::new(node.clone(), keyspace, is_durable, connections));
     let asked_to_end = asked_to_end()?;
     println!("kvd: {} serves {redis}", node.id().name);
     io::stdout().flush()?;

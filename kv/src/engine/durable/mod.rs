@@ -44,6 +44,9 @@ use super::{Change, Commit, Engine, EngineError, Visit};
 /// The library's limit, less the shard that each of its keys begins with.
 pub const MAX_KEY_BYTES: usize = u16::MAX as usize - MAX_PREFIX_BYTES;
 
+/// How many files of tables stay open, at most, once they have been read.
+pub const MAX_CACHED_FILES: usize = 256;
+
 /// The library's cache of blocks that were read. Few: the system caches files too.
 const CACHE_BYTES: u64 = 64 << 20;
 /// Flushes and compactions that run at a time; neither is waited for by a write that is in memory.
@@ -203,7 +206,7 @@ type Opened = (Database, Keyspace, Keyspace);
 fn open_database(path: &Path) -> Result<Opened, EngineError> {
     guarded(path, "opened its folder", || {
         let builder = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(WORKERS);
-        let database = builder.manual_journal_persist(true).open()?;
+        let database = builder.max_cached_files(Some(MAX_CACHED_FILES)).manual_journal_persist(true).open()?;
         let records = database.keyspace("records", options)?;
         let meta = database.keyspace("meta", options)?;
         Ok((database, records, meta))

@@ -117,14 +117,12 @@ impl DurableEngine {
             return Err(damaged.into_error());
         }
         let (database, records, meta) = opened?;
-        let classes = lock.has_classes().then(|| open_classes(&path, &database)).transpose()?;
+        let classes = lock.has_classes().then(|| made_classes(&path, &database)).transpose()?;
         let make = {
             let (path, owner, database) = (path.clone(), owner.clone(), database.clone());
             move || {
                 folder::begin_classes(&path, &owner)?;
-                let classes = open_classes(&path, &database)?;
-                folder::sync_tables(&path.join(folder::DATA))?;
-                Ok(classes)
+                made_classes(&path, &database)
             }
         };
         let tables = Tables::new(records, classes, make);
@@ -215,6 +213,13 @@ fn open_database(path: &Path) -> Result<Opened, EngineError> {
 
 fn open_classes(path: &Path, database: &Database) -> Result<Keyspace, EngineError> {
     guarded(path, "opened the shards of other replica counts", || database.keyspace("classes", options))
+}
+
+/// The same of an engine's folder. Whoever was to make it before may have been interrupted, so it may be made here.
+fn made_classes(path: &Path, database: &Database) -> Result<Keyspace, EngineError> {
+    let classes = open_classes(path, database)?;
+    folder::sync_tables(&path.join(folder::DATA))?;
+    Ok(classes)
 }
 
 fn options() -> KeyspaceCreateOptions {

@@ -19,6 +19,9 @@ const READABLE: &str = "3 and 4";
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
 const STAMP: &str = "stamp";
+const PROBE: &str = "probe";
+/// More than is left of a disk that is full to the last few blocks.
+const PROBE_BYTES: usize = 256 << 10;
 pub(super) const DATA: &str = "data";
 /// Where the data are made. It becomes [`DATA`] when they can be opened.
 const FRESH: &str = "data.new";
@@ -195,6 +198,17 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     sync_folder(folder)
 }
 
+/// Tries whether there is room on the disk, with a file that is removed again.
+pub(super) fn probe(folder: &Path) -> Result<(), EngineError> {
+    let path = folder.join(PROBE);
+    let probed = File::create(&path).and_then(|mut file| {
+        file.write_all(&[1; PROBE_BYTES])?;
+        file.sync_all()
+    });
+    let _ = fs::remove_file(&path);
+    probed.map_err(|error| EngineError::of_io("wrote a table", folder, &error))
+}
+
 /// Makes durable which tables there are: the library makes a folder for each, and does not wait for that.
 pub(super) fn sync_tables(data: &Path) -> Result<(), EngineError> {
     let tables = data.join("keyspaces");
@@ -231,6 +245,22 @@ mod tests {
         for length in 0..text.len() - 1 {
             assert!(check(&text[..length]).is_err(), "{length}");
         }
+    }
+
+    /// What is written to in place of the probe takes nothing.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_table_that_could_not_be_written_because_the_disk_is_full_is_told_from_others() {
+        use super::super::engine_error;
+        let folder = std::env::temp_dir().join(format!("polity-probe-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("makes");
+        let poisoned = || engine_error(&folder, "wrote its journal", &fjall::Error::Poisoned);
+        assert!(matches!(poisoned(), EngineError::Failed { .. }), "{:?}", poisoned());
+        std::os::unix::fs::symlink("/dev/full", folder.join(PROBE)).expect("links");
+        assert_eq!(poisoned(), EngineError::Full { action: "wrote a table" });
+        assert_eq!(fs::read_dir(&folder).expect("reads").count(), 0, "nothing is left");
+        fs::remove_dir_all(&folder).expect("it was ours");
     }
 
     #[test]

@@ -239,7 +239,11 @@ fn engine_error(folder: &Path, action: &'static str, error: &fjall::Error) -> En
             _ => EngineError::of_io(action, folder, error),
         },
         E::Locked => EngineError::InUse { folder: folder.to_owned() },
-        E::Poisoned => EngineError::Failed { cause: "a write of a table has failed".to_owned() },
+        // It does not say why.
+        E::Poisoned => match folder::probe(folder) {
+            Err(full @ EngineError::Full { .. }) => full,
+            _ => EngineError::Failed { cause: "a write of a table has failed".to_owned() },
+        },
         E::InvalidVersion(_) | E::Storage(fjall::LsmError::InvalidVersion(_)) => {
             let found = "another format of its tables".to_owned();
             EngineError::Version { folder: folder.to_owned(), found, readable: "that of fjall 3" }

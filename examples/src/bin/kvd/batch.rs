@@ -14,10 +14,12 @@ use crate::reply::{Reply, Version};
 use crate::request::Request;
 use crate::session::{Session, Shared};
 
-/// How many requests of one client may be under way. Each reads one value, of 3 MiB at most, and what it is answered shares the memory of
-/// that, however often it asks for the same. Those that read more are alone, and take 16 MiB. So a client has at most 48 MiB of values in memory.
+/// How many requests of one client may be under way. Each reads one value, of 3 MiB at most, and what it is answered shares the
+/// memory of that, however often it asks for the same. Those that read more are alone, and take 16 MiB. So a client has at most
+/// 48 MiB of values in memory.
 const MAX_UNDER_WAY: usize = 16;
-/// How many bytes of answers are gathered before they are written: no more requests are begun, and their bytes are made piece by piece.
+/// How many bytes of answers are gathered before they are written: then no more requests are begun, and of what is there the bytes
+/// are made piece by piece.
 pub(crate) const FLUSH_BYTES: usize = 256 << 10;
 
 /// What a request that is under way does, and to which key.

@@ -146,8 +146,8 @@ fn the_outcome_of_what_is_added_to_a_counter_that_has_expired_elsewhere_is_unkno
     let ended = a.amend_at((&add(1), LATER), (written, &blind), said);
     assert!(matches!(ended, Err(WriteError::ExpiredMeanwhile)), "{ended:?}");
     // It was done this time, and what had expired does not come back with it.
-    let again = c.write_at(&add(10), Some(a.record()), LATER);
-    all.iter().for_each(|replica| replica.learn(&again));
+    c.write_at(&add(10), Some(a.record()), LATER);
+    all.iter().for_each(|replica| replica.take(&c.record()));
     all.iter().for_each(|replica| assert_eq!(seen(&replica.record(), LATER).0, 11));
 }
 

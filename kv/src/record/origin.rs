@@ -6,8 +6,8 @@
 //! has grown by since counts. A replica that adds after it has heard of a removal begins at 0, and says so ([`Origins::begin`]).
 //!
 //! Of two origins of a replica the later holds: one replica writes all of its totals, one after the other, so their dots say which
-//! that is. (Baquero, Almeida and Lerche, "The problem with embedded CRDT counters and a solution", PaPoC 2016, has the problem; to
-//! take from a total what it was when it was reset is in their section on what was known before.)
+//! that is. (The problem is that of Baquero, Almeida and Lerche, "The problem with embedded CRDT counters and a solution", PaPoC 2016;
+//! the solution is another.)
 
 use std::collections::BTreeMap;
 

@@ -79,11 +79,6 @@ impl Client {
         (self.addr.port(), self.stream.get_ref().local_addr().expect("it is connected").port())
     }
 
-    /// Waits until an answer has begun, and reads no more than a little of it.
-    pub(crate) fn first_byte(&mut self) -> u8 {
-        self.stream.fill_buf().expect("an answer")[0]
-    }
-
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.stream.read(&mut [0]) {
             Ok(read) => read == 0,

@@ -90,6 +90,11 @@ impl Part {
         self.contexts().into_iter().any(|context| !context.is_empty())
     }
 
+    /// Whether it was ever decided when all of it expires, or that it does not.
+    pub(super) fn was_timed(&self) -> bool {
+        !self.until.context().is_empty()
+    }
+
     /// Whether it was decided that all of it expires.
     pub(super) fn is_timed(&self) -> bool {
         self.until.value().value().is_some_and(Option::is_some)
@@ -134,6 +139,15 @@ impl Part {
         with_stored!(&mut delta.value, told => told.kill(&gone));
         delta.until.kill(&self.until.claim(writing.replica, writing.above));
         delta.keyed.kill(&self.keyed.claim(writing.replica, writing.above));
+    }
+
+    /// Removes in a copy all that is known here and gone, and nothing else.
+    pub(super) fn bury_in(&self, copy: &mut Self) {
+        let gone = with_stored!(&self.value, stored => stored.gone());
+        with_stored!(&mut copy.value, stored => stored.kill(&gone));
+        copy.until.kill(&self.until.gone());
+        copy.keyed.kill(&self.keyed.gone());
+        copy.origins.merge(self.origins.clone());
     }
 
     /// Adds to a counter under an idempotency key: an element that is there once, whoever adds it.

@@ -288,8 +288,26 @@ impl Record {
         }
         self.parts.retain(Part::is_written);
         let is_whole = *clears || kind == Kind::LastWriterWins;
-        let told = Self { parts: Some(told).into_iter().filter(Part::is_written).collect(), ..Self::default() };
-        let context = self.context().clone();
-        Ok(Applied { delta: (!is_whole).then_some(told), changed, context, dot: None, again: false })
+        let delta = (!is_whole).then(|| self.tell(told));
+        Ok(Applied { delta, changed, context: self.context().clone(), dot: None, again: false })
+    }
+
+    /// What others are told of a step. What has gone with its time goes everywhere, whoever has removed it: who takes in the step and
+    /// not the removal would show it again under the time that it has now, or hide the step under the time that is over. The same goes for
+    /// what was there of other kinds.
+    fn tell(&self, step: Part) -> Self {
+        let mut told = Self::default();
+        if !mutated(Mutation::TellsTheStepOnly) {
+            let there = self.causal.siblings().map(|(dot, _)| dot).collect();
+            told.causal.delete(&self.context().difference(&there));
+            for part in self.parts.iter().filter(|part| part.kind() != step.kind() || part.was_timed()) {
+                let mut gone = Part::new(part.kind()).expect("it is of such a kind");
+                part.bury_in(&mut gone);
+                told.parts.push(gone);
+            }
+        }
+        told.merge(Self { parts: vec![step], ..Self::default() });
+        told.parts.retain(Part::is_written);
+        told
     }
 }

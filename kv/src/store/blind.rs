@@ -136,9 +136,8 @@ impl Store {
             return Ok(None);
         }
         let replaced = guard.old(key, old.as_deref(), &record);
-        let had_expired = record.latch_alone(millis(wall));
-        let found = (record, replaced, had_expired);
-        let written = self.write_over(&mut guard, (shard, key), found, (update, None, wall), named)?;
+        record.latch_alone(millis(wall));
+        let written = self.write_over(&mut guard, (shard, key), (record, replaced), (update, None, wall), named)?;
         Ok(Some((written, Blind { old })))
     }
 
@@ -200,8 +199,7 @@ impl Store {
                 self.put_record(&mut guard, shard, key, found, &record)?;
                 return Err(WriteError::ExpiredMeanwhile);
             }
-            let again =
-                self.write_over(&mut guard, (shard, key), (record, found, true), (update, None, wall), named)?;
+            let again = self.write_over(&mut guard, (shard, key), (record, found), (update, None, wall), named)?;
             return Ok(Amended::Further(Written { changed, ..again }));
         }
         let is_further = !replaced.is_empty();

@@ -194,26 +194,28 @@ impl Store {
         let old = guard.old(key, old.as_deref(), &record);
         // A causal write replaces what its writer has seen: not what has come meanwhile.
         let seen = known.as_ref().map(|known| known.context().clone());
-        let had_expired = match known {
+        match known {
             Some(known) => {
                 record.merge(known);
-                record.latch(millis(wall))
+                record.latch(millis(wall));
             }
-            None => record.latch_alone(millis(wall)),
-        };
+            None => {
+                record.latch_alone(millis(wall));
+            }
+        }
         if mutated(Mutation::ReplacesUnseen) {
             record.clear();
         }
         let asked = (update, context.or(seen.as_ref()), wall);
-        self.write_over(&mut guard, (shard, key), (record, old, had_expired), asked, named)
+        self.write_over(&mut guard, (shard, key), (record, old), asked, named)
     }
 
-    /// Writes over a record from which that has been removed which had expired: `had_expired`, if that was anything.
+    /// Writes over a record from which that has been removed which had expired.
     pub(super) fn write_over(
         &self,
         guard: &mut Shard,
         (shard, key): (ShardId, &[u8]),
-        (mut record, old, had_expired): (Record, Old<'_>, bool),
+        (mut record, old): (Record, Old<'_>),
         (update, context, wall): (&Update, Option<&VersionVector>, Duration),
         named: RosterId,
     ) -> Result<Written, WriteError> {
@@ -236,9 +238,7 @@ impl Store {
         if let Some(dot) = applied.dot {
             guard.under_way.begin(key, dot);
         }
-        // What has gone with its time goes everywhere, or the others would still have it beside what was written now.
-        let delta = applied.delta.as_ref().filter(|_| !had_expired || mutated(Mutation::TellsTheStepOnly));
-        let delta = delta.map_or(bytes, record::encode);
+        let delta = applied.delta.as_ref().map_or(bytes, record::encode);
         let context = if mutated(Mutation::KnowsTooMuch) { record.context().clone() } else { applied.context };
         Ok(Written {
             record: delta,

@@ -54,18 +54,51 @@ fn written_again(first: &Update, second: &Update, expected: &(i128, Vec<Blob>)) 
     (0..3).filter(|at| seen(&all[*at].record(), LATER) != *expected).collect()
 }
 
-/// The same for each kind, and under another time.
-fn all_written_again() -> Vec<usize> {
+/// What is written first, what is written once that has expired, with a time and without one, and what there is then: of each kind.
+fn of_each_kind() -> impl Iterator<Item = (Update, Update, (i128, Vec<Blob>))> {
     let cases = [
         (insert("old"), insert("new"), (0, vec![blob("new")])),
         (add(5), add(1), (1, Vec::new())),
         (set("old"), set("new"), (0, vec![blob("new")])),
     ];
-    let with_times = cases.into_iter().flat_map(|(first, second, expected)| {
+    cases.into_iter().flat_map(|(first, second, expected)| {
         let timed = (first.clone(), until(UNTIL * 3, second.clone()), expected.clone());
         [(first, second, expected), timed]
-    });
-    with_times.flat_map(|(first, second, expected)| written_again(&first, &second, &expected)).collect()
+    })
+}
+
+fn all_written_again() -> Vec<usize> {
+    of_each_kind().flat_map(|(first, second, expected)| written_again(&first, &second, &expected)).collect()
+}
+
+/// Something that has expired at all three is begun anew at one, and written again at another that has heard of that. The third hears of the
+/// second write only. Returns what it sees where that is not this write alone.
+fn heard_of_late(first: &Update, second: &Update, expected: &(i128, Vec<Blob>)) -> Option<(i128, Vec<Blob>)> {
+    let all = three();
+    let [a, b, c] = &all;
+    let written = a.write(&until(UNTIL, first.clone()));
+    all[1..].iter().for_each(|replica| replica.learn(&written));
+    let anew = b.write_at(first, Some(c.record()), LATER);
+    a.learn(&anew);
+    let again = a.write_at(second, Some(b.record()), LATER);
+    c.learn(&again);
+    Some(seen(&c.record(), LATER)).filter(|seen| seen != expected)
+}
+
+fn all_heard_of_late() -> Vec<(i128, Vec<Blob>)> {
+    of_each_kind().filter_map(|(first, second, expected)| heard_of_late(&first, &second, &expected)).collect()
+}
+
+/// A map that has expired is a set now. Returns what one sees that had the map, hears of the second element only, and has a clock that is slow.
+fn heard_of_with_a_slow_clock() -> Vec<Blob> {
+    let all = three();
+    let [a, b, c] = &all;
+    let written = a.write(&until(UNTIL, set("old")));
+    all[1..].iter().for_each(|replica| replica.learn(&written));
+    let anew = b.write_at(&Update { of_any_kind: true, ..insert("one") }, Some(c.record()), LATER);
+    a.learn(&anew);
+    c.learn(&a.write_at(&insert("two"), Some(b.record()), LATER));
+    seen(&c.record(), Duration::ZERO).1
 }
 
 /// One adds to a set of which it has not heard that it has expired, while another that has heard of it adds something, too. Returns where
@@ -123,6 +156,16 @@ fn what_had_expired_is_gone_everywhere_when_it_is_written_again() {
 }
 
 #[test]
+fn what_had_expired_does_not_come_back_at_who_hears_of_a_later_write_first() {
+    assert_eq!(all_heard_of_late(), []);
+}
+
+#[test]
+fn what_had_expired_of_another_kind_is_gone_with_the_first_write_that_is_heard_of() {
+    assert_eq!(heard_of_with_a_slow_clock(), [blob("two")]);
+}
+
+#[test]
 fn what_is_added_to_a_set_that_has_expired_elsewhere_is_there() {
     assert_eq!(added_unheard(), []);
 }
@@ -160,6 +203,8 @@ fn these_tests_catch_their_faults() {
         assert_ne!(wrong, [], "{fault}");
     };
     is_caught(Mutation::TellsTheStepOnly, all_written_again);
+    is_caught(Mutation::TellsTheStepOnly, || vec![0; all_heard_of_late().len()]);
+    is_caught(Mutation::TellsTheStepOnly, || vec![0; usize::from(heard_of_with_a_slow_clock() != [blob("two")])]);
     is_caught(Mutation::AddsToWhatIsGone, added_unheard);
     is_caught(Mutation::BringsBackCounts, counted_unheard);
 }

@@ -229,13 +229,13 @@ impl Record {
     }
 
     /// Removes what has expired by now, in a copy that is read, or as one that knows what a quorum knows: another may have given
-    /// it another time. Returns whether anything had.
+    /// it another time. Returns whether that changed anything.
     pub(crate) fn latch(&mut self, now: Millis) -> bool {
         self.latch_parts(now, |_| true)
     }
 
-    /// Removes what has expired by now, whoever may have given it another time: that was another write. Returns whether
-    /// anything had.
+    /// Removes what has expired by now, whoever may have given it another time: that was another write. Returns whether that
+    /// changed anything.
     pub(crate) fn latch_alone(&mut self, now: Millis) -> bool {
         self.latch_parts(now, |kind| kind == Kind::LastWriterWins)
     }

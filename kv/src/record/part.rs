@@ -133,21 +133,22 @@ impl Part {
         with_stored!(&mut self.value, stored => stored.clear()) | self.keyed.clear()
     }
 
-    /// All that a replica has counted up to here is known, and gone where it is not here. Others are told.
-    pub(super) fn claim(&mut self, writing: &Writing<'_>, delta: &mut Self) {
+    /// All that a replica has counted up to here is known, and gone where it is not here. Others are told. Of when all of it
+    /// expires, if that `is_decided` now.
+    pub(super) fn claim(&mut self, writing: &Writing<'_>, is_decided: bool, delta: &mut Self) {
         let gone = with_stored!(&mut self.value, stored => stored.claim(writing.replica, writing.above));
         with_stored!(&mut delta.value, told => told.kill(&gone));
-        delta.until.kill(&self.until.claim(writing.replica, writing.above));
         delta.keyed.kill(&self.keyed.claim(writing.replica, writing.above));
+        if is_decided {
+            delta.until.kill(&self.until.claim(writing.replica, writing.above));
+        }
     }
 
-    /// Removes in a copy all that is known here and gone, and nothing else.
-    pub(super) fn bury_in(&self, copy: &mut Self) {
-        let gone = with_stored!(&self.value, stored => stored.gone());
-        with_stored!(&mut copy.value, stored => stored.kill(&gone));
-        copy.until.kill(&self.until.gone());
-        copy.keyed.kill(&self.keyed.gone());
-        copy.origins.merge(self.origins.clone());
+    /// What begins has no time yet. Who removed the last of what was there may not have known of the time, or not that it was the last.
+    pub(super) fn begin(&mut self) {
+        if !self.is_live() {
+            self.until.clear();
+        }
     }
 
     /// Adds to a counter under an idempotency key: an element that is there once, whoever adds it.

@@ -71,11 +71,6 @@ impl<T: Crdt> Stored<T> {
         gone
     }
 
-    /// The writes that are known and not there any more.
-    pub(crate) fn gone(&self) -> VersionVector {
-        self.context().difference(&self.0.live())
-    }
-
     /// These writes are gone.
     pub(crate) fn kill(&mut self, dots: &VersionVector) {
         let mut gone = T::Delta::default();

@@ -503,3 +503,20 @@ fn a_counter_from_before_origins_is_read_and_counts_on() {
     plain[0] = WITH_ORIGINS;
     assert!(decode(&plain).is_err());
 }
+
+/// What was never given a time to live is told step by step, whatever its writer has counted before.
+#[test]
+fn of_what_never_had_a_time_the_step_is_told() {
+    for kind in [Kind::Counter, Kind::Set, Kind::Map] {
+        let mut record = Record::default();
+        let counted = Writing { above: 7, ..writing(1, 1) };
+        for text in ["a", "b"] {
+            let applied = record.apply(&Update::of(kind, vec![step_of(kind, text)]), &counted).expect("room");
+            assert!(applied.delta.is_some(), "{kind} {text}");
+        }
+        let timed = Update { expires: Some(Some(9)), ..Update::of(kind, vec![step_of(kind, "c")]) };
+        assert_eq!(record.apply(&timed, &counted).expect("room").delta, None, "{kind}");
+        let later = record.apply(&Update::of(kind, vec![step_of(kind, "d")]), &counted).expect("room");
+        assert_eq!(later.delta, None, "{kind}");
+    }
+}

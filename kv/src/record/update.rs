@@ -113,7 +113,9 @@ pub(crate) struct Writing<'a> {
 /// What a write has done.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Applied {
-    /// What others need to have it too; `None`: the whole record.
+    /// What others need to have it too; `None`: the whole record. Always of what was ever given a time to live: what has gone with
+    /// its time goes everywhere, whoever has removed it. Who takes in a step and not the removal would show that again under the time that
+    /// it has now, or hide the step under the time that is over.
     pub(crate) delta: Option<Record>,
     /// How many steps have changed something.
     pub(crate) changed: u32,
@@ -258,8 +260,11 @@ impl Record {
             at
         });
         let part = &mut self.parts[at];
+        if update.counts() {
+            part.begin();
+        }
         if update.counts() || (expires.is_some() && part.is_live()) {
-            part.claim(writing, &mut told);
+            part.claim(writing, expires.is_some(), &mut told);
         }
         if kind == Kind::Counter && update.counts() {
             part.settle(&self.done, writing.replica, &mut told)?;
@@ -286,28 +291,23 @@ impl Record {
             part.retime(*expires, writing, &mut told)?;
             changed += u32::from(steps.is_empty());
         }
+        let was_timed = part.was_timed() && !mutated(Mutation::TellsTheStepOnly);
         self.parts.retain(Part::is_written);
-        let is_whole = *clears || kind == Kind::LastWriterWins;
+        let is_whole = *clears || kind == Kind::LastWriterWins || was_timed;
         let delta = (!is_whole).then(|| self.tell(told));
         Ok(Applied { delta, changed, context: self.context().clone(), dot: None, again: false })
     }
 
-    /// What others are told of a step. What has gone with its time goes everywhere, whoever has removed it: who takes in the step and
-    /// not the removal would show it again under the time that it has now, or hide the step under the time that is over. The same goes for
-    /// what was there of other kinds.
+    /// What others are told of a step: the step, and what there is of other kinds, which is nothing but what has gone of them nearly always.
     fn tell(&self, step: Part) -> Self {
         let mut told = Self::default();
         if !mutated(Mutation::TellsTheStepOnly) {
-            let there = self.causal.siblings().map(|(dot, _)| dot).collect();
-            told.causal.delete(&self.context().difference(&there));
-            for part in self.parts.iter().filter(|part| part.kind() != step.kind() || part.was_timed()) {
-                let mut gone = Part::new(part.kind()).expect("it is of such a kind");
-                part.bury_in(&mut gone);
-                told.parts.push(gone);
-            }
+            let others = self.parts.iter().filter(|part| part.kind() != step.kind());
+            told = Self { causal: self.causal.clone(), parts: others.cloned().collect(), ..told };
         }
-        told.merge(Self { parts: vec![step], ..Self::default() });
-        told.parts.retain(Part::is_written);
+        if step.is_written() {
+            told.merge(Self { parts: vec![step], ..Self::default() });
+        }
         told
     }
 }

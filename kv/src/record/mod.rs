@@ -242,8 +242,19 @@ impl Record {
 
     /// Whether it holds something that [`Record::latch`] removes now and [`Record::latch_alone`] does not.
     pub(crate) fn has_expired_parts(&self, now: Millis) -> bool {
-        let mut parts = self.parts.iter().filter(|part| part.kind() != Kind::LastWriterWins);
-        parts.any(|part| part.expires().is_some_and(|at| at <= now))
+        self.parts.iter().any(|part| part.kind() != Kind::LastWriterWins && part.is_over(now))
+    }
+
+    /// The decisions of which another copy has not heard when what is there of a kind expires: all, and those of them that do not hold.
+    pub(crate) fn decided_since(&self, other: &Self, kind: Kind) -> (VersionVector, VersionVector) {
+        let decisions = |record: &Self| {
+            let part = record.parts.iter().find(|part| part.kind() == kind);
+            part.map(Part::decisions).unwrap_or_default()
+        };
+        let ((all, holding), (heard, _)) = (decisions(self), decisions(other));
+        let news = all.difference(&heard);
+        let over = news.difference(&holding);
+        (news, over)
     }
 
     fn latch_parts(&mut self, now: Millis, of: impl Fn(Kind) -> bool) -> bool {
@@ -251,7 +262,7 @@ impl Record {
         let over = self.causal.siblings().filter(|(_, timed)| is_over(timed.expires)).map(|(dot, _)| dot);
         let over: VersionVector = over.collect();
         let mut had = !over.is_empty() && self.causal.delete(&over);
-        for part in self.parts.iter_mut().filter(|part| of(part.kind()) && is_over(part.expires())) {
+        for part in self.parts.iter_mut().filter(|part| of(part.kind()) && part.is_over(now)) {
             had |= part.clear();
         }
         self.done.forget(now) || had

@@ -4,11 +4,11 @@
 //! says whether the write is in it. So such a write asks a quorum first: what a quorum has acknowledged, every quorum knows.
 //!
 //! Two attempts that run at the same time, or on two sides of a split, do not know of each other, and both are applied. In a
-//! counter they are one: what is added under a key is an element of an add-wins set ([`Added`]) beside the count, which is there
-//! once whoever adds it, and goes with a removal that has seen it. When the key is over, the replica that added it makes it part
-//! of its count, the next time that it counts ([`Part::settle`](super::part::Part::settle)): then it is as every replica's
-//! count is, which is one piece. Of other kinds both attempts stay what they are: the same value twice, or an element that is
-//! added, or removed, again.
+//! counter they are one: beside the totals, of which what was added is part, is a mark of it ([`Added`], an element of an add-wins set
+//! that has a dot of each replica that has added it), and what was added again does not count. A total and the marks of its replica
+//! travel together, and a removal takes both, so that a removal that has seen one attempt leaves the other. When the key is over, and
+//! it was added once, whoever counts next forgets the mark. Of other kinds both attempts stay what they are: the same value twice, or an
+//! element that is added, or removed, again.
 //!
 //! Traces are kept by time, not by who has heard of them: see `KvConfig::idempotency_window`.
 
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_under_keys_that_are_over_becomes_part_of_the_count() {
+    fn marks_of_keys_that_are_over_are_forgotten_but_for_what_was_added_twice() {
         let mut sides = [Record::default(), Record::default()];
         for (replica, side) in (1..).zip(&mut sides) {
             add(side, replica, 5);
@@ -325,6 +325,50 @@ mod tests {
         removed.clear();
         removed.merge(kept);
         assert!(!removed.is_live());
+    }
+
+    /// One that has not heard of a delete counts on, long after the key was over: what was deleted stays deleted.
+    #[test]
+    fn what_was_added_under_a_key_does_not_come_back_after_a_delete() {
+        for (before, again) in [(0, false), (7, false), (0, true), (7, true)] {
+            let plain = |by| Update::of(Kind::Counter, vec![Step::Add(by)]);
+            let mut a = Record::default();
+            a.apply(&plain(before), &writing(1)).expect("room");
+            add(&mut a, 1, 5);
+            if again {
+                let mut other = Record::default();
+                add(&mut other, 2, 5);
+                a.merge(other);
+            }
+            assert_eq!(a.total(), i128::from(before) + 5);
+            let mut deleted = a.clone();
+            deleted.clear();
+            a.latch(1_000);
+            let told = a.apply(&plain(1), &writing(1)).expect("room").delta.expect("a delta");
+            let mut others = [deleted.clone(), deleted.clone()];
+            others[0].merge(told);
+            others[1].merge(a);
+            for other in others {
+                assert_eq!(other.total(), 1, "{before} {again}");
+            }
+        }
+    }
+
+    /// Whoever hears of a total hears of what of it was added under keys, also if only of a later one.
+    #[test]
+    fn an_attempt_that_was_not_heard_of_counts_once_with_the_next_addition() {
+        let mut sides = [Record::default(), Record::default()];
+        for (replica, side) in (1..).zip(&mut sides) {
+            add(side, replica, 5);
+        }
+        let [mut a, mut b] = sides;
+        let told = b.apply(&Update::of(Kind::Counter, vec![Step::Add(1)]), &writing(2)).expect("room").delta;
+        let told = told.expect("a delta");
+        let mut third = told.clone();
+        assert_eq!(third.total(), 6);
+        third.merge(a.clone());
+        a.merge(told);
+        assert_eq!((a.total(), third.total()), (6, 6));
     }
 
     #[test]
@@ -386,10 +430,10 @@ mod tests {
             }
         }
 
-        /// When all keys are over and all have heard of them, they become part of counts, each of one, whoever counts on at the same
-        /// time and hears of what later.
+        /// When all keys are over and all have heard of them, marks are forgotten, and nothing counts more or less because of that,
+        /// whoever counts on at the same time and hears of what later.
         #[test]
-        fn what_is_over_is_counted_by_one(
+        fn what_is_over_is_still_counted_once(
             keyed in prop::collection::vec((0..4usize, 0..5u16), 0..12),
             deeds in prop::collection::vec((0..4usize, 0..4usize, any::<bool>()), 0..30),
         ) {

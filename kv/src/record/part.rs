@@ -38,7 +38,7 @@ macro_rules! with_stored {
 pub(super) struct Part {
     pub(super) value: Value,
     until: Stored<Until>,
-    /// What was added to a counter under idempotency keys, until it is part of the count: see [`Part::settle`].
+    /// What of a counter's totals was added under idempotency keys, and by whom: an element's dots are of those that have added it.
     keyed: Stored<AwSet<Added>>,
     /// From where on the totals of a counter count.
     origins: Origins,
@@ -69,7 +69,7 @@ impl Part {
     pub(super) fn is_live(&self) -> bool {
         match &self.value {
             Value::LastWriterWins(register) => register.value().value().is_some(),
-            Value::Counter(counter) => !counter.is_bottom() || !self.keyed.value().is_empty(),
+            Value::Counter(counter) => !counter.is_bottom(),
             Value::Set(set) => !set.value().is_empty(),
             Value::Map(map) => !map.value().is_empty(),
         }
@@ -83,7 +83,9 @@ impl Part {
     /// The sum of a counter; 0 of anything else.
     pub(super) fn total(&self) -> i128 {
         let Value::Counter(counter) = &self.value else { return 0 };
-        self.origins.sum(counter.value()) + self.keyed.value().iter().map(|added| i128::from(added.by)).sum::<i128>()
+        let marks = self.keyed.value();
+        let again = |added: &Added| i128::from(added.by) * (attempts(marks, added) as i128 - 1);
+        self.origins.sum(counter.value()) - marks.iter().map(again).sum::<i128>()
     }
 
     pub(super) fn is_written(&self) -> bool {
@@ -106,6 +108,20 @@ impl Part {
             Value::LastWriterWins(register) => register.value().value()?.expires,
             _ => self.until.value().value().copied().flatten().filter(|_| self.is_live()),
         }
+    }
+
+    /// Whether its time has passed. Also of nothing that has a time: who removed the last of what was there may not have known of that, or
+    /// not that it was the last.
+    pub(super) fn is_over(&self, now: Millis) -> bool {
+        match &self.value {
+            Value::LastWriterWins(_) => self.expires().is_some_and(|at| at <= now),
+            _ => self.until.value().value().copied().flatten().is_some_and(|at| at <= now || !self.is_live()),
+        }
+    }
+
+    /// All decisions when it expires that are known, and those that hold.
+    pub(super) fn decisions(&self) -> (VersionVector, VersionVector) {
+        (self.until.context().clone(), self.until.live())
     }
 
     /// Joins a copy of the same kind. Returns whether anything was new.
@@ -144,36 +160,28 @@ impl Part {
         }
     }
 
-    /// What begins has no time yet. Who removed the last of what was there may not have known of the time, or not that it was the last.
-    pub(super) fn begin(&mut self) {
-        if !self.is_live() {
-            self.until.clear();
-        }
-    }
-
-    /// Adds to a counter under an idempotency key: an element that is there once, whoever adds it.
+    /// Adds to a counter under an idempotency key, and marks that: what several have added under one key counts once.
     pub(super) fn add_keyed(&mut self, added: Added, replica: ReplicaId, delta: &mut Self) -> Result<bool, Refused> {
-        let Value::Counter(_) = self.value else { return Err(Refused::Nonsense) };
+        if self.keyed.value().contains(&added) {
+            return Ok(false);
+        }
+        self.count(added.by, replica, delta)?;
         let put = self.keyed.update(replica, |state, w| state.add(w, added))?;
         Ok(gather(&mut delta.keyed, put))
     }
 
-    /// A replica that adds to a counter makes what it has added under keys that are over part of its count. Of what several have
-    /// added the least does, and nobody else.
-    pub(super) fn settle(&mut self, done: &Done, replica: ReplicaId, delta: &mut Self) -> Result<(), Refused> {
-        let Value::Counter(_) = self.value else { return Ok(()) };
-        let keyed = self.keyed.value();
-        let least = |added: &Added| keyed.dots(added).and_then(|dots| dots.iter().next().map(|(replica, _)| replica));
-        let is_over = |added: &&Added| !done.has(added.id) && least(added) == Some(replica);
-        for added in keyed.iter().filter(is_over).copied().collect::<Vec<_>>() {
-            self.count(added.by, replica, delta)?;
+    /// A writer removes the marks of keys that are over, but not of what was added more than once.
+    pub(super) fn forget_marks(&mut self, done: &Done, replica: ReplicaId, delta: &mut Self) -> Result<(), Refused> {
+        let marks = self.keyed.value();
+        let is_over = |added: &&Added| !done.has(added.id) && attempts(marks, added) < 2;
+        for added in marks.iter().filter(is_over).copied().collect::<Vec<_>>() {
             gather(&mut delta.keyed, self.keyed.update(replica, |state, _| Ok(state.remove(&added)))?);
         }
         Ok(())
     }
 
-    /// Adds to the total of a replica. One that has none begins at 0. Others are told from where it counts with each of its totals: they
-    /// may have the origin of an earlier one.
+    /// Adds to the total of a replica. One that has none begins at 0. With each of its totals others are told from where that counts, as they
+    /// may have the origin of an earlier one, and which marks of it belong to that.
     fn count(&mut self, by: i64, replica: ReplicaId, delta: &mut Self) -> Result<bool, Refused> {
         let (Value::Counter(counter), Value::Counter(told)) = (&mut self.value, &mut delta.value) else {
             return Err(Refused::Nonsense);
@@ -187,6 +195,7 @@ impl Part {
             self.origins.begin(dot);
         }
         delta.origins.take(&self.origins, replica);
+        delta.keyed.merge(self.keyed.of_replica(replica));
         Ok(gather(told, added))
     }
 
@@ -293,6 +302,11 @@ impl Part {
         let part = Self { value, until, keyed, origins };
         if part.is_written() { Ok((part, rest)) } else { Err(NotARecord(format!("nothing was written to its {kind}"))) }
     }
+}
+
+/// How many replicas have added something under one key.
+fn attempts(marks: &AwSet<Added>, added: &Added) -> usize {
+    marks.dots(added).map_or(0, |dots| dots.replica_count())
 }
 
 /// Nothing, if nothing was ever written to it.

@@ -260,14 +260,11 @@ impl Record {
             at
         });
         let part = &mut self.parts[at];
-        if update.counts() {
-            part.begin();
-        }
         if update.counts() || (expires.is_some() && part.is_live()) {
             part.claim(writing, expires.is_some(), &mut told);
         }
         if kind == Kind::Counter && update.counts() {
-            part.settle(&self.done, writing.replica, &mut told)?;
+            part.forget_marks(&self.done, writing.replica, &mut told)?;
         }
         let forgets = mutated(Mutation::ForgetsIdempotencyKeys);
         if let Some(key) = update.once.filter(|_| kind == Kind::Counter && !forgets) {

@@ -187,20 +187,35 @@ impl Store {
         let old = self.engine.load(shard, key)?;
         let mut record = record::decode_any(old.as_deref())?;
         let found = guard.old(key, old.as_deref(), &record);
-        let is_news = record.merge(known);
-        // Others knew when all of it expires, and that is over. It goes, and what was added begins anew: who has found it with
-        // what had expired may have removed it.
-        if written.dot.is_none() && after.has_expired_parts(millis(wall)) && !mutated(Mutation::AddsToWhatIsGone) {
-            after.latch(millis(wall));
+        let is_news = record.merge(known.clone());
+        // Others knew when all of it expires. All that is known goes everywhere, as with any write to what has a time. If that is over,
+        // or there was another before, who has found what was added with what had expired may have removed it: it is added again.
+        let times = update.kind.filter(|_| written.dot.is_none() && !mutated(Mutation::AddsToWhatIsGone));
+        let (decided, no_more) = times.map(|kind| known.decided_since(&before, kind)).unwrap_or_default();
+        if !decided.is_empty() {
+            let now = millis(wall);
+            let is_over = |record: &Record| record.has_expired_parts(now);
+            let may_be_gone = !no_more.is_empty() || said.iter().any(|said| is_over(&said.record));
+            after.latch(now);
             let changed = after.would_change(update);
             record.merge(after);
-            // Whether that took what was added here with it is not to be told: it is part of a total.
-            if update.kind == Some(Kind::Counter) {
-                self.put_record(&mut guard, shard, key, found, &record)?;
+            if update.kind != Some(Kind::Counter) {
+                let again = self.write_over(&mut guard, (shard, key), (record, found), (update, None, wall), named)?;
+                return Ok(Amended::Further(Written { changed, ..again }));
+            }
+            self.put_record(&mut guard, shard, key, found, &record)?;
+            // Whether what was added is gone is not to be told: it is part of a total.
+            if may_be_gone {
                 return Err(WriteError::ExpiredMeanwhile);
             }
-            let again = self.write_over(&mut guard, (shard, key), (record, found), (update, None, wall), named)?;
-            return Ok(Amended::Further(Written { changed, ..again }));
+            let (bytes, total) = (record::encode(&record), record.total());
+            return Ok(Amended::Further(Written {
+                record: bytes,
+                changed,
+                total,
+                vouch: guard.vouch(named),
+                ..written
+            }));
         }
         let is_further = !replaced.is_empty();
         if is_further {

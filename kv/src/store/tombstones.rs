@@ -71,6 +71,15 @@ impl Store {
         if record::hash(&bytes) != tombstone.hash {
             return Ok(false);
         }
+        // What has expired is still in it, and when. Now that all have just this it goes; what is left is dropped later, or one that
+        // was not reached would keep more than the names of writes.
+        let mut bare = record.clone();
+        bare.clear();
+        if bare != record {
+            let old = guard.old(key, Some(&bytes), &record);
+            self.put_record(&mut guard, shard, key, old, &bare)?;
+            return Ok(true);
+        }
         guard.commit = self.engine.write(shard, &[Change::Remove { key }])?;
         guard.change(key, Some(&bytes), None);
         guard.note(key, false, None, self.age());
@@ -206,6 +215,41 @@ mod tests {
         for store in [&a, &b] {
             let record = store.local(KEY).expect("works").expect("a record");
             assert_eq!(record.values(), [&Blob::from(b"new".to_vec())]);
+        }
+    }
+
+    /// What has expired is still there, with its time, until all agree on that: first it goes, and its trace afterwards. One that was not
+    /// reached has then nothing that would come back, or hide what is written anew.
+    #[test]
+    fn what_has_expired_goes_before_its_trace() {
+        let insert = |text: &str| Update::of(Kind::Set, vec![Step::Insert(Blob::from(text.as_bytes().to_vec()))]);
+        let remove = Update::of(Kind::Set, vec![Step::Remove(Blob::from(b"old".to_vec()))]);
+        let timed = Update { expires: Some(Some(50)), ..insert("old") };
+        for removed in [None, Some(remove)] {
+            let (a, b) = (store("a1"), store("b2"));
+            write(&a, &timed);
+            removed.iter().for_each(|remove| write(&a, remove));
+            take(&b, &bytes(&a).expect("a record"));
+            for store in [&a, &b] {
+                store.expire(Duration::from_millis(60));
+                grow_ripe(store);
+            }
+            let [asked] = &ripe(&a)[..] else { panic!("there is one") };
+            assert!(b.has_nothing_but(asked).expect("works"));
+            for store in [&a, &b] {
+                assert!(store.bury(asked).expect("works") && !store.bury(asked).expect("works"));
+                assert_eq!(store.tombstones(), (1, 0));
+            }
+            assert_eq!(bytes(&a), bytes(&b));
+            grow_ripe(&a);
+            let [asked] = &ripe(&a)[..] else { panic!("there is one") };
+            assert!(a.bury(asked).expect("works"));
+            assert_eq!((bytes(&a), a.tombstones()), (None, (0, 1)));
+            // The other keeps its trace.
+            write(&a, &insert("new"));
+            take(&b, &bytes(&a).expect("a record"));
+            let record = b.local(KEY).expect("works").expect("a record");
+            assert_eq!((record.elements().count(), record.expires()), (1, None));
         }
     }
 

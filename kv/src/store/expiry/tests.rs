@@ -235,6 +235,69 @@ fn the_outcome_of_what_is_added_to_a_counter_that_has_expired_elsewhere_is_unkno
     all.iter().for_each(|replica| assert_eq!(seen(&replica.record(), LATER).0, 11));
 }
 
+/// Of five, `a` has missed that a set was given a time, emptied, and begun anew. What it adds without having asked is seen, whoever heard of
+/// that and of nothing else.
+#[test]
+fn what_is_added_to_a_set_that_was_begun_anew_elsewhere_is_not_hidden() {
+    let all = ["a1", "b2", "c3", "d4", "e5"].map(Replica::new);
+    let [a, b, c, d, e] = &all;
+    let written = a.write(&insert("old"));
+    all[1..].iter().for_each(|replica| replica.learn(&written));
+    let timed = b.write(&until(UNTIL, Update::of(Kind::Set, Vec::new())));
+    [c, d, e].into_iter().for_each(|replica| replica.learn(&timed));
+    c.write_at(&insert("anew"), Some(d.record()), LATER);
+
+    let (written, blind) = a.try_blindly(&insert("new"), LATER).expect("nothing expires as far as it knows");
+    let said = [b, c].map(|replica| replica.hear(&written, &blind)).into_iter().flatten();
+    let Ok(Amended::Further(written)) = a.amend_at((&insert("new"), LATER), (written, &blind), said) else {
+        panic!("it is told again");
+    };
+    [b, c].into_iter().for_each(|replica| replica.learn(&written));
+    // Those who had missed it meet one that has it.
+    for (one, other) in [(d, b), (e, a), (d, c)] {
+        let mut both = one.record();
+        both.merge(other.record());
+        assert_eq!(seen(&both, LATER), (0, vec![blob("anew"), blob("new")]));
+    }
+}
+
+/// The same where all was taken away, and nothing has begun anew.
+#[test]
+fn what_is_added_to_a_set_that_was_emptied_elsewhere_has_no_time() {
+    let all = three();
+    let [a, b, c] = &all;
+    let written = a.write(&insert("old"));
+    all[1..].iter().for_each(|replica| replica.learn(&written));
+    c.learn(&b.write(&until(UNTIL, Update::of(Kind::Set, Vec::new()))));
+    c.learn(&b.write(&Update::of(Kind::Set, vec![Step::Remove(blob("old"))])));
+    let (written, blind) = a.try_blindly(&insert("new"), LATER).expect("nothing expires as far as it knows");
+    let said = b.hear(&written, &blind);
+    let Ok(Amended::Further(written)) = a.amend_at((&insert("new"), LATER), (written, &blind), said) else {
+        panic!("it is told again");
+    };
+    b.learn(&written);
+    c.learn(&written);
+    all.iter().for_each(|replica| assert_eq!(seen(&replica.record(), LATER), (0, vec![blob("new")])));
+}
+
+/// A time that is yet to come is heard of, and the counter goes on.
+#[test]
+fn a_counter_that_is_to_expire_later_counts_what_is_added_unheard() {
+    let all = three();
+    let [a, b, c] = &all;
+    let written = a.write(&add(5));
+    all[1..].iter().for_each(|replica| replica.learn(&written));
+    c.learn(&b.write(&until(UNTIL * 9, Update::of(Kind::Counter, Vec::new()))));
+    let (written, blind) = a.try_blindly(&add(1), LATER).expect("nothing expires as far as it knows");
+    let said = b.hear(&written, &blind);
+    let Ok(Amended::Further(written)) = a.amend_at((&add(1), LATER), (written, &blind), said) else {
+        panic!("it is told again");
+    };
+    assert_eq!((written.total, written.changed), (6, 1));
+    c.learn(&written);
+    assert_eq!((seen(&c.record(), LATER).0, seen(&c.record(), LATER * 9).0), (6, 0));
+}
+
 #[test]
 fn these_tests_catch_their_faults() {
     let is_caught = |fault, test: fn() -> Vec<usize>| {

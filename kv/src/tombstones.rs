@@ -11,6 +11,9 @@
 //! | the members are as they were | one has come that was not asked | the tombstone stays |
 //! | all are told to drop it | one has another record by now, or is not reached | it keeps what it has; others take that from it |
 //!
+//! What has expired is still there until then, with its time. Being told to drop it, each removes it, and the tombstone that is left is dropped a
+//! round later.
+//!
 //! Nothing is on its way any more that is older than the tombstone: it has lain for longer than any operation takes. And should
 //! some replicas have dropped it and others not, then what is written anew is not taken for what was deleted, because a tombstone is
 //! nothing but the names of writes, and no number of a write is used twice ([`Writing::above`](crate::record::Writing)).

@@ -3,8 +3,8 @@
 //! A write replaces what a quorum knows. To ask for that first costs a round, and the answer is nearly always what the
 //! coordinator has itself. So a write that can be made up for is done over what is here ([`Store::write_blindly`]), and
 //! brings the hash of that along. Who had something else says what ([`Said`]), and [`Store::amend`] makes up for it: an
-//! update that only adds to a set or counter learns what it has come to, and if that has expired, begins the set anew, or says of the counter
-//! that the outcome is unknown; and a put of a causal value takes away what it should have replaced.
+//! update that only adds to a set or counter learns what it has come to, and if others know of a time to live that was not known here, adds to
+//! the set again, or says of the counter that the outcome is unknown, should that time be over; and a put of a causal value takes away what it should have replaced.
 //!
 //! # Why of two puts one value stays
 //!

@@ -5,8 +5,8 @@
 //!
 //! Two attempts that run at the same time, or on two sides of a split, do not know of each other, and both are applied. In a
 //! counter they are one: beside the totals, of which what was added is part, is a mark of it ([`Added`], an element of an add-wins set
-//! that has a dot of each replica that has added it), and what was added again does not count. A total and the marks of its replica
-//! travel together, and a removal takes both, so that a removal that has seen one attempt leaves the other. When the key is over, and
+//! that has a dot of each replica that has added it), and what was added again does not count. While there are
+//! marks the record travels as a whole, and a removal takes totals and marks, so that a removal that has seen one attempt leaves the other. When the key is over, and
 //! it was added once, whoever counts next forgets the mark. Of other kinds both attempts stay what they are: the same value twice, or an
 //! element that is added, or removed, again.
 //!
@@ -199,6 +199,12 @@ mod tests {
         IdempotencyKey::new(name.to_le_bytes(), Duration::from_millis(10))
     }
 
+    /// Adds without a key. Returns what others are told.
+    fn told(record: &mut Record, replica: u64, by: i64) -> Record {
+        let update = Update::of(Kind::Counter, vec![Step::Add(by)]);
+        record.apply(&update, &writing(replica)).expect("room").delta.unwrap_or_else(|| record.clone())
+    }
+
     /// The write of this name adds its number.
     fn add(record: &mut Record, replica: u64, name: u16) -> Record {
         let steps = vec![Step::Add(name.into())];
@@ -308,17 +314,14 @@ mod tests {
         let [mut a, mut b] = sides;
         a.merge(b.clone());
         b.merge(a.clone());
-        let plain = Update::of(Kind::Counter, vec![Step::Add(100)]);
         let length = encode(&a).len();
         for record in [&mut a, &mut b] {
             record.latch(1_000);
         }
         // One counts on, and the other hears of it by a delta.
-        let delta = a.apply(&plain, &writing(1)).expect("room").delta.expect("a delta");
-        b.merge(delta);
+        b.merge(told(&mut a, 1, 100));
         assert_eq!((a.total(), b.total()), (128, 128));
-        let delta = b.apply(&plain, &writing(2)).expect("room").delta.expect("a delta");
-        a.merge(delta);
+        a.merge(told(&mut b, 2, 100));
         assert_eq!((a.total(), &a), (228, &b));
         assert!(encode(&a).len() < length && a.parts.iter().all(|part| part.contexts()[2].replica_count() <= 2));
         let (mut removed, kept) = (a.clone(), a);
@@ -331,9 +334,8 @@ mod tests {
     #[test]
     fn what_was_added_under_a_key_does_not_come_back_after_a_delete() {
         for (before, again) in [(0, false), (7, false), (0, true), (7, true)] {
-            let plain = |by| Update::of(Kind::Counter, vec![Step::Add(by)]);
             let mut a = Record::default();
-            a.apply(&plain(before), &writing(1)).expect("room");
+            told(&mut a, 1, before);
             add(&mut a, 1, 5);
             if again {
                 let mut other = Record::default();
@@ -344,13 +346,33 @@ mod tests {
             let mut deleted = a.clone();
             deleted.clear();
             a.latch(1_000);
-            let told = a.apply(&plain(1), &writing(1)).expect("room").delta.expect("a delta");
+            let told = told(&mut a, 1, 1);
             let mut others = [deleted.clone(), deleted.clone()];
             others[0].merge(told);
             others[1].merge(a);
             for other in others {
                 assert_eq!(other.total(), 1, "{before} {again}");
             }
+        }
+    }
+
+    /// Of a keyed write of any kind nobody has heard; of the next write without a key another has. It has both then, or it would say that the
+    /// first was done. Also if the next one adds nothing.
+    #[test]
+    fn who_has_the_trace_has_the_write() {
+        let text = |text: &str| Blob::from(text.as_bytes().to_vec());
+        let cases = [
+            (Kind::Set, Step::Insert(text("x")), Step::Insert(text("y"))),
+            (Kind::Map, Step::Set(text("x"), text("1")), Step::Set(text("y"), text("2"))),
+            (Kind::Counter, Step::Add(5), Step::Add(1)),
+            (Kind::Counter, Step::Add(5), Step::Add(0)),
+        ];
+        for (kind, first, second) in cases {
+            let mut here = Record::default();
+            here.apply(&Update { once: Some(key(1)), ..Update::of(kind, vec![first]) }, &writing(1)).expect("room");
+            let delta = here.apply(&Update::of(kind, vec![second]), &writing(1)).expect("room").delta;
+            let there = delta.unwrap_or_else(|| here.clone());
+            assert_eq!(there, here, "{kind}");
         }
     }
 
@@ -362,8 +384,7 @@ mod tests {
             add(side, replica, 5);
         }
         let [mut a, mut b] = sides;
-        let told = b.apply(&Update::of(Kind::Counter, vec![Step::Add(1)]), &writing(2)).expect("room").delta;
-        let told = told.expect("a delta");
+        let told = told(&mut b, 2, 1);
         let mut third = told.clone();
         assert_eq!(third.total(), 6);
         third.merge(a.clone());
@@ -451,8 +472,7 @@ mod tests {
             for (at, other, counts) in deeds {
                 let heard = if counts {
                     expected += 1000;
-                    let plain = Update::of(Kind::Counter, vec![Step::Add(1000)]);
-                    records[at].apply(&plain, &writing(at as u64 + 1)).expect("room").delta.expect("a delta")
+                    told(&mut records[at], at as u64 + 1, 1000)
                 } else {
                     records[at].clone()
                 };

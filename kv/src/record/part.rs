@@ -6,7 +6,7 @@ use polity_crdt::{AwSet, Crdt, LwwRegister, OrMap, PnCounter, ReplicaId, Version
 use super::once::{Added, Done};
 use super::origin::Origins;
 use super::stored::Stored;
-use super::update::{Refused, Step, Writing};
+use super::update::{Refused, Step, Update, Writing};
 use super::{Blob, Kind, Millis, NotARecord, Timed};
 
 pub(super) type Fields = OrMap<Blob, LwwRegister<Blob>>;
@@ -92,6 +92,11 @@ impl Part {
         self.contexts().into_iter().any(|context| !context.is_empty())
     }
 
+    /// Whether something was added to it under idempotency keys that are not over, or more than once.
+    pub(super) fn has_marks(&self) -> bool {
+        !self.keyed.value().is_empty()
+    }
+
     /// Whether it was ever decided when all of it expires, or that it does not.
     pub(super) fn was_timed(&self) -> bool {
         !self.until.context().is_empty()
@@ -149,15 +154,13 @@ impl Part {
         with_stored!(&mut self.value, stored => stored.clear()) | self.keyed.clear()
     }
 
-    /// All that a replica has counted up to here is known, and gone where it is not here. Others are told. Of when all of it
-    /// expires, if that `is_decided` now.
-    pub(super) fn claim(&mut self, writing: &Writing<'_>, is_decided: bool, delta: &mut Self) {
-        let gone = with_stored!(&mut self.value, stored => stored.claim(writing.replica, writing.above));
-        with_stored!(&mut delta.value, told => told.kill(&gone));
-        delta.keyed.kill(&self.keyed.claim(writing.replica, writing.above));
-        if is_decided {
-            delta.until.kill(&self.until.claim(writing.replica, writing.above));
-        }
+    /// All that a replica has counted up to here is known, and gone where it is not here, wherever an update may write. Returns whether not
+    /// all of it was known.
+    pub(super) fn claim(&mut self, Writing { replica, above, .. }: &Writing<'_>, update: &Update) -> bool {
+        let of_value = with_stored!(&mut self.value, stored => stored.claim(*replica, *above));
+        let of_time = update.expires.is_some() && self.until.claim(*replica, *above);
+        let of_marks = update.once.is_some() && self.keyed.claim(*replica, *above);
+        of_value | of_time | of_marks
     }
 
     /// Adds to a counter under an idempotency key, and marks that: what several have added under one key counts once.
@@ -166,22 +169,21 @@ impl Part {
             return Ok(false);
         }
         self.count(added.by, replica, delta)?;
-        let put = self.keyed.update(replica, |state, w| state.add(w, added))?;
-        Ok(gather(&mut delta.keyed, put))
+        Ok(self.keyed.update(replica, |state, w| state.add(w, added))?.is_some())
     }
 
     /// A writer removes the marks of keys that are over, but not of what was added more than once.
-    pub(super) fn forget_marks(&mut self, done: &Done, replica: ReplicaId, delta: &mut Self) -> Result<(), Refused> {
+    pub(super) fn forget_marks(&mut self, done: &Done, replica: ReplicaId) -> Result<(), Refused> {
         let marks = self.keyed.value();
         let is_over = |added: &&Added| !done.has(added.id) && attempts(marks, added) < 2;
         for added in marks.iter().filter(is_over).copied().collect::<Vec<_>>() {
-            gather(&mut delta.keyed, self.keyed.update(replica, |state, _| Ok(state.remove(&added)))?);
+            self.keyed.update(replica, |state, _| Ok(state.remove(&added)))?;
         }
         Ok(())
     }
 
-    /// Adds to the total of a replica. One that has none begins at 0. With each of its totals others are told from where that counts, as they
-    /// may have the origin of an earlier one, and which marks of it belong to that.
+    /// Adds to the total of a replica. One that has none begins at 0. Others are told from where it counts with each of its totals: they
+    /// may have the origin of an earlier one.
     fn count(&mut self, by: i64, replica: ReplicaId, delta: &mut Self) -> Result<bool, Refused> {
         let (Value::Counter(counter), Value::Counter(told)) = (&mut self.value, &mut delta.value) else {
             return Err(Refused::Nonsense);
@@ -195,7 +197,6 @@ impl Part {
             self.origins.begin(dot);
         }
         delta.origins.take(&self.origins, replica);
-        delta.keyed.merge(self.keyed.of_replica(replica));
         Ok(gather(told, added))
     }
 

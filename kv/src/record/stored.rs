@@ -59,28 +59,20 @@ impl<T: Crdt> Stored<T> {
         self.0.update_as(replica, mutate)
     }
 
-    /// What is there, or has gone, of what one replica has written.
-    pub(crate) fn of_replica(&self, replica: ReplicaId) -> Self {
-        let mut others = self.context().clone();
-        others.remove_replica(replica);
-        Self::of(self.0.since(&others))
-    }
-
     /// The writes of which something is there.
     pub(crate) fn live(&self) -> VersionVector {
         self.0.live()
     }
 
-    /// All that a replica has counted up to here is known, and gone where it is not here. Returns what that is, if not all of
-    /// it was known.
-    pub(crate) fn claim(&mut self, replica: ReplicaId, above: u64) -> VersionVector {
-        let mut gone = VersionVector::new();
-        if self.context().max(replica) < above {
+    /// All that a replica has counted up to here is known, and gone where it is not here. Returns whether not all of it was known.
+    pub(crate) fn claim(&mut self, replica: ReplicaId, above: u64) -> bool {
+        let is_news = self.context().max(replica) < above;
+        if is_news {
+            let mut gone = VersionVector::new();
             gone.insert_up_to(replica, above);
-            gone = gone.difference(&self.0.live());
-            self.kill(&gone);
+            self.kill(&gone.difference(&self.0.live()));
         }
-        gone
+        is_news
     }
 
     /// These writes are gone.

@@ -504,19 +504,45 @@ fn a_counter_from_before_origins_is_read_and_counts_on() {
     assert!(decode(&plain).is_err());
 }
 
-/// What was never given a time to live is told step by step, whatever its writer has counted before.
+/// What was never given a time to live is told step by step, but for what claims numbers: once for each replica.
 #[test]
-fn of_what_never_had_a_time_the_step_is_told() {
+fn additions_are_told_step_by_step() {
     for kind in [Kind::Counter, Kind::Set, Kind::Map] {
         let mut record = Record::default();
         let counted = Writing { above: 7, ..writing(1, 1) };
-        for text in ["a", "b"] {
-            let applied = record.apply(&Update::of(kind, vec![step_of(kind, text)]), &counted).expect("room");
-            assert!(applied.delta.is_some(), "{kind} {text}");
-        }
-        let timed = Update { expires: Some(Some(9)), ..Update::of(kind, vec![step_of(kind, "c")]) };
-        assert_eq!(record.apply(&timed, &counted).expect("room").delta, None, "{kind}");
-        let later = record.apply(&Update::of(kind, vec![step_of(kind, "d")]), &counted).expect("room");
-        assert_eq!(later.delta, None, "{kind}");
+        let mut tells_all = |update: Update| record.apply(&update, &counted).expect("room").delta.is_none();
+        let add = |text: &str| Update::of(kind, vec![step_of(kind, text)]);
+        assert!(tells_all(add("a")) && !tells_all(add("b")) && !tells_all(add("c")), "{kind}");
+        assert!(tells_all(Update { expires: Some(Some(9)), ..add("d") }) && tells_all(add("e")), "{kind}");
+    }
+}
+
+/// One has written an element, or a field, again, and nobody has heard of that. Another hears that it is removed.
+#[test]
+fn what_is_removed_goes_whatever_others_had_missed() {
+    for kind in [Kind::Set, Kind::Map] {
+        let mut here = Record::default();
+        here.apply(&Update::of(kind, vec![step_of(kind, "f")]), &writing(1, 1)).expect("room");
+        let mut there = here.clone();
+        here.apply(&Update::of(kind, vec![step_of(kind, "f")]), &writing(1, 2)).expect("room");
+        let removed = here.apply(&Update::of(kind, vec![Step::Remove(blob("f"))]), &writing(1, 3)).expect("room");
+        there.merge(removed.delta.unwrap_or(here));
+        assert!(!there.is_live(), "{kind}");
+    }
+}
+
+/// The same, and it has dropped a tombstone meanwhile. Another hears of its next write.
+#[test]
+fn what_others_have_stays_when_numbers_are_claimed() {
+    for kind in [Kind::Set, Kind::Map] {
+        let mut here = Record::default();
+        here.apply(&Update::of(kind, vec![step_of(kind, "f")]), &writing(1, 1)).expect("room");
+        let mut there = here.clone();
+        here.apply(&Update::of(kind, vec![step_of(kind, "f")]), &writing(1, 2)).expect("room");
+        let next = if kind == Kind::Set { Step::Insert(blob("g")) } else { Step::Set(blob("g"), blob("1")) };
+        let counted = Writing { above: 9, ..writing(1, 3) };
+        let written = here.apply(&Update::of(kind, vec![next]), &counted).expect("room");
+        there.merge(written.delta.unwrap_or(here));
+        assert_eq!(there.elements().count() + there.fields().count(), 2, "{kind}");
     }
 }

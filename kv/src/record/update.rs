@@ -113,9 +113,14 @@ pub(crate) struct Writing<'a> {
 /// What a write has done.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Applied {
-    /// What others need to have it too; `None`: the whole record. Always of what was ever given a time to live: what has gone with
-    /// its time goes everywhere, whoever has removed it. Who takes in a step and not the removal would show that again under the time that
-    /// it has now, or hide the step under the time that is over.
+    /// What others need to have it too; `None`: the whole record. A step by itself is told if it only adds, because others may not have
+    /// heard of what it is made over:
+    ///
+    /// - What was ever given a time to live: who takes in the step, and not that what was there has expired and was removed, would show it under
+    ///   the time that it has now, or hide the step under the time that is over.
+    /// - What is removed: others may have what has replaced, or was replaced by, that which is removed here.
+    /// - What leaves a trace under an idempotency key, or has one: who has the trace answers for the write.
+    /// - What claims numbers of writes for this replica: others may have what was replaced here.
     pub(crate) delta: Option<Record>,
     /// How many steps have changed something.
     pub(crate) changed: u32,
@@ -175,9 +180,9 @@ impl Record {
             };
             self.done.insert(Trace::new(key, (writing.replica, count), writing.window));
         }
-        // No copy knows of a write without its trace.
-        if let Some(delta) = &mut applied.delta {
-            delta.done = self.done.clone();
+        // No copy knows of a write without its trace, and none of the trace without the write.
+        if !self.done.is_empty() && !mutated(Mutation::TellsTheStepOnly) {
+            applied.delta = None;
         }
         Ok(applied)
     }
@@ -260,11 +265,10 @@ impl Record {
             at
         });
         let part = &mut self.parts[at];
-        if update.counts() || (expires.is_some() && part.is_live()) {
-            part.claim(writing, expires.is_some(), &mut told);
-        }
+        let writes = update.counts() || (expires.is_some() && part.is_live());
+        let has_claimed = writes && part.claim(writing, update);
         if kind == Kind::Counter && update.counts() {
-            part.forget_marks(&self.done, writing.replica, &mut told)?;
+            part.forget_marks(&self.done, writing.replica)?;
         }
         let forgets = mutated(Mutation::ForgetsIdempotencyKeys);
         if let Some(key) = update.once.filter(|_| kind == Kind::Counter && !forgets) {
@@ -288,9 +292,10 @@ impl Record {
             part.retime(*expires, writing, &mut told)?;
             changed += u32::from(steps.is_empty());
         }
-        let was_timed = part.was_timed() && !mutated(Mutation::TellsTheStepOnly);
+        let removes = steps.iter().any(|step| matches!(step, Step::Remove(_)));
+        let needs_all = removes || has_claimed || part.was_timed() || part.has_marks();
         self.parts.retain(Part::is_written);
-        let is_whole = *clears || kind == Kind::LastWriterWins || was_timed;
+        let is_whole = *clears || kind == Kind::LastWriterWins || (needs_all && !mutated(Mutation::TellsTheStepOnly));
         let delta = (!is_whole).then(|| self.tell(told));
         Ok(Applied { delta, changed, context: self.context().clone(), dot: None, again: false })
     }

@@ -3,8 +3,8 @@
 //! A write replaces what a quorum knows. To ask for that first costs a round, and the answer is nearly always what the
 //! coordinator has itself. So a write that can be made up for is done over what is here ([`Store::write_blindly`]), and
 //! brings the hash of that along. Who had something else says what ([`Said`]), and [`Store::amend`] makes up for it: an
-//! update that only adds to a set or counter learns what it has come to, and if others know of a time to live that was not known here, adds to
-//! the set again, or says of the counter that the outcome is unknown, should that time be over; and a put of a causal value takes away what it should have replaced.
+//! update that only adds to a set or counter learns what it has come to, and if others know of a time to live that was not known here, tells all that
+//! is known, or says that the outcome is unknown, should that time be over; and a put of a causal value takes away what it should have replaced.
 //!
 //! # Why of two puts one value stays
 //!
@@ -30,7 +30,7 @@ use polity_crdt::{Dot, ReplicaId};
 use polity_shard::ShardId;
 
 use super::{Store, WriteError, Written, millis};
-use crate::record::{self, Kind, NotARecord, Record, Update};
+use crate::record::{self, NotARecord, Record, Update};
 use crate::roster::RosterId;
 use crate::wire::Had;
 
@@ -189,22 +189,17 @@ impl Store {
         let found = guard.old(key, old.as_deref(), &record);
         let is_news = record.merge(known.clone());
         // Others knew when all of it expires. All that is known goes everywhere, as with any write to what has a time. If that is over,
-        // or there was another before, who has found what was added with what had expired may have removed it: it is added again.
+        // or there was another before, who has found what was added with what had expired may have removed it. It is not added again: who
+        // has seen it may have removed it.
         let times = update.kind.filter(|_| written.dot.is_none() && !mutated(Mutation::AddsToWhatIsGone));
         let (decided, no_more) = times.map(|kind| known.decided_since(&before, kind)).unwrap_or_default();
         if !decided.is_empty() {
             let now = millis(wall);
-            let is_over = |record: &Record| record.has_expired_parts(now);
-            let may_be_gone = !no_more.is_empty() || said.iter().any(|said| is_over(&said.record));
+            let may_be_gone = !no_more.is_empty() || said.iter().any(|said| said.record.has_expired_parts(now));
             after.latch(now);
             let changed = after.would_change(update);
             record.merge(after);
-            if update.kind != Some(Kind::Counter) {
-                let again = self.write_over(&mut guard, (shard, key), (record, found), (update, None, wall), named)?;
-                return Ok(Amended::Further(Written { changed, ..again }));
-            }
             self.put_record(&mut guard, shard, key, found, &record)?;
-            // Whether what was added is gone is not to be told: it is part of a total.
             if may_be_gone {
                 return Err(WriteError::ExpiredMeanwhile);
             }

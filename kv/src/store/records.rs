@@ -33,7 +33,7 @@ pub(crate) enum WriteError {
     #[error("the key has {MAX_DONE} writes under idempotency keys already")]
     TooManyKeys,
     /// What was added may have gone with it.
-    #[error("the counter had expired, and what was added may have gone with it")]
+    #[error("it had expired elsewhere, and what was added may have gone with it")]
     ExpiredMeanwhile,
     #[error(transparent)]
     Engine(EngineError),

@@ -111,7 +111,7 @@ const ROWS: &[Row] = &[
     row(Mutation::IgnoresTime, "kinds", "K2", &[("kinds", 7), ("kinds", 17)]),
     row(Mutation::ShowsTheLeast, "kinds", "K3", &[("kinds", 0), ("kinds", 2)]),
     row(Mutation::TakesAnyKind, "kinds", "K2", &[("kinds", 0), ("kinds", 1)]),
-    row(Mutation::RemovesUnseen, "add_wins", "K3", &[("kinds", 0), ("kinds", 3)]),
+    row(Mutation::RemovesUnseen, "add_wins", "K3", &[("kinds", 4), ("kinds", 6)]),
     row(Mutation::ForgetsIdempotencyKeys, "add_wins", "K6", &[("kinds", 0), ("kinds", 1)]),
     row(Mutation::TellsTheStepOnly, "fading", "K5", &[("kinds", 0), ("kinds", 2)]),
     row(Mutation::NeverLooksAgain, "w1_watches", "W1", &[("alone", 0), ("mix", 2), ("mix", 8), ("partition", 46)]),

@@ -34,7 +34,7 @@ const ASIDE: &str = "data.damaged";
 pub(super) struct Folder {
     path: PathBuf,
     has_classes: bool,
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
@@ -68,7 +68,7 @@ impl Folder {
             write(path, IDENTITY, describe(FORMAT, owner).as_bytes()).map_err(failed)?;
         }
         let has_classes = format == Some(WITH_CLASSES);
-        Ok(Self { path: path.to_owned(), has_classes, _lock: lock })
+        Ok(Self { path: path.to_owned(), has_classes, lock })
     }
 
     /// Whether it has had shards of other numbers of replicas than the store's own, when it was locked.
@@ -129,6 +129,15 @@ impl Folder {
         fs::rename(self.path.join(DATA), self.path.join(SALVAGED)).map_err(failed)?;
         sync_folder(&self.path).map_err(failed)?;
         Ok(aside)
+    }
+}
+
+/// To close the file is not enough: a process that is being started has it open, too, until it runs its program.
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, folder = %self.path.display(), "the folder stays locked until its file is closed");
+        }
     }
 }
 
@@ -226,6 +235,21 @@ mod tests {
     use polity_shard::ShardCount;
 
     use super::*;
+
+    /// A process that is being started has all files of this one until it runs its program.
+    #[test]
+    fn a_folder_is_free_at_once_whoever_still_has_its_file_open() {
+        let path = std::env::temp_dir().join(format!("polity-locked-{}", std::process::id()));
+        let node = NodeName::new("n1").expect("valid");
+        let owner = Owner { cluster: "shop".to_owned(), node, shards: ShardCount::new(256).expect("valid") };
+        let folder = Folder::lock(&path, &owner).expect("it is free");
+        assert!(matches!(Folder::lock(&path, &owner), Err(EngineError::InUse { .. })));
+        let inherited = folder.lock.try_clone().expect("duplicates");
+        drop(folder);
+        drop(Folder::lock(&path, &owner).expect("it is free again"));
+        drop(inherited);
+        fs::remove_dir_all(&path).expect("removes");
+    }
 
     #[test]
     fn golden_bytes() {

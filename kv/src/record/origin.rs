@@ -3,7 +3,7 @@
 //! Each replica keeps what it has added to a counter as one total, and adding puts a greater one in its place ([`PnCounter`]). Who
 //! removes a counter has seen some total of each replica; one that adds at the same time, and has not heard of it, puts a total in its
 //! place that what was removed is part of. So a removal keeps what it has taken away ([`Origins::remove`]), and only what a total
-//! has grown by since counts. A replica that adds after it has heard of a removal begins at 0, and says so ([`Origins::begin`]).
+//! has grown by since counts. A replica that adds after it has heard of a removal begins at 0, and keeps that, too ([`Origins::begin`]).
 //!
 //! Of two origins of a replica the later holds: one replica writes all of its totals, one after the other, so their dots say which
 //! that is. (The problem is that of Baquero, Almeida and Lerche, "The problem with embedded CRDT counters and a solution", PaPoC 2016;
@@ -61,13 +61,6 @@ impl Origins {
     pub(super) fn remove(&mut self, counter: &PnCounter) {
         for (dot, total) in counter.totals() {
             self.raise(dot.replica, Origin { mark: dot.counter.saturating_mul(2).saturating_add(1), total });
-        }
-    }
-
-    /// Takes over that of one replica.
-    pub(super) fn take(&mut self, from: &Self, replica: ReplicaId) {
-        if let Some(origin) = from.0.get(&replica) {
-            self.raise(replica, *origin);
         }
     }
 

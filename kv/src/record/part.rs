@@ -92,9 +92,11 @@ impl Part {
         self.contexts().into_iter().any(|context| !context.is_empty())
     }
 
-    /// Whether something was added to it under idempotency keys that are not over, or more than once.
-    pub(super) fn has_marks(&self) -> bool {
-        !self.keyed.value().is_empty()
+    /// Whether steps set a field of a map that is not there, and something has gone that may have been that.
+    pub(super) fn sets_anew(&self, steps: &[Step]) -> bool {
+        let Value::Map(map) = &self.value else { return false };
+        let is_new = |step: &Step| matches!(step, Step::Set(field, _) if !map.value().contains_key(field));
+        steps.iter().any(is_new) && !map.context().difference(&map.live()).is_empty()
     }
 
     /// Whether it was ever decided when all of it expires, or that it does not.
@@ -164,11 +166,11 @@ impl Part {
     }
 
     /// Adds to a counter under an idempotency key, and marks that: what several have added under one key counts once.
-    pub(super) fn add_keyed(&mut self, added: Added, replica: ReplicaId, delta: &mut Self) -> Result<bool, Refused> {
+    pub(super) fn add_keyed(&mut self, added: Added, replica: ReplicaId) -> Result<bool, Refused> {
         if self.keyed.value().contains(&added) {
             return Ok(false);
         }
-        self.count(added.by, replica, delta)?;
+        self.count(added.by, replica)?;
         Ok(self.keyed.update(replica, |state, w| state.add(w, added))?.is_some())
     }
 
@@ -182,12 +184,9 @@ impl Part {
         Ok(())
     }
 
-    /// Adds to the total of a replica. One that has none begins at 0. Others are told from where it counts with each of its totals: they
-    /// may have the origin of an earlier one.
-    fn count(&mut self, by: i64, replica: ReplicaId, delta: &mut Self) -> Result<bool, Refused> {
-        let (Value::Counter(counter), Value::Counter(told)) = (&mut self.value, &mut delta.value) else {
-            return Err(Refused::Nonsense);
-        };
+    /// Adds to the total of a replica. One that has none begins at 0.
+    fn count(&mut self, by: i64, replica: ReplicaId) -> Result<bool, Refused> {
+        let Value::Counter(counter) = &mut self.value else { return Err(Refused::Nonsense) };
         let latest = |counter: &Stored<PnCounter>| {
             counter.value().totals().map(|(dot, _)| dot).find(|dot| dot.replica == replica)
         };
@@ -196,8 +195,7 @@ impl Part {
         if let Some(dot) = latest(counter).filter(|_| !goes_on) {
             self.origins.begin(dot);
         }
-        delta.origins.take(&self.origins, replica);
-        Ok(gather(told, added))
+        Ok(added.is_some())
     }
 
     /// Makes one step, and adds what it has done to what others are told. Returns whether that changed anything.
@@ -210,7 +208,7 @@ impl Part {
     ) -> Result<bool, Refused> {
         let Writing { replica, at, .. } = *writing;
         if let Step::Add(by) = step {
-            return self.count(*by, replica, delta);
+            return self.count(*by, replica);
         }
         match (&mut self.value, &mut delta.value, step) {
             (Value::LastWriterWins(register), _, Step::Put(value)) => {

@@ -118,6 +118,8 @@ pub(crate) struct Applied {
     ///
     /// - What was ever given a time to live: who takes in the step, and not that what was there has expired and was removed, would show it under
     ///   the time that it has now, or hide the step under the time that is over.
+    /// - A counter: it is a few numbers, and a total means nothing without the removals that its replica has heard of.
+    /// - A field that is set where something has gone: it may have been there, under a time that is later, and others may have that still.
     /// - What is removed: others may have what has replaced, or was replaced by, that which is removed here.
     /// - What leaves a trace under an idempotency key, or has one: who has the trace answers for the write.
     /// - What claims numbers of writes for this replica: others may have what was replaced here.
@@ -265,6 +267,7 @@ impl Record {
             at
         });
         let part = &mut self.parts[at];
+        let sets_anew = part.sets_anew(steps);
         let writes = update.counts() || (expires.is_some() && part.is_live());
         let has_claimed = writes && part.claim(writing, update);
         if kind == Kind::Counter && update.counts() {
@@ -277,7 +280,7 @@ impl Record {
             }
             let too_much = || Refused::Exhausted("it adds too much at once".to_owned());
             let added = Added::new(key, update.adds().ok_or_else(too_much)?, writing.replica);
-            changed += u32::from(added.by != 0 && part.add_keyed(added, writing.replica, &mut told)?);
+            changed += u32::from(added.by != 0 && part.add_keyed(added, writing.replica)?);
         } else {
             for step in steps {
                 changed += u32::from(part.step(step, expires.flatten(), writing, &mut told)?);
@@ -293,9 +296,10 @@ impl Record {
             changed += u32::from(steps.is_empty());
         }
         let removes = steps.iter().any(|step| matches!(step, Step::Remove(_)));
-        let needs_all = removes || has_claimed || part.was_timed() || part.has_marks();
+        let needs_all = removes || sets_anew || has_claimed || part.was_timed();
         self.parts.retain(Part::is_written);
-        let is_whole = *clears || kind == Kind::LastWriterWins || (needs_all && !mutated(Mutation::TellsTheStepOnly));
+        let is_step = matches!(kind, Kind::Set | Kind::Map) && !clears;
+        let is_whole = !is_step || (needs_all && !mutated(Mutation::TellsTheStepOnly));
         let delta = (!is_whole).then(|| self.tell(told));
         Ok(Applied { delta, changed, context: self.context().clone(), dot: None, again: false })
     }

@@ -517,28 +517,31 @@ fn additions_are_told_step_by_step() {
     }
 }
 
-/// One has written an element, or a field, again, and nobody has heard of that. Another hears that it is removed.
+/// One has written an element, or a field, again, and another has not heard of that.
+fn written_again_unheard(kind: Kind) -> (Record, Record) {
+    let mut here = Record::default();
+    here.apply(&Update::of(kind, vec![step_of(kind, "f")]), &writing(1, 1)).expect("room");
+    let there = here.clone();
+    here.apply(&Update::of(kind, vec![step_of(kind, "f")]), &writing(1, 2)).expect("room");
+    (here, there)
+}
+
+/// Who has not heard of what is removed hears of the removal.
 #[test]
 fn what_is_removed_goes_whatever_others_had_missed() {
     for kind in [Kind::Set, Kind::Map] {
-        let mut here = Record::default();
-        here.apply(&Update::of(kind, vec![step_of(kind, "f")]), &writing(1, 1)).expect("room");
-        let mut there = here.clone();
-        here.apply(&Update::of(kind, vec![step_of(kind, "f")]), &writing(1, 2)).expect("room");
+        let (mut here, mut there) = written_again_unheard(kind);
         let removed = here.apply(&Update::of(kind, vec![Step::Remove(blob("f"))]), &writing(1, 3)).expect("room");
         there.merge(removed.delta.unwrap_or(here));
         assert!(!there.is_live(), "{kind}");
     }
 }
 
-/// The same, and it has dropped a tombstone meanwhile. Another hears of its next write.
+/// The writer has dropped a tombstone meanwhile. Who has not heard of what was written again hears of its next write.
 #[test]
 fn what_others_have_stays_when_numbers_are_claimed() {
     for kind in [Kind::Set, Kind::Map] {
-        let mut here = Record::default();
-        here.apply(&Update::of(kind, vec![step_of(kind, "f")]), &writing(1, 1)).expect("room");
-        let mut there = here.clone();
-        here.apply(&Update::of(kind, vec![step_of(kind, "f")]), &writing(1, 2)).expect("room");
+        let (mut here, mut there) = written_again_unheard(kind);
         let next = if kind == Kind::Set { Step::Insert(blob("g")) } else { Step::Set(blob("g"), blob("1")) };
         let counted = Writing { above: 9, ..writing(1, 3) };
         let written = here.apply(&Update::of(kind, vec![next]), &counted).expect("room");

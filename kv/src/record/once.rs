@@ -4,10 +4,10 @@
 //! says whether the write is in it. So such a write asks a quorum first: what a quorum has acknowledged, every quorum knows.
 //!
 //! Two attempts that run at the same time, or on two sides of a split, do not know of each other, and both are applied. In a
-//! counter they are one: beside the totals, of which what was added is part, is a mark of it ([`Added`], an element of an add-wins set
-//! that has a dot of each replica that has added it), and what was added again does not count. While there are
-//! marks the record travels as a whole, and a removal takes totals and marks, so that a removal that has seen one attempt leaves the other. When the key is over, and
-//! it was added once, whoever counts next forgets the mark. Of other kinds both attempts stay what they are: the same value twice, or an
+//! counter they are one: what was added is part of the totals, beside which there is a mark of it ([`Added`], an element of an
+//! add-wins set that has a dot of each replica that has added it), and what was added again does not count. Counters travel as a
+//! whole, and a removal takes totals and marks, so one that has seen one attempt leaves the other. When the key is over, and it was
+//! added once, whoever counts next forgets the mark. Of other kinds both attempts stay what they are: the same value twice, or an
 //! element that is added, or removed, again.
 //!
 //! Traces are kept by time, not by who has heard of them: see `KvConfig::idempotency_window`.

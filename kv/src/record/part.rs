@@ -159,9 +159,12 @@ impl Part {
     /// All that a replica has counted up to here is known, and gone where it is not here, wherever an update may write. Returns whether not
     /// all of it was known.
     pub(super) fn claim(&mut self, Writing { replica, above, .. }: &Writing<'_>, update: &Update) -> bool {
+        let kind = self.kind();
         let of_value = with_stored!(&mut self.value, stored => stored.claim(*replica, *above));
-        let of_time = update.expires.is_some() && self.until.claim(*replica, *above);
-        let of_marks = update.once.is_some() && self.keyed.claim(*replica, *above);
+        let decides = update.expires.is_some() && kind != Kind::LastWriterWins;
+        let of_time = decides && self.until.claim(*replica, *above);
+        let marks = update.once.is_some() && kind == Kind::Counter;
+        let of_marks = marks && self.keyed.claim(*replica, *above);
         of_value | of_time | of_marks
     }
 

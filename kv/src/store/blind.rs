@@ -3,8 +3,9 @@
 //! A write replaces what a quorum knows. To ask for that first costs a round, and the answer is nearly always what the
 //! coordinator has itself. So a write that can be made up for is done over what is here ([`Store::write_blindly`]), and
 //! brings the hash of that along. Who had something else says what ([`Said`]), and [`Store::amend`] makes up for it: an
-//! update that only adds to a set or counter learns what it has come to, and if others know of a time to live that was not known here, tells all that
-//! is known, or says that the outcome is unknown, should that time be over; and a put of a causal value takes away what it should have replaced.
+//! update that only adds to a set or counter learns what it has come to, and if others know of a time to live that was not
+//! known here, tells all that is known, or says that the outcome is unknown, should that time be over; and a put of a causal
+//! value takes away what it should have replaced.
 //!
 //! # Why of two puts one value stays
 //!
@@ -187,12 +188,12 @@ impl Store {
         let old = self.engine.load(shard, key)?;
         let mut record = record::decode_any(old.as_deref())?;
         let found = guard.old(key, old.as_deref(), &record);
-        let is_news = record.merge(known.clone());
         // Others knew when all of it expires. All that is known goes everywhere, as with any write to what has a time. If that is over,
-        // or there was another before, who has found what was added with what had expired may have removed it. It is not added again: who
-        // has seen it may have removed it.
+        // or there was another before, who has found what was added with what had expired may have removed it. To add it again would bring
+        // back what somebody has seen and removed.
         let times = update.kind.filter(|_| written.dot.is_none() && !mutated(Mutation::AddsToWhatIsGone));
         let (decided, no_more) = times.map(|kind| known.decided_since(&before, kind)).unwrap_or_default();
+        let is_news = record.merge(known);
         if !decided.is_empty() {
             let now = millis(wall);
             let may_be_gone = !no_more.is_empty() || said.iter().any(|said| said.record.has_expired_parts(now));

@@ -107,8 +107,8 @@ mutations! {
     ShowsExpired = "shows-expired",
     /// A write to what has expired tells others what was written, and not what has gone.
     TellsTheStepOnly = "tells-the-step-only",
-    /// What is added to a set stays under the time at which that has expired, which its writer hears of afterwards.
-    AddsToWhatIsGone = "adds-to-what-is-gone",
+    /// When the time has passed that a set or counter was to live for, all is gone, also what was added by who had not heard of that.
+    ExpiresUnseen = "expires-unseen",
     /// What a counter had counted before it was removed counts again with what is added.
     BringsBackCounts = "brings-back-counts",
     /// What is to expire later than was said is acknowledged, and not done.

@@ -122,6 +122,9 @@ pub enum KvError {
     },
 
     // Retry.
+    /// The time passed that it was to live for before it was written. Nothing was written.
+    #[error("the time passed that it was to live for before it was written; nothing was written")]
+    Expired,
     /// Too few replicas could be reached for this level of consistency, or they are not ready yet, or too few have confirmed a write:
     /// of one that was made and that the disk of its own coordinator has not confirmed, that is 0 of 1.
     #[error("{what}: {answered} of {needed} replicas answered ({reason}); {}", outcome_text(*outcome))]
@@ -192,6 +195,6 @@ impl KvError {
     /// [`IdempotencyKey`](crate::IdempotencyKey) it takes effect once.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NotEnoughReplicas { .. } | Self::CoordinatorLost { .. })
+        matches!(self, Self::Expired | Self::NotEnoughReplicas { .. } | Self::CoordinatorLost { .. })
     }
 }

@@ -234,8 +234,9 @@ pub enum Action {
     Remove(u64),
     /// Reads them.
     Members,
-    /// Adds the operation's number to a set, or 1 to a counter, all of which expires after so many milliseconds.
-    Fade(u32),
+    /// Adds the operation's number to a set, or 1 to a counter, all of which expires after so many milliseconds; `None`: when it did
+    /// anyway.
+    Fade(Option<u32>),
     /// Reads what has not expired of that.
     Faded,
 }

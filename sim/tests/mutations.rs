@@ -157,7 +157,6 @@ const ELSEWHERE: &[(Wrong, &str)] = &[
         "kv/src/store/blind/tests.rs: the_test_of_random_puts_catches_one_that_replaces_what_is_being_written",
     ),
     (Wrong::Cluster(Mutation::StampsNothing), "kv/src/store/records/tests.rs: this_test_catches_writes_without_a_time"),
-    (Wrong::Cluster(Mutation::AddsToWhatIsGone), "kv/src/store/expiry/tests.rs: these_tests_catch_their_faults"),
     (Wrong::Cluster(Mutation::BringsBackCounts), "kv/src/store/expiry/tests.rs: these_tests_catch_their_faults"),
     (Wrong::Cluster(Mutation::NoLocalHealth), "sim/tests/accuracy.rs: the comparison with plain SWIM"),
     (Wrong::Shard(Owners::AcksBeforeInstall), "shard/tests/mutations.rs: every_fault_is_noticed_and_nothing_else"),

@@ -1,5 +1,7 @@
 //! Registers.
 
+use std::cmp::Reverse;
+
 use crate::hlc::Timestamp;
 use crate::mutation::{Mutation, mutated};
 use crate::store::{Delta, DotFun, DotFunDelta, Value};
@@ -50,9 +52,21 @@ impl<V> LwwRegister<V> {
 
     /// The same with its dot.
     pub(crate) fn latest(&self) -> Option<(Dot, Timestamp, &V)> {
-        let time = |at: &Timestamp| if mutated(Mutation::IgnoresTime) { Timestamp::default() } else { *at };
-        let latest = self.0.iter().max_by_key(|(dot, (at, _))| (time(at), *dot));
+        let latest = self.0.iter().max_by_key(|(dot, (at, _))| Self::order(*dot, *at));
         latest.map(|(dot, (at, value))| (dot, *at, value))
+    }
+
+    /// What was written concurrently and that no write has seen since, with its dots: what won comes first, then what would win without
+    /// that, and so on.
+    #[must_use]
+    pub fn standing(&self) -> Vec<(Dot, &V)> {
+        let mut all: Vec<_> = self.0.iter().collect();
+        all.sort_unstable_by_key(|(dot, (at, _))| Reverse(Self::order(*dot, *at)));
+        all.into_iter().map(|(dot, (_, value))| (dot, value)).collect()
+    }
+
+    fn order(dot: Dot, at: Timestamp) -> (Timestamp, Dot) {
+        (if mutated(Mutation::IgnoresTime) { Timestamp::default() } else { at }, dot)
     }
 }
 

@@ -8,6 +8,7 @@
 //! | the write is handed over | no replica could be reached | not applied |
 //! | | the replica was reached, and did not answer | unknown |
 //! | what is to be replaced is read from a quorum | too few answer | not applied |
+//! | the time is looked at that it is to live for | it has passed by the clock here | not applied |
 //! | its idempotency key is looked at | it is too old or too new by the clock here | not applied |
 //! | | so many writes have one that there is no room | not applied |
 //! | it is looked for in what a quorum knows | it is there | done, and nothing changes |
@@ -50,9 +51,11 @@ impl Coordinator {
             return Ok(Done { context: VersionVector::default(), changed: 1, total: 0 });
         }
         let deadline = Instant::now() + within;
+        let is_late = || asked.update.expires.flatten().is_some_and(|at| at <= millis(self.wall()));
         loop {
             match self.try_write(&key, &asked, deadline).await {
                 Ok(done) => return Ok(done),
+                Err(Failed::TooFew(_)) if is_late() => return Err(KvError::Expired),
                 Err(Failed::TooFew(few)) if few.again && self.pause(deadline).await => {}
                 Err(Failed::TooFew(few)) => return Err(few.error("a write", Outcome::NotApplied)),
                 Err(Failed::ForGood(error)) => return Err(error),

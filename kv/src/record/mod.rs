@@ -4,10 +4,11 @@
 //! whatever the order in which they meet. A key shows one kind at a time: while something is there, writes of another kind are
 //! refused. Should two kinds be written on two sides of a split, the greater shows, and the other once that is gone.
 //!
-//! **Expiry** is fixed when it is written. Whoever sees the time pass removes what it knows of, causally: what is written
-//! later stays, and what has expired never comes back (K5). To give a causal or last value another time is to write it again. The
-//! parts of a counter, set or map cannot be written again, so when all of it expires stands beside it, and only a writer that knows
-//! what a quorum knows removes it ([`Record::latch`]); for others it is just not there ([`Record::seen_at`]). With the value goes
+//! **Expiry** is fixed when it is written. What has expired is removed causally: what is written later stays, and what has expired never
+//! comes back (K5). To give a causal or last value another time is to write it again. The parts of a counter, set or map cannot be
+//! written again, so what expires of it, and when, stands beside it ([`Until`](until::Until)). Whoever sees the time pass removes causal
+//! values. All else was won over others, or may have been given another time, that are not known here: only a writer that knows what a
+//! quorum knows removes it ([`Record::latch`]), and for others it is just not there ([`Record::seen_at`]). With the value goes
 //! when it expires: the trace of a delete holds nothing but the names of writes, and of a counter from where on it counts.
 
 mod kind;
@@ -15,6 +16,7 @@ mod once;
 mod origin;
 mod part;
 mod stored;
+mod until;
 mod update;
 
 pub use kind::Kind;
@@ -31,11 +33,15 @@ pub(crate) use self::once::{MAX_DONE, MAX_TRACES, TRACE_BYTES};
 use self::part::{Part, Value};
 pub(crate) use self::update::{MAX_STEPS, Refused, Step, Update, Writing};
 
-/// The version that each stored or sent record begins with.
-const VERSION: u8 = 3;
-
-/// What one begins with in the place of that whose counter says from where on its totals count.
-const WITH_ORIGINS: u8 = 5;
+/// What is in a record, as the byte says that it begins with: the least that has room for it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Format {
+    Plain = 3,
+    /// Its counter says from where on its totals count.
+    WithOrigins = 5,
+    /// So does its counter, if it has one, and it was decided when a counter, set or map expires.
+    Timed = 6,
+}
 
 /// What one begins with that knows of writes under idempotency keys: their length in four bytes follows, and they, and then the rest
 /// as it is without them.
@@ -81,6 +87,10 @@ impl Record {
 
     fn value(&self) -> Option<&Value> {
         self.shown().map(|part| &part.value)
+    }
+
+    fn format(&self) -> Format {
+        self.parts.iter().map(Part::format).max().unwrap_or(Format::Plain)
     }
 
     /// Whether it is more than that of a key that was never written.
@@ -169,8 +179,8 @@ impl Record {
 
     /// When the next of what is there expires, after this time.
     pub(crate) fn next_expiry(&self, after: Millis) -> Option<Millis> {
-        let values = self.causal.values().filter_map(|timed| timed.expires);
-        values.chain(self.parts.iter().filter_map(Part::expires)).filter(|at| *at > after).min()
+        let values = self.causal.values().filter_map(|timed| timed.expires).filter(|at| *at > after);
+        values.chain(self.parts.iter().filter_map(|part| part.next_expiry(after))).min()
     }
 
     /// When something is to be done about it, after this time: something expires, or a key has been kept for long enough.
@@ -228,44 +238,30 @@ impl Record {
         is_new | self.done.merge(other.done)
     }
 
-    /// Removes what has expired by now, in a copy that is read, or as one that knows what a quorum knows: another may have given
-    /// it another time. Returns whether that changed anything.
+    /// Removes what has expired by now, in a copy that is read, or as one that knows what a quorum knows. Returns whether that changed
+    /// anything.
     pub(crate) fn latch(&mut self, now: Millis) -> bool {
-        self.latch_parts(now, |_| true)
+        let had = self.latch_alone(now);
+        self.parts.iter_mut().fold(had, |had, part| part.latch(now) | had)
     }
 
-    /// Removes what has expired by now, whoever may have given it another time: that was another write. Returns whether that
-    /// changed anything.
+    /// Removes what has expired by now, whatever others know: causal values. Returns whether that changed anything.
     pub(crate) fn latch_alone(&mut self, now: Millis) -> bool {
-        self.latch_parts(now, |kind| kind == Kind::LastWriterWins)
+        let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= now);
+        let over = self.causal.siblings().filter(|(_, timed)| is_over(timed.expires)).map(|(dot, _)| dot);
+        let over: VersionVector = over.collect();
+        let had = !over.is_empty() && self.causal.delete(&over);
+        self.done.forget(now) || had
     }
 
     /// Whether it holds something that [`Record::latch`] removes now and [`Record::latch_alone`] does not.
     pub(crate) fn has_expired_parts(&self, now: Millis) -> bool {
-        self.parts.iter().any(|part| part.kind() != Kind::LastWriterWins && part.is_over(now))
+        self.parts.iter().any(|part| part.is_over(now))
     }
 
-    /// The decisions of which another copy has not heard when what is there of a kind expires: all, and those of them that do not hold.
-    pub(crate) fn decided_since(&self, other: &Self, kind: Kind) -> (VersionVector, VersionVector) {
-        let decisions = |record: &Self| {
-            let part = record.parts.iter().find(|part| part.kind() == kind);
-            part.map(Part::decisions).unwrap_or_default()
-        };
-        let ((all, holding), (heard, _)) = (decisions(self), decisions(other));
-        let news = all.difference(&heard);
-        let over = news.difference(&holding);
-        (news, over)
-    }
-
-    fn latch_parts(&mut self, now: Millis, of: impl Fn(Kind) -> bool) -> bool {
-        let is_over = |at: Option<Millis>| at.is_some_and(|at| at <= now);
-        let over = self.causal.siblings().filter(|(_, timed)| is_over(timed.expires)).map(|(dot, _)| dot);
-        let over: VersionVector = over.collect();
-        let mut had = !over.is_empty() && self.causal.delete(&over);
-        for part in self.parts.iter_mut().filter(|part| of(part.kind()) && part.is_over(now)) {
-            had |= part.clear();
-        }
-        self.done.forget(now) || had
+    /// Whether what is there of a kind is to expire as a whole.
+    pub(crate) fn is_timed(&self, kind: Kind) -> bool {
+        self.parts.iter().any(|part| part.kind() == kind && part.is_timed())
     }
 
     /// What of it there is at a time.
@@ -293,7 +289,8 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
         bytes.extend_from_slice(&(done.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&done);
     }
-    bytes.push(if parts.iter().any(Part::has_origins) { WITH_ORIGINS } else { VERSION });
+    let format = record.format();
+    bytes.push(format as u8);
     let is_causal = !causal.context().is_empty();
     let causal_kind = is_causal.then_some(Kind::Causal);
     bytes.push(causal_kind.into_iter().chain(parts.iter().map(Part::kind)).map(bit).sum());
@@ -302,7 +299,7 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
         bytes.reserve(room + causal.context().interval_count() * MOST_OF_A_HEAD);
         bytes = postcard::to_extend(causal, bytes).expect("it encodes into a growing buffer");
     }
-    parts.iter().fold(bytes, |bytes, part| part.encode(bytes))
+    parts.iter().fold(bytes, |bytes, part| part.encode(format, bytes))
 }
 
 /// Stands for a kind that a record holds something of.
@@ -335,11 +332,11 @@ pub(crate) fn decode_any(bytes: Option<&[u8]>) -> Result<Record, NotARecord> {
 /// The record of these bytes, all of them.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
     let (done, bytes) = split(bytes).unwrap_or((&[], bytes));
-    let (has_origins, kinds, mut rest) = match bytes {
-        [version @ (VERSION | WITH_ORIGINS), kinds, rest @ ..] => (*version == WITH_ORIGINS, *kinds, rest),
-        [VERSION | WITH_ORIGINS] | [] => return Err(NotARecord("too few bytes".to_owned())),
-        [version, ..] => return Err(NotARecord(format!("version {version}, and this build reads version {VERSION}"))),
-    };
+    let [version, kinds, rest @ ..] = bytes else { return Err(NotARecord("too few bytes".to_owned())) };
+    let format =
+        [Format::Plain, Format::WithOrigins, Format::Timed].into_iter().find(|format| *format as u8 == *version);
+    let format = format.ok_or_else(|| NotARecord(format!("version {version}, which this build does not read")))?;
+    let (kinds, mut rest) = (*kinds, rest);
     let mut record = Record { done: Done::decode(done)?, ..Record::default() };
     for kind in Kind::ALL.into_iter().filter(|kind| kinds & bit(*kind) != 0) {
         if kind == Kind::Causal {
@@ -349,13 +346,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, NotARecord> {
                 return Err(NotARecord("nothing was written to its causal values".to_owned()));
             }
         } else {
-            let (part, after) = Part::decode(kind, has_origins, rest)?;
+            let (part, after) = Part::decode(kind, format, rest)?;
             record.parts.push(part);
             rest = after;
         }
     }
-    if has_origins != record.parts.iter().any(Part::has_origins) {
-        return Err(NotARecord("it has no origins, and says that it has".to_owned()));
+    if format != record.format() {
+        return Err(NotARecord("it says that it has more than it has".to_owned()));
     }
     let all = Kind::ALL.map(bit).iter().sum::<u8>();
     if kinds & !all != 0 || !rest.is_empty() {

@@ -16,8 +16,6 @@ use polity_crdt::types::Total;
 use polity_crdt::{Dot, PnCounter, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-use super::NotARecord;
-
 /// Where a total counts from.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 struct Origin {
@@ -29,8 +27,27 @@ struct Origin {
 }
 
 /// Of each replica that has counted.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(into = "InOrder", try_from = "InOrder")]
 pub(super) struct Origins(BTreeMap<ReplicaId, Origin>);
+
+/// By rising replica.
+type InOrder = Vec<(ReplicaId, Origin)>;
+
+impl From<Origins> for InOrder {
+    fn from(Origins(all): Origins) -> Self {
+        all.into_iter().collect()
+    }
+}
+
+impl TryFrom<InOrder> for Origins {
+    type Error = &'static str;
+
+    fn try_from(all: InOrder) -> Result<Self, Self::Error> {
+        let is_sorted = all.is_sorted_by(|(one, _), (other, _)| one < other);
+        if is_sorted { Ok(Self(all.into_iter().collect())) } else { Err("the origins of a counter are not in order") }
+    }
+}
 
 impl Origins {
     pub(super) fn is_empty(&self) -> bool {
@@ -79,19 +96,10 @@ impl Origins {
         }
     }
 
-    /// Appends its bytes.
-    pub(super) fn encode(&self, bytes: Vec<u8>) -> Vec<u8> {
-        let origins: Vec<(&ReplicaId, &Origin)> = self.0.iter().collect();
-        postcard::to_extend(&origins, bytes).expect("it encodes into a growing buffer")
-    }
-
-    /// Reads some. Returns the rest of the bytes, too.
-    pub(super) fn decode(bytes: &[u8]) -> Result<(Self, &[u8]), NotARecord> {
-        let taken = postcard::take_from_bytes::<Vec<(ReplicaId, Origin)>>(bytes);
-        let (origins, rest) = taken.map_err(|error| NotARecord(error.to_string()))?;
-        if !origins.is_sorted_by(|(one, _), (other, _)| one < other) {
-            return Err(NotARecord("the origins of a counter are not in order".to_owned()));
-        }
-        Ok((Self(origins.into_iter().collect()), rest))
+    /// What a removal of all that is there would leave, and nothing else.
+    pub(super) fn after(counter: &PnCounter) -> Self {
+        let mut origins = Self::default();
+        origins.remove(counter);
+        origins
     }
 }

@@ -6,13 +6,11 @@ use polity_crdt::{AwSet, Crdt, LwwRegister, OrMap, PnCounter, ReplicaId, Version
 use super::once::{Added, Done};
 use super::origin::Origins;
 use super::stored::Stored;
+use super::until::{Due, Until};
 use super::update::{Refused, Step, Update, Writing};
-use super::{Blob, Kind, Millis, NotARecord, Timed};
+use super::{Blob, Format, Kind, Millis, NotARecord, Timed};
 
 pub(super) type Fields = OrMap<Blob, LwwRegister<Blob>>;
-
-/// When all of a counter, set or map expires: the latest decision holds. Nothing, once the value is gone.
-type Until = LwwRegister<Option<Millis>>;
 
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Value {
@@ -37,7 +35,8 @@ macro_rules! with_stored {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Part {
     pub(super) value: Value,
-    until: Stored<Until>,
+    /// When all of a counter, set or map expires. Nothing, once the value is gone.
+    until: Until,
     /// What of a counter's totals was added under idempotency keys, and by whom: an element's dots are of those that have added it.
     keyed: Stored<AwSet<Added>>,
     /// From where on the totals of a counter count.
@@ -54,7 +53,7 @@ impl Part {
             Kind::Set => Value::Set(Stored::default()),
             Kind::Map => Value::Map(Stored::default()),
         };
-        Some(Self { value, until: Stored::default(), keyed: Stored::default(), origins: Origins::default() })
+        Some(Self { value, until: Until::default(), keyed: Stored::default(), origins: Origins::default() })
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -77,7 +76,7 @@ impl Part {
 
     /// All writes that it knows of: of the value, of when it expires, and under idempotency keys.
     pub(super) fn contexts(&self) -> [&VersionVector; 3] {
-        [with_stored!(&self.value, stored => stored.context()), self.until.context(), self.keyed.context()]
+        [with_stored!(&self.value, stored => stored.context()), self.until.0.context(), self.keyed.context()]
     }
 
     /// The sum of a counter; 0 of anything else.
@@ -101,34 +100,62 @@ impl Part {
 
     /// Whether it was ever decided when all of it expires, or that it does not.
     pub(super) fn was_timed(&self) -> bool {
-        !self.until.context().is_empty()
+        self.until.is_written()
     }
 
-    /// Whether it was decided that all of it expires.
+    /// Whether it was decided that what was there then expires.
     pub(super) fn is_timed(&self) -> bool {
-        self.until.value().value().is_some_and(Option::is_some)
+        self.until.is_timed()
     }
 
-    /// When it expires, if it is there.
+    /// When all of it has expired, if it is there; `None`: never.
     pub(super) fn expires(&self) -> Option<Millis> {
         match &self.value {
             Value::LastWriterWins(register) => register.value().value()?.expires,
-            _ => self.until.value().value().copied().flatten().filter(|_| self.is_live()),
+            value => self.until.last(with_stored!(value, stored => stored.live())).filter(|_| self.is_live()),
         }
     }
 
-    /// Whether its time has passed. Also of nothing that has a time: who removed the last of what was there may not have known of that, or
-    /// not that it was the last.
+    /// When the next of it expires, after this time.
+    pub(super) fn next_expiry(&self, after: Millis) -> Option<Millis> {
+        let times = self.until.times().filter(|_| self.is_live());
+        let own = self.expires().filter(|_| self.kind() == Kind::LastWriterWins);
+        times.chain(own).filter(|at| *at > after).min()
+    }
+
+    /// Whether something of it has expired. Also what has a time and nothing of which is there: who removed the last of that may not have
+    /// known of the time, or not that it was the last.
     pub(super) fn is_over(&self, now: Millis) -> bool {
         match &self.value {
             Value::LastWriterWins(_) => self.expires().is_some_and(|at| at <= now),
-            _ => self.until.value().value().copied().flatten().is_some_and(|at| at <= now || !self.is_live()),
+            _ => self.until.is_over(now) || (self.is_timed() && !self.is_live()),
         }
     }
 
-    /// All decisions when it expires that are known, and those that hold.
-    pub(super) fn decisions(&self) -> (VersionVector, VersionVector) {
-        (self.until.context().clone(), self.until.live())
+    /// Removes what has expired. Returns whether anything had.
+    pub(super) fn latch(&mut self, now: Millis) -> bool {
+        if !self.is_over(now) {
+            return false;
+        }
+        // A last value takes along those that it has won over.
+        if self.kind() == Kind::LastWriterWins || mutated(Mutation::ExpiresUnseen) {
+            return self.clear();
+        }
+        for Due { covers, marks, origins, .. } in self.until.take(now) {
+            with_stored!(&mut self.value, stored => stored.kill(&covers));
+            self.keyed.kill(&marks);
+            self.origins.merge(origins);
+        }
+        if !self.is_live() {
+            self.until.0.clear();
+        }
+        true
+    }
+
+    /// A removal of all that is there, that may be due.
+    fn due(&self) -> Due {
+        let counter = if let Value::Counter(counter) = &self.value { Some(counter.value()) } else { None };
+        Due::of(with_stored!(&self.value, stored => stored.context()), self.keyed.context(), counter)
     }
 
     /// Joins a copy of the same kind. Returns whether anything was new.
@@ -136,7 +163,7 @@ impl Part {
         if mutated(Mutation::RemovesUnseen) && matches!(self.value, Value::Set(_) | Value::Map(_)) && !other.is_live() {
             self.clear();
         }
-        let is_later = self.until.merge(other.until) | self.keyed.merge(other.keyed);
+        let is_later = self.until.0.merge(other.until.0) | self.keyed.merge(other.keyed);
         let is_new = match (&mut self.value, other.value) {
             (Value::LastWriterWins(ours), Value::LastWriterWins(theirs)) => ours.merge(theirs),
             (Value::Counter(ours), Value::Counter(theirs)) => ours.merge(theirs) | self.origins.merge(other.origins),
@@ -152,20 +179,16 @@ impl Part {
         if let Value::Counter(counter) = &self.value {
             self.origins.remove(counter.value());
         }
-        self.until.clear();
+        self.until.0.clear();
         with_stored!(&mut self.value, stored => stored.clear()) | self.keyed.clear()
     }
 
     /// All that a replica has counted up to here is known, and gone where it is not here, wherever an update may write. Returns whether not
     /// all of it was known.
     pub(super) fn claim(&mut self, Writing { replica, above, .. }: &Writing<'_>, update: &Update) -> bool {
-        let kind = self.kind();
         let of_value = with_stored!(&mut self.value, stored => stored.claim(*replica, *above));
-        let decides = update.expires.is_some() && kind != Kind::LastWriterWins;
-        let of_time = decides && self.until.claim(*replica, *above);
-        let marks = update.once.is_some() && kind == Kind::Counter;
-        let of_marks = marks && self.keyed.claim(*replica, *above);
-        of_value | of_time | of_marks
+        let marks = update.once.is_some() && self.kind() == Kind::Counter;
+        of_value | (marks && self.keyed.claim(*replica, *above))
     }
 
     /// Adds to a counter under an idempotency key, and marks that: what several have added under one key counts once.
@@ -251,21 +274,28 @@ impl Part {
         writing: &Writing<'_>,
         delta: &mut Self,
     ) -> Result<(), Refused> {
-        let Writing { replica, at, .. } = *writing;
         if let Value::LastWriterWins(register) = &mut self.value {
             let Some(value) = register.value().value().map(|timed| timed.value.clone()) else { return Ok(()) };
-            register.update(replica, |state, w| state.restate(w, Timed { expires, value }))?;
+            register.update(writing.replica, |state, w| state.restate(w, Timed { expires, value }))?;
         } else {
-            let decided = self.until.update(replica, |state, w| state.set(w, at, expires))?;
-            gather(&mut delta.until, decided);
+            let decided = self.until.decide(Due { at: expires, ..self.due() }, writing)?;
+            delta.until.0.merge(decided.unwrap_or_default());
         }
         Ok(())
     }
 
+    /// What was added expires with what was there, if that is to. Returns whether it is.
+    pub(super) fn extend(&mut self, writing: &Writing<'_>, delta: &mut Self) -> Result<bool, Refused> {
+        let extended = self.until.extend(self.due(), writing)?;
+        let is_timed = extended.is_some();
+        delta.until.0.merge(extended.unwrap_or_default());
+        Ok(is_timed)
+    }
+
     /// Appends its bytes.
-    pub(super) fn encode(&self, bytes: Vec<u8>) -> Vec<u8> {
+    pub(super) fn encode(&self, format: Format, bytes: Vec<u8>) -> Vec<u8> {
         // Most decide nothing apart from the value.
-        let until = encode_written(&self.until);
+        let until = encode_written(&self.until.0);
         let value = with_stored!(&self.value, stored => stored.encode());
         let bytes = postcard::to_extend(&(&until[..], &value[..]), bytes).expect("it encodes into a growing buffer");
         if self.kind() != Kind::Counter {
@@ -273,16 +303,25 @@ impl Part {
         }
         let bytes =
             postcard::to_extend(&encode_written(&self.keyed)[..], bytes).expect("it encodes into a growing buffer");
-        if self.origins.is_empty() { bytes } else { self.origins.encode(bytes) }
+        if format == Format::Plain {
+            return bytes;
+        }
+        postcard::to_extend(&self.origins, bytes).expect("it encodes into a growing buffer")
     }
 
-    /// Whether it says from where on totals count.
-    pub(super) fn has_origins(&self) -> bool {
-        !self.origins.is_empty()
+    /// The least of the formats of records that has room for it.
+    pub(super) fn format(&self) -> Format {
+        if self.was_timed() {
+            Format::Timed
+        } else if self.origins.is_empty() {
+            Format::Plain
+        } else {
+            Format::WithOrigins
+        }
     }
 
     /// Reads one of this kind. Returns the rest of the bytes, too.
-    pub(super) fn decode(kind: Kind, has_origins: bool, bytes: &[u8]) -> Result<(Self, &[u8]), NotARecord> {
+    pub(super) fn decode(kind: Kind, format: Format, bytes: &[u8]) -> Result<(Self, &[u8]), NotARecord> {
         let taken = postcard::take_from_bytes::<(&[u8], &[u8])>(bytes);
         let ((until, value), mut rest) = taken.map_err(|error| NotARecord(error.to_string()))?;
         let damaged = |error: polity_crdt::DecodeError| NotARecord(error.to_string());
@@ -296,11 +335,16 @@ impl Part {
         let (mut keyed, mut origins): (&[u8], _) = (&[], Origins::default());
         if kind == Kind::Counter {
             (keyed, rest) = postcard::take_from_bytes(rest).map_err(|error| NotARecord(error.to_string()))?;
-            if has_origins {
-                (origins, rest) = Origins::decode(rest)?;
+            if format != Format::Plain {
+                let taken = postcard::take_from_bytes(rest);
+                (origins, rest) = taken.map_err(|error| NotARecord(error.to_string()))?;
             }
         }
+        if !until.is_empty() && format != Format::Timed {
+            return Err(NotARecord("a time to live of an earlier build".to_owned()));
+        }
         let (until, keyed) = (decode_written(until).map_err(damaged)?, decode_written(keyed).map_err(damaged)?);
+        let until = Until(until);
         let part = Self { value, until, keyed, origins };
         if part.is_written() { Ok((part, rest)) } else { Err(NotARecord(format!("nothing was written to its {kind}"))) }
     }

@@ -117,7 +117,7 @@ pub(crate) struct Applied {
     /// heard of what it is made over:
     ///
     /// - What was ever given a time to live: who takes in the step, and not that what was there has expired and was removed, would show it under
-    ///   the time that it has now, or hide the step under the time that is over.
+    ///   the time that it has now.
     /// - A counter: it is a few numbers, and a total means nothing without the removals that its replica has heard of.
     /// - A field that is set where something has gone: it may have been there, under a time that is later, and others may have that still.
     /// - What is removed: others may have what has replaced, or was replaced by, that which is removed here.
@@ -210,6 +210,14 @@ impl Record {
         self.causal.delete(dots);
     }
 
+    /// Lets what is there of a kind expire with what of it is to expire already. Returns whether something is.
+    pub(crate) fn extend(&mut self, kind: Kind, writing: &Writing<'_>) -> Result<bool, Refused> {
+        match (self.parts.iter_mut().find(|part| part.kind() == kind), Part::new(kind)) {
+            (Some(part), Some(mut told)) => part.extend(writing, &mut told),
+            _ => Ok(false),
+        }
+    }
+
     /// How many steps of an update would change something.
     pub(crate) fn would_change(&self, update: &Update) -> u32 {
         // Nobody sees this copy, so nobody's count is used up.
@@ -294,6 +302,8 @@ impl Record {
         {
             part.retime(*expires, writing, &mut told)?;
             changed += u32::from(steps.is_empty());
+        } else if expires.is_none() && update.counts() {
+            part.extend(writing, &mut told)?;
         }
         let removes = steps.iter().any(|step| matches!(step, Step::Remove(_)));
         let needs_all = removes || sets_anew || has_claimed || part.was_timed();

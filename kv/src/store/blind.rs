@@ -3,9 +3,8 @@
 //! A write replaces what a quorum knows. To ask for that first costs a round, and the answer is nearly always what the
 //! coordinator has itself. So a write that can be made up for is done over what is here ([`Store::write_blindly`]), and
 //! brings the hash of that along. Who had something else says what ([`Said`]), and [`Store::amend`] makes up for it: an
-//! update that only adds to a set or counter learns what it has come to, and if others know of a time to live that was not
-//! known here, tells all that is known, or says that the outcome is unknown, should that time be over; and a put of a causal
-//! value takes away what it should have replaced.
+//! update that only adds to a set or counter learns what it has come to, and expires with the rest, if others know that that is
+//! to expire; and a put of a causal value takes away what it should have replaced.
 //!
 //! # Why of two puts one value stays
 //!
@@ -188,30 +187,17 @@ impl Store {
         let old = self.engine.load(shard, key)?;
         let mut record = record::decode_any(old.as_deref())?;
         let found = guard.old(key, old.as_deref(), &record);
-        // Others knew when all of it expires. All that is known goes everywhere, as with any write to what has a time. If that is over,
-        // or there was another before, who has found what was added with what had expired may have removed it. To add it again would bring
-        // back what somebody has seen and removed.
-        let times = update.kind.filter(|_| written.dot.is_none() && !mutated(Mutation::AddsToWhatIsGone));
-        let (decided, no_more) = times.map(|kind| known.decided_since(&before, kind)).unwrap_or_default();
         let is_news = record.merge(known);
-        if !decided.is_empty() {
-            let now = millis(wall);
-            let may_be_gone = !no_more.is_empty() || said.iter().any(|said| said.record.has_expired_parts(now));
-            after.latch(now);
-            let changed = after.would_change(update);
-            record.merge(after);
+        let now = millis(wall);
+        // Others know when all of it expires. If that is over, what was added is no part of that, and stays.
+        after.latch(now);
+        if let Some(kind) = update.kind.filter(|kind| after.is_timed(*kind))
+            && record.extend(kind, &guard.writing(wall, self.window))?
+        {
             self.put_record(&mut guard, shard, key, found, &record)?;
-            if may_be_gone {
-                return Err(WriteError::ExpiredMeanwhile);
-            }
-            let (bytes, total) = (record::encode(&record), record.total());
-            return Ok(Amended::Further(Written {
-                record: bytes,
-                changed,
-                total,
-                vouch: guard.vouch(named),
-                ..written
-            }));
+            let (changed, total) = (after.would_change(update), record.total());
+            let (record, vouch) = (record::encode(&record), guard.vouch(named));
+            return Ok(Amended::Further(Written { record, changed, total, vouch, ..written }));
         }
         let is_further = !replaced.is_empty();
         if is_further {
@@ -231,7 +217,7 @@ impl Store {
         }
         if written.dot.is_none() {
             written.changed = after.would_change(update);
-            written.total = record.total();
+            written.total = record.seen_at(now).total();
             written.context.merge(after.context());
         }
         Ok(Amended::Enough(written))

@@ -12,7 +12,7 @@ use polity_shard::ShardId;
 
 use super::{Old, Shard, Store, millis};
 use crate::engine::EngineError;
-use crate::record::{self, Kind, MAX_DONE, NotARecord, Record, Refused, Update, Writing};
+use crate::record::{self, Kind, MAX_DONE, Millis, NotARecord, Record, Refused, Update, Writing};
 use crate::roster::RosterId;
 use crate::tally::Vouch;
 use crate::wire::Had;
@@ -32,9 +32,9 @@ pub(crate) enum WriteError {
     RecordTooLarge(usize),
     #[error("the key has {MAX_DONE} writes under idempotency keys already")]
     TooManyKeys,
-    /// What was added may have gone with it.
-    #[error("it had expired elsewhere, and what was added may have gone with it")]
-    ExpiredMeanwhile,
+    /// It would cover what was written after its time.
+    #[error("the time has passed that it was to live for")]
+    Late,
     #[error(transparent)]
     Engine(EngineError),
 }
@@ -87,6 +87,14 @@ pub(crate) struct Written {
     pub(crate) vouch: Vouch,
     /// The write that put a causal value. It is under way: see [`Store::flight`].
     pub(crate) dot: Option<Dot>,
+}
+
+impl Shard {
+    /// How this replica writes now, over all that it knows.
+    pub(super) fn writing(&mut self, wall: Duration, window: Millis) -> Writing<'static> {
+        let at = if mutated(Mutation::StampsNothing) { Timestamp::default() } else { self.clock.now(wall) };
+        Writing { replica: self.replica, above: self.counted, context: None, at, window }
+    }
 }
 
 impl Store {
@@ -220,9 +228,11 @@ impl Store {
         named: RosterId,
     ) -> Result<Written, WriteError> {
         let siblings = record.siblings();
-        let at = if mutated(Mutation::StampsNothing) { Timestamp::default() } else { guard.clock.now(wall) };
-        let writing = Writing { replica: guard.replica, above: guard.counted, context, at, window: self.window };
+        let writing = Writing { context, ..guard.writing(wall, self.window) };
         let applied = record.apply(update, &writing)?;
+        if update.expires.flatten().is_some_and(|at| at <= millis(wall)) && !applied.again {
+            return Err(WriteError::Late);
+        }
         if record.siblings() > self.max_siblings && !update.clears && !applied.again {
             return Err(WriteError::TooManySiblings(siblings));
         }

@@ -1,14 +1,17 @@
 //! Sets and counters to which all clients add, and which expire as a whole: what has expired by all clocks before somebody adds again
 //! does not come back with that (K5), and what has expired by none is there (K3).
 //!
-//! An add fixes by its caller's wall clock when all of it expires. Whoever looks judges by its own, and any clock may have removed what
-//! was over by it.
+//! An add fixes by its caller's wall clock when all of it expires, or says nothing of that, and expires with the rest. Whoever looks judges
+//! by its own, and any clock may have removed what was over by it.
 //!
 //! 1. What is found was added, or may have been (K6).
 //! 2. An add that was acknowledged is *gone* if at a moment after that, and before a read begins, all that had been begun by then was over
-//!    by every clock: what is added from then on begins anew. The read does not find it (K5).
+//!    by every clock: what is added from then on begins anew. So is one that says nothing, if one that came after it is gone. The read does
+//!    not find it (K5).
 //! 3. An add that was acknowledged before a read begins is found, if until that has ended it was over by no clock, and neither was any that
-//!    may have been done later: the last one says when all expires, and of those at the same time any may be that (K1 in the end, K3 before).
+//!    may have been done later: the last one says when all expires, and of those at the same time any may be that (K1 in the end, K3
+//!    before). One that says nothing is over by no clock. What was over by all clocks before it began says nothing of it, though its
+//!    outcome is unknown.
 
 use std::collections::BTreeMap;
 
@@ -54,9 +57,10 @@ struct Key<'f> {
 #[derive(Clone, Copy)]
 struct Add<'f> {
     op: &'f Op,
-    /// When all is over that it has found or made, by its caller's clock: at the earliest, for one that jumps in the moment of the call.
-    expires: Wall,
-    /// The latest of that at the latest, and of all that began before.
+    /// When all is over that it has found or made, by its caller's clock, at the earliest and the latest: that may jump in the moment of
+    /// the call. `None`: when it was anyway.
+    expires: Option<(Wall, Wall)>,
+    /// The latest of that, and of all that began before.
     latest: Wall,
 }
 
@@ -68,19 +72,25 @@ impl Add<'_> {
 }
 
 impl<'f> Key<'f> {
-    fn add(&mut self, op: &'f Op, ms: u32) {
+    fn add(&mut self, op: &'f Op, ms: Option<u32>) {
         let at = self.facts.at(op.invoked);
         let (least, most) = self.clocks.of_host(op.host, at, at);
-        let latest = most + Wall::from(ms);
-        let latest = self.adds.last().map_or(latest, |before| before.latest.max(latest));
-        self.adds.push(Add { op, expires: least + Wall::from(ms), latest });
+        let expires = ms.map(|ms| (least + Wall::from(ms), most + Wall::from(ms)));
+        let before = self.adds.last().map_or(Wall::MIN, |before| before.latest);
+        self.adds.push(Add { op, expires, latest: expires.map_or(before, |(_, latest)| before.max(latest)) });
     }
 
     fn problem(&self, read: &Op) -> Option<(&'static str, String)> {
         let end = read.returned.filter(|_| !self.facts.is_apart(read.invoked))?;
         let begun = &self.adds[..self.adds.partition_point(|add| add.op.invoked < end)];
         let anew = self.begun_anew(read, end);
-        let is_gone = |add: &Add<'_>| add.done().is_some_and(|done| anew.is_some_and(|anew| done <= anew));
+        let is_over = |add: &Add<'_>| add.done().is_some_and(|done| anew.is_some_and(|anew| done <= anew));
+        let is_gone = |add: &Add<'_>| match (add.expires, add.done()) {
+            (Some(_), _) => is_over(add),
+            (None, done) => done.is_some_and(|done| {
+                begun.iter().any(|later| later.expires.is_some() && later.op.invoked > done && is_over(later))
+            }),
+        };
         let must = || begun.iter().filter(|add| !is_gone(add) && self.is_there(add, begun, read, end));
         let lost = if self.facts.is_final(read) { "K1" } else { "K3" };
         match &read.outcome {
@@ -111,8 +121,9 @@ impl<'f> Key<'f> {
         let moments = self.adds[..before].iter().map(|add| add.op.invoked).chain([read.invoked]);
         let is_over = |(begun, moment): &(usize, usize)| {
             let latest = begun.checked_sub(1).map(|last| self.adds[last].latest);
-            latest.is_none_or(|latest| latest + TICKS_MS < self.clocks.earliest(self.facts.at(*moment), until))
-                && !self.facts.is_apart(*moment)
+            latest.is_none_or(|latest| {
+                latest.saturating_add(TICKS_MS) < self.clocks.earliest(self.facts.at(*moment), until)
+            }) && !self.facts.is_apart(*moment)
         };
         let moments: Vec<(usize, usize)> = moments.enumerate().collect();
         moments.into_iter().rev().find(is_over).map(|(_, moment)| moment)
@@ -120,7 +131,9 @@ impl<'f> Key<'f> {
 
     /// Whether an add must be found.
     fn is_there(&self, add: &Add<'_>, begun: &[Add<'_>], read: &Op, end: usize) -> bool {
-        let lasts = |other: &Add<'_>, shown: Wall| shown + TICKS_MS + APART_MS < other.expires;
+        let lasts = |other: &Add<'_>, shown: Wall| {
+            other.expires.is_none_or(|(earliest, _)| shown + TICKS_MS + APART_MS < earliest)
+        };
         let is_done = add.done().is_some_and(|done| done < read.invoked);
         // Most are over long since.
         if !is_done || !lasts(add, self.clocks.latest(self.facts.at(end), self.facts.at(end))) {
@@ -128,7 +141,12 @@ impl<'f> Key<'f> {
         }
         let shown = self.clocks.latest(self.facts.at(add.op.invoked), self.facts.at(end));
         let mut later = begun.iter().filter(|other| other.op.returned.is_none_or(|at| at > add.op.invoked));
-        later.all(|other| lasts(other, shown))
+        let least = self.clocks.earliest(self.facts.at(add.op.invoked), self.facts.at(end));
+        // Nobody takes it any more, and who has it knows that it is over.
+        let is_past = |other: &Add<'_>| {
+            add.expires.is_none() && other.expires.is_some_and(|(_, latest)| latest + TICKS_MS + APART_MS < least)
+        };
+        later.all(|other| lasts(other, shown) || is_past(other))
     }
 }
 
@@ -140,7 +158,11 @@ mod tests {
     use crate::history::{Entry, Event, Host};
 
     fn add(ms: u64, id: u64) -> [Entry; 2] {
-        op(ms, ms + 5, id, Action::Fade(1000), done(&[]))
+        op(ms, ms + 5, id, Action::Fade(Some(1000)), done(&[]))
+    }
+
+    fn add_to_the_rest(ms: u64, id: u64) -> [Entry; 2] {
+        op(ms, ms + 5, id, Action::Fade(None), done(&[]))
     }
 
     fn promises(entries: &[&[Entry]]) -> Vec<String> {
@@ -170,6 +192,23 @@ mod tests {
         assert_eq!(read(&all[..1], 1600, done(&[1])), ["K5"]);
         // Somebody has made all of it last longer in time.
         assert!(read(&[add(100, 1), add(900, 2), add(1500, 3)], 1600, done(&[1, 2, 3])).is_empty());
+    }
+
+    #[test]
+    fn what_is_added_without_a_time_once_all_is_over_stays_until_the_next() {
+        let lost = op(300, 305, 2, Action::Fade(Some(1000)), Outcome::Unknown);
+        let all = [add(100, 1), lost, add_to_the_rest(2000, 3)];
+        assert!(read(&all, 9000, done(&[3])).is_empty() && read(&all, 9000, Outcome::Total(1)).is_empty());
+        assert_eq!(read(&all, 9000, done(&[])), ["K3"]);
+        assert_eq!(read(&all, 9000, done(&[1, 3])), ["K5"]);
+        // It goes with what is added in time, and is not claimed before.
+        let more = |at| [add(100, 1), add_to_the_rest(2000, 3), add(at, 4)];
+        assert_eq!(read(&more(2500), 9000, done(&[3])), ["K5"]);
+        assert!(read(&more(2500), 3300, done(&[4])).is_empty() && read(&more(2500), 3300, done(&[3, 4])).is_empty());
+        assert_eq!(read(&more(2500), 2600, done(&[4])), ["K3"]);
+        // One that is not over may take it along, though nobody knows of it.
+        let lost = op(1900, 1905, 2, Action::Fade(Some(1000)), Outcome::Unknown);
+        assert!(read(&[add(100, 1), lost, add_to_the_rest(2000, 3)], 9000, done(&[])).is_empty());
     }
 
     #[test]

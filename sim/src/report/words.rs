@@ -76,7 +76,8 @@ pub(super) fn doing(op: &Op) -> String {
         Action::Insert { element, once } => {
             format!("insert {element}{}", if once { " under its idempotency key" } else { "" })
         }
-        Action::Fade(ms) => format!("fade in {ms} ms"),
+        Action::Fade(Some(ms)) => format!("fade in {ms} ms"),
+        Action::Fade(None) => "fade with the rest".to_owned(),
         Action::Remove(element) => format!("remove {element}"),
         Action::Order(first) if first != op.id => format!("order of {first} again"),
         action => kind(&action).to_owned(),

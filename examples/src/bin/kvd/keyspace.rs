@@ -66,7 +66,10 @@ impl Keyspace {
 
     /// Sets when a key expires, of whatever kind: after this time, or never. Says whether anything was there.
     pub(crate) async fn expire(&self, key: &Bytes, after: Option<Duration>) -> Result<bool> {
-        self.keys.expire(key, after).await
+        match self.keys.expire(key, after).await {
+            Err(KvError::Expired) => self.delete(key).await,
+            done => done,
+        }
     }
 
     /// A string, or what a counter stands at.
@@ -85,7 +88,10 @@ impl Keyspace {
             Some(ttl) => put.ttl(ttl),
             None => put,
         };
-        put.await
+        match put.await {
+            Err(KvError::Expired) => self.delete(key).await.map(drop),
+            done => done,
+        }
     }
 
     /// What a counter stands at; 0 if nothing is there.

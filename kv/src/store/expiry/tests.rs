@@ -6,8 +6,8 @@ use std::time::Duration;
 use polity_cluster::mutation::{self, Mutation};
 
 use crate::record::{Blob, Kind, Record, Step, Update};
-use crate::store::replica::Replica;
-use crate::store::{Amended, WriteError};
+use crate::store::replica::{KEY, Replica};
+use crate::store::{Amended, Write, WriteError};
 
 /// When what is written first expires, and later.
 const UNTIL: u64 = 100;
@@ -101,27 +101,70 @@ fn heard_of_with_a_slow_clock() -> Vec<Blob> {
     seen(&c.record(), Duration::ZERO).1
 }
 
-/// One adds to a set of which it has not heard that it has expired, while another that has heard of it adds something, too. Returns where
-/// not both are there, and nothing else, if it is said to be.
-fn added_unheard() -> Vec<usize> {
+/// Two have something of which the third, `a`, has heard, and not that it was given a time, which is over.
+fn expired_unheard(first: &Update) -> [Replica; 3] {
     let all = three();
     let [a, b, c] = &all;
-    let written = a.write(&insert("old"));
+    let written = a.write(first);
     all[1..].iter().for_each(|replica| replica.learn(&written));
-    let timed = b.write_at(&until(UNTIL, Update::of(Kind::Set, Vec::new())), Some(c.record()), Duration::ZERO);
-    c.learn(&timed);
+    c.learn(&b.write(&until(UNTIL, Update::of(first.kind.expect("it has one"), Vec::new()))));
+    all
+}
 
-    let (written, blind) = a.try_blindly(&insert("new"), LATER).expect("nothing expires as far as it knows");
-    let said = b.hear(&written, &blind);
-    c.learn(&written);
-    let other = c.write_at(&insert("other"), Some(b.record()), LATER);
-    all.iter().for_each(|replica| replica.learn(&other));
-    // Who added what has found the old may have taken it away with that.
-    if matches!(a.amend_at((&insert("new"), LATER), (written, &blind), said), Err(WriteError::ExpiredMeanwhile)) {
-        return Vec::new();
-    }
-    let expected = (0, vec![blob("new"), blob("other")]);
-    (0..3).filter(|at| seen(&all[*at].record(), LATER) != expected).collect()
+/// One adds to what has expired, of which it has not heard, while another that has heard of it adds something, too. Returns where not both
+/// are there, or something else is.
+fn added_unheard() -> Vec<usize> {
+    let cases = [
+        (insert("old"), insert("new"), insert("other"), (0, vec![blob("new"), blob("other")])),
+        (add(5), add(1), add(10), (11, vec![])),
+    ];
+    let wrong = cases.map(|(first, second, third, expected)| {
+        let all = expired_unheard(&first);
+        let [a, b, c] = &all;
+        let (written, blind) = a.try_blindly(&second, LATER).expect("nothing expires as far as it knows");
+        let said = b.hear(&written, &blind);
+        c.learn(&written);
+        let other = c.write_at(&third, Some(b.record()), LATER);
+        all.iter().for_each(|replica| replica.learn(&other));
+        let ended = a.amend_at((&second, LATER), (written, &blind), said);
+        let Ok(Amended::Enough(written)) = ended else { panic!("the others have it: {ended:?}") };
+        assert_eq!(written.changed, 1);
+        (0..3)
+            .filter(move |at| seen(&all[*at].record(), LATER) != expected || written.total != expected.0)
+            .collect::<Vec<_>>()
+    });
+    wrong.concat()
+}
+
+/// A time is given at one, and nobody has heard of that before it was over and something else was added elsewhere. Returns where that is not
+/// there, or what was given the time is.
+fn heard_of_too_late() -> Vec<usize> {
+    let cases = [
+        (insert("old"), insert("timed"), insert("new"), (0, vec![blob("new")])),
+        (set("old"), set("timed"), set("new"), (0, vec![blob("new")])),
+        (add(5), add(7), add(1), (1, vec![])),
+    ];
+    let wrong = cases.map(|(first, timed, second, expected)| {
+        let all = three();
+        let [a, b, c] = &all;
+        let written = b.write(&first);
+        [a, c].into_iter().for_each(|replica| replica.learn(&written));
+        a.write(&until(UNTIL, timed));
+        match b.try_blindly(&second, LATER) {
+            Some((written, _)) => c.learn(&written),
+            None => c.learn(&b.write_at(&second, Some(c.record()), LATER)),
+        }
+        let heals = a.record();
+        [b, c].into_iter().for_each(|replica| replica.take(&heals));
+        a.take(&b.record());
+        // Whoever writes next knows of all of it.
+        let mut wrong: Vec<_> = (0..3).filter(|at| seen(&all[*at].record(), LATER) != expected).collect();
+        let removed = c.write_at(&Update { kind: first.kind, ..Update::any() }, Some(a.record()), LATER);
+        all.iter().for_each(|replica| replica.learn(&removed));
+        wrong.extend((0..3).filter(|at| seen(&all[*at].record(), LATER) != expected));
+        wrong
+    });
+    wrong.concat()
 }
 
 /// One that has not heard that a counter was deleted adds to it, as whoever coordinates does. Returns where the sum is wrong.
@@ -213,46 +256,74 @@ fn a_counter_that_was_deleted_does_not_come_back_with_what_is_added() {
     assert_eq!(counted_unheard(), []);
 }
 
-/// Another may have removed it with what had expired, and it is part of a total: it is not added twice, and not lost in silence.
 #[test]
-fn the_outcome_of_what_is_added_to_a_counter_that_has_expired_elsewhere_is_unknown() {
-    let all = three();
-    let [a, b, c] = &all;
-    let written = a.write(&add(5));
-    all[1..].iter().for_each(|replica| replica.learn(&written));
-    let timed = b.write_at(&until(UNTIL, Update::of(Kind::Counter, Vec::new())), Some(c.record()), Duration::ZERO);
-    c.learn(&timed);
-    let (written, blind) = a.try_blindly(&add(1), LATER).expect("nothing expires as far as it knows");
-    let said = b.hear(&written, &blind);
-    let ended = a.amend_at((&add(1), LATER), (written, &blind), said);
-    assert!(matches!(ended, Err(WriteError::ExpiredMeanwhile)), "{ended:?}");
-    // It was done this time, and what had expired does not come back with it.
-    c.write_at(&add(10), Some(a.record()), LATER);
-    all.iter().for_each(|replica| replica.take(&c.record()));
-    all.iter().for_each(|replica| assert_eq!(seen(&replica.record(), LATER).0, 11));
+fn a_time_that_nobody_had_heard_of_before_it_was_over_takes_only_what_it_was_given_to() {
+    assert_eq!(heard_of_too_late(), []);
 }
 
-/// Of five, `a` has missed that a set was given a time, and that it was begun anew or all of it taken away. Somebody may have found what it adds
-/// with what has expired, and removed that.
+/// Times are given on two sides: the later one holds, and what only the other covers goes with that.
 #[test]
-fn the_outcome_of_what_is_added_to_what_was_begun_anew_elsewhere_is_unknown() {
-    for is_emptied in [false, true] {
-        let all = ["a1", "b2", "c3", "d4", "e5"].map(Replica::new);
-        let [a, b, c, d, e] = &all;
-        let written = a.write(&insert("old"));
-        all[1..].iter().for_each(|replica| replica.learn(&written));
-        let timed = b.write(&until(UNTIL, Update::of(Kind::Set, Vec::new())));
-        [c, d, e].into_iter().for_each(|replica| replica.learn(&timed));
-        if is_emptied {
-            c.write(&Update::of(Kind::Set, vec![Step::Remove(blob("old"))]));
-        } else {
-            c.write_at(&insert("anew"), Some(d.record()), LATER);
-        }
-        let (written, blind) = a.try_blindly(&insert("new"), LATER).expect("nothing expires as far as it knows");
-        let said: Vec<_> = [b, c].map(|replica| replica.hear(&written, &blind)).into_iter().flatten().collect();
-        let ended = a.amend_at((&insert("new"), LATER), (written, &blind), said);
-        assert!(matches!(ended, Err(WriteError::ExpiredMeanwhile)), "{ended:?}");
+fn of_two_times_at_once_the_later_given_one_holds() {
+    let [a, b, c] = three();
+    c.learn(&a.write(&insert("old")));
+    b.take(&c.record());
+    a.write_at(&until(UNTIL, insert("one")), None, Duration::from_millis(1));
+    b.write_at(&until(UNTIL * 2, insert("two")), None, Duration::from_millis(2));
+    let (one, two) = (a.record(), b.record());
+    [&a, &b].into_iter().for_each(|replica| [&one, &two].into_iter().for_each(|record| replica.take(record)));
+    let all = ["old", "one", "two"].map(blob);
+    for replica in [&a, &b] {
+        let record = replica.record();
+        assert_eq!((record.expires(), record.next_expiry(0)), (Some(UNTIL * 2), Some(UNTIL)));
+        assert_eq!(seen(&record, Duration::from_millis(UNTIL * 2 - 1)).1, all);
+        assert_eq!(seen(&record, LATER).1, []);
     }
+    // The earlier one was given more time: it keeps what only that covers.
+    let [a, b, c] = three();
+    c.learn(&a.write(&insert("old")));
+    b.take(&c.record());
+    a.write_at(&until(UNTIL * 3, insert("one")), None, Duration::from_millis(1));
+    b.write_at(&until(UNTIL * 2, insert("two")), None, Duration::from_millis(2));
+    a.take(&b.record());
+    let record = a.record();
+    assert_eq!((seen(&record, LATER).1, record.expires()), (vec![blob("one")], Some(UNTIL * 3)));
+    // Whoever adds to that adds to what expires then.
+    let written = a.write_at(&insert("more"), Some(b.record()), LATER);
+    c.learn(&written);
+    assert_eq!(seen(&c.record(), LATER).1, ["more", "one"].map(blob));
+    assert_eq!(seen(&c.record(), Duration::from_millis(UNTIL * 3)).1, []);
+}
+
+/// Of two last values that were put at once the later one has expired at who has not met the other.
+#[test]
+fn what_was_lost_to_a_last_value_does_not_show_when_that_has_expired() {
+    let put = |text: &str| Update::put(Kind::LastWriterWins, Some(blob(text)));
+    let [a, b, c] = three();
+    a.write_at(&put("loser"), None, Duration::from_millis(1));
+    b.write_at(&until(UNTIL, put("winner")), None, Duration::from_millis(2));
+    c.take(&b.record());
+    for replica in [&b, &c] {
+        replica.store.expire(LATER);
+        replica.take(&a.record());
+        replica.store.expire(LATER);
+        assert!(!replica.record().seen_at(200).is_live());
+    }
+    let written = c.write_at(&put("new"), Some(b.record()), LATER);
+    a.learn(&written);
+    assert_eq!(a.record().seen_at(200).values(), [&blob("new")]);
+}
+
+/// It would cover what was written after its time.
+#[test]
+fn a_write_whose_time_has_passed_is_refused() {
+    let [a, ..] = three();
+    a.write(&insert("old"));
+    let late = until(UNTIL, insert("late"));
+    let write = |known| Write { update: &late, context: None, known, wall: Duration::from_millis(UNTIL) };
+    for known in [None, Some(Record::default())] {
+        assert!(matches!(a.store.write(a.shard, KEY, write(known), a.named), Err(WriteError::Late)));
+    }
+    assert_eq!(seen(&a.record(), Duration::ZERO).1, [blob("old")]);
 }
 
 /// A time that is yet to come is heard of, and told to who has missed it, too.
@@ -309,6 +380,7 @@ fn these_tests_catch_their_faults() {
     is_caught(Mutation::TellsTheStepOnly, all_written_again);
     is_caught(Mutation::TellsTheStepOnly, || vec![0; all_heard_of_late().len()]);
     is_caught(Mutation::TellsTheStepOnly, || vec![0; usize::from(heard_of_with_a_slow_clock() != [blob("two")])]);
-    is_caught(Mutation::AddsToWhatIsGone, added_unheard);
+    is_caught(Mutation::ExpiresUnseen, added_unheard);
+    is_caught(Mutation::ExpiresUnseen, heard_of_too_late);
     is_caught(Mutation::BringsBackCounts, counted_unheard);
 }

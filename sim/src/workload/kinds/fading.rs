@@ -1,8 +1,9 @@
 //! A set and a counter, `ks0` and `kn0`, to which all clients add for some time, again and again, and which expire as a whole in between.
+//! Once they have, something is added to them that does not expire until the next time.
 
 use std::time::Duration;
 
-use polity::kv::{Bucket, Counter};
+use polity::kv::{Bucket, Counter, Put};
 use rand::RngExt as _;
 
 use super::super::{Client, Pace, outcome_of};
@@ -18,6 +19,8 @@ const SOON_MS: u32 = 2000;
 /// They are added to at the beginning of each span, for so long: what was added under the last deadline of one has expired before the next.
 const SPAN: Duration = Duration::from_secs(7);
 const ADDED: Duration = Duration::from_secs(2);
+/// What was added has expired then.
+const OVER: std::ops::Range<Duration> = Duration::from_secs(5)..Duration::from_secs(6);
 
 pub(super) fn keys() -> Vec<String> {
     KEYS.map(str::to_owned).to_vec()
@@ -35,24 +38,33 @@ pub(super) async fn act(client: Client, mut pace: Pace) {
     while pace.next().await {
         let key = KEYS[pace.rng.random_range(0..KEYS.len())];
         let now = turmoil::sim_elapsed().unwrap_or_default();
-        let is_time = now.as_millis() % SPAN.as_millis() < ADDED.as_millis();
+        let of_span = Duration::from_nanos((now.as_nanos() % SPAN.as_nanos()) as u64);
         // Who is early or late by hours would let all of it last as long.
-        if is_time && pace.rng.random_range(0..3) > 0 && clock_is_right(&client) {
-            add(&client, key).await;
+        if of_span < ADDED && pace.rng.random_range(0..3) > 0 && clock_is_right(&client) {
+            add(&client, key, Some(SOON_MS)).await;
+        } else if OVER.contains(&of_span) && pace.rng.random_range(0..3) == 0 {
+            add(&client, key, None).await;
         } else {
             read(&client, key).await;
         }
     }
 }
 
-async fn add(client: &Client, key: &str) {
-    let op = client.recorder.invoke(client.host, key, Action::Fade(SOON_MS));
-    let ttl = Duration::from_millis(SOON_MS.into());
+async fn add(client: &Client, key: &str, soon_ms: Option<u32>) {
+    let op = client.recorder.invoke(client.host, key, Action::Fade(soon_ms));
+    let ttl = soon_ms.map(|ms| Duration::from_millis(ms.into()));
     let added = match is_counter(key) {
-        true => counters(client).add(key, 1).ttl(ttl).await.map(drop),
-        false => members(client).update(key, |set| set.add(op.0.to_be_bytes())).ttl(ttl).await.map(drop),
+        true => timed(counters(client).add(key, 1), ttl).await.map(drop),
+        false => timed(members(client).update(key, |set| set.add(op.0.to_be_bytes())), ttl).await.map(drop),
     };
     client.recorder.returned(op, told(op, added));
+}
+
+fn timed<T>(put: Put<'_, T>, ttl: Option<Duration>) -> Put<'_, T> {
+    match ttl {
+        Some(ttl) => put.ttl(ttl),
+        None => put,
+    }
 }
 
 /// Reads a key. Returns whether it succeeded.

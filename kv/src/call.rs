@@ -158,7 +158,8 @@ impl<'a, T> Put<'a, T> {
     }
 
     /// How long what is written stays, from when the write is awaited; it is then removed, wherever it is. Of a counter, set or map that is
-    /// all that is under the key, whoever wrote it. It never comes back, and wall clocks say when: to within how far they differ.
+    /// all that is under the key, whoever wrote it, and what is added until then without a time of its own. It never comes back, and wall
+    /// clocks say when: to within how far they differ. A write that takes longer than that is refused ([`KvError::Expired`]).
     #[must_use = "a write does nothing until it is awaited"]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.write.ttl = Some(ttl);

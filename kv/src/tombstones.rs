@@ -45,7 +45,10 @@ pub(crate) async fn answer(here: &Coordinator, asked: &Collect) -> Result<Vec<bo
             asked.tombstones.iter().map(|tombstone| store.shard_of(&tombstone.key.0)).collect();
         store.all_durable(shards).await.map_err(|error| error.to_string())?;
     }
-    let each = |tombstone| if asked.drop { store.bury(tombstone) } else { store.has_nothing_but(tombstone) };
+    let each = |tombstone| match asked.drop {
+        true => store.bury(tombstone, here.wall()),
+        false => store.has_nothing_but(tombstone, here.wall()),
+    };
     let mut answer = Vec::with_capacity(asked.tombstones.len());
     for some in asked.tombstones.chunks(RECORDS_A_PIECE) {
         let _turn = here.pace.turn().await;

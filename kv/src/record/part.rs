@@ -118,9 +118,11 @@ impl Part {
 
     /// When the next of it expires, after this time.
     pub(super) fn next_expiry(&self, after: Millis) -> Option<Millis> {
-        let times = self.until.times().filter(|_| self.is_live());
-        let own = self.expires().filter(|_| self.kind() == Kind::LastWriterWins);
-        times.chain(own).filter(|at| *at > after).min()
+        if !self.is_live() {
+            return None;
+        }
+        let own = if self.kind() == Kind::LastWriterWins { self.expires() } else { None };
+        self.until.times().chain(own).filter(|at| *at > after).min()
     }
 
     /// Whether something of it has expired. Also what has a time and nothing of which is there: who removed the last of that may not have
@@ -284,12 +286,11 @@ impl Part {
         Ok(())
     }
 
-    /// What was added expires with what was there, if that is to. Returns whether it is.
-    pub(super) fn extend(&mut self, writing: &Writing<'_>, delta: &mut Self) -> Result<bool, Refused> {
+    /// What was added expires with what was there, if that is to.
+    pub(super) fn extend(&mut self, writing: &Writing<'_>, delta: &mut Self) -> Result<(), Refused> {
         let extended = self.until.extend(self.due(), writing)?;
-        let is_timed = extended.is_some();
         delta.until.0.merge(extended.unwrap_or_default());
-        Ok(is_timed)
+        Ok(())
     }
 
     /// Appends its bytes.

@@ -210,12 +210,10 @@ impl Record {
         self.causal.delete(dots);
     }
 
-    /// Lets what is there of a kind expire with what of it is to expire already. Returns whether something is.
-    pub(crate) fn extend(&mut self, kind: Kind, writing: &Writing<'_>) -> Result<bool, Refused> {
-        match (self.parts.iter_mut().find(|part| part.kind() == kind), Part::new(kind)) {
-            (Some(part), Some(mut told)) => part.extend(writing, &mut told),
-            _ => Ok(false),
-        }
+    /// Lets all that is there of a kind expire with what of it is to expire.
+    pub(crate) fn extend(&mut self, kind: Kind, writing: &Writing<'_>) -> Result<(), Refused> {
+        let part = self.parts.iter_mut().find(|part| part.kind() == kind);
+        part.zip(Part::new(kind)).map_or(Ok(()), |(part, mut told)| part.extend(writing, &mut told))
     }
 
     /// How many steps of an update would change something.

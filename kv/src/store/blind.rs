@@ -191,9 +191,9 @@ impl Store {
         let now = millis(wall);
         // Others know when all of it expires. If that is over, what was added is no part of that, and stays.
         after.latch(now);
-        if let Some(kind) = update.kind.filter(|kind| after.is_timed(*kind))
-            && record.extend(kind, &guard.writing(wall, self.window))?
-        {
+        if let Some(kind) = update.kind.filter(|kind| after.is_timed(*kind)) {
+            record.latch(now);
+            record.extend(kind, &guard.writing(wall, self.window))?;
             self.put_record(&mut guard, shard, key, found, &record)?;
             let (changed, total) = (after.would_change(update), record.total());
             let (record, vouch) = (record::encode(&record), guard.vouch(named));

@@ -156,7 +156,7 @@ mod tests {
         check();
         (0..4).for_each(|_| store.grow_older());
         for tombstone in store.ripe(SHARD, None).expect("works").0 {
-            assert_eq!(store.bury(&tombstone), Ok(true));
+            assert_eq!(store.bury(&tombstone, Duration::ZERO), Ok(true));
         }
         assert_eq!(store.digest(SHARD).count(), 41);
         check();

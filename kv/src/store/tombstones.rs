@@ -1,13 +1,14 @@
 //! The traces of deletes, and what has expired, as one node has them: which have lain long enough, and how they are dropped.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use polity_shard::ShardId;
 
-use super::{Shard, Store};
+use super::{Shard, Store, millis};
 use crate::agenda::Due;
 use crate::engine::{Change, EngineError};
-use crate::record;
+use crate::record::{self, Record};
 use crate::wire::{MAX_TOMBSTONES, PAGE_BYTES, Tombstone};
 
 /// How often the store must have grown older until a tombstone has lain for twice the time in between at least.
@@ -51,26 +52,20 @@ impl Store {
     }
 
     /// Whether this node has just this tombstone, for long enough, or nothing under its key.
-    pub(crate) fn has_nothing_but(&self, tombstone: &Tombstone) -> Result<bool, EngineError> {
+    pub(crate) fn has_nothing_but(&self, tombstone: &Tombstone, wall: Duration) -> Result<bool, EngineError> {
         let shard = self.shard_of(&tombstone.key.0);
         let guard = self.shard(shard);
         let Some(bytes) = self.engine.load(shard, &tombstone.key.0)? else { return Ok(true) };
-        Ok(self.is_ripe(&guard, tombstone) && record::hash(&bytes) == tombstone.hash)
+        Ok(self.to_bury(&guard, tombstone, &bytes, wall).is_some())
     }
 
     /// Drops this tombstone, if it is what is there and has lain for long enough.
-    pub(crate) fn bury(&self, tombstone: &Tombstone) -> Result<bool, EngineError> {
+    pub(crate) fn bury(&self, tombstone: &Tombstone, wall: Duration) -> Result<bool, EngineError> {
         let key = &tombstone.key.0;
         let shard = self.shard_of(key);
         let mut guard = self.shard(shard);
-        if !self.is_ripe(&guard, tombstone) {
-            return Ok(false);
-        }
         let Some(bytes) = self.engine.load(shard, key)? else { return Ok(false) };
-        let Ok(record) = record::decode(&bytes) else { return Ok(false) };
-        if record::hash(&bytes) != tombstone.hash {
-            return Ok(false);
-        }
+        let Some(record) = self.to_bury(&guard, tombstone, &bytes, wall) else { return Ok(false) };
         // What has expired is still in it, and when. Now that all have just this it goes; what is left is dropped later, or one that
         // was not reached would keep more than the names of writes.
         let mut bare = record.clone();
@@ -89,8 +84,12 @@ impl Store {
         Ok(true)
     }
 
-    fn is_ripe(&self, shard: &Shard, tombstone: &Tombstone) -> bool {
-        shard.tombstones.of(&tombstone.key.0).is_some_and(|ripe| ripe <= self.age())
+    /// The record of a tombstone that has lain for long enough, if it is this one. What has expired may be there again, if the clock was
+    /// set back.
+    fn to_bury(&self, shard: &Shard, tombstone: &Tombstone, bytes: &[u8], wall: Duration) -> Option<Record> {
+        let is_ripe = shard.tombstones.of(&tombstone.key.0).is_some_and(|ripe| ripe <= self.age());
+        let record = record::decode(bytes).ok().filter(|_| is_ripe && record::hash(bytes) == tombstone.hash)?;
+        record.seen_at(millis(wall)).is_tombstone().then_some(record)
     }
 }
 
@@ -107,6 +106,8 @@ mod tests {
     use crate::store::Write;
 
     const KEY: &[u8] = b"key";
+    /// Later than anything expires.
+    const NOW: Duration = Duration::from_secs(3600);
 
     fn store(name: &str) -> Store {
         let config = KvConfig::default();
@@ -169,19 +170,22 @@ mod tests {
         let tombstone = bytes(&a).expect("a record");
         grow_ripe(&a);
         let [asked] = &ripe(&a)[..] else { panic!("there is one") };
-        assert!(a.has_nothing_but(asked).expect("works") && b.has_nothing_but(asked).expect("works"), "b has nothing");
+        assert!(
+            a.has_nothing_but(asked, NOW).expect("works") && b.has_nothing_but(asked, NOW).expect("works"),
+            "b has nothing"
+        );
         take(&b, &before);
         grow_ripe(&b);
-        assert!(!b.has_nothing_but(asked).expect("works"), "what was deleted");
+        assert!(!b.has_nothing_but(asked, NOW).expect("works"), "what was deleted");
         take(&b, &tombstone);
-        assert!(!b.has_nothing_but(asked).expect("works"), "not for long enough");
+        assert!(!b.has_nothing_but(asked, NOW).expect("works"), "not for long enough");
         grow_ripe(&b);
-        assert!(b.has_nothing_but(asked).expect("works"));
+        assert!(b.has_nothing_but(asked, NOW).expect("works"));
         put(&b, "w");
-        assert!(!b.has_nothing_but(asked).expect("works") && !b.bury(asked).expect("works"));
+        assert!(!b.has_nothing_but(asked, NOW).expect("works") && !b.bury(asked, NOW).expect("works"));
         delete(&b);
         grow_ripe(&b);
-        assert!(!b.bury(asked).expect("works"), "another one");
+        assert!(!b.bury(asked, NOW).expect("works"), "another one");
     }
 
     #[test]
@@ -190,7 +194,7 @@ mod tests {
         put(&a, "v");
         grow_ripe(&a);
         let hash = record::hash(&bytes(&a).expect("a record"));
-        assert!(!a.bury(&Tombstone { key: Blob::from(KEY.to_vec()), hash }).expect("works"));
+        assert!(!a.bury(&Tombstone { key: Blob::from(KEY.to_vec()), hash }, NOW).expect("works"));
         assert!(bytes(&a).is_some());
     }
 
@@ -205,7 +209,7 @@ mod tests {
         take(&b, &tombstone);
         grow_ripe(&a);
         let [asked] = &ripe(&a)[..] else { panic!("there is one") };
-        assert!(a.bury(asked).expect("works") && !a.bury(asked).expect("works"));
+        assert!(a.bury(asked, NOW).expect("works") && !a.bury(asked, NOW).expect("works"));
         let shard = a.shard_of(KEY);
         assert_eq!((a.digest(shard), a.holds_records(shard), a.tombstones()), (Default::default(), false, (0, 1)));
         put(&a, "new");
@@ -235,21 +239,37 @@ mod tests {
                 grow_ripe(store);
             }
             let [asked] = &ripe(&a)[..] else { panic!("there is one") };
-            assert!(b.has_nothing_but(asked).expect("works"));
+            assert!(b.has_nothing_but(asked, NOW).expect("works"));
             for store in [&a, &b] {
-                assert!(store.bury(asked).expect("works") && !store.bury(asked).expect("works"));
+                assert!(store.bury(asked, NOW).expect("works") && !store.bury(asked, NOW).expect("works"));
                 assert_eq!(store.tombstones(), (1, 0));
             }
             assert_eq!(bytes(&a), bytes(&b));
             grow_ripe(&a);
             let [asked] = &ripe(&a)[..] else { panic!("there is one") };
-            assert!(a.bury(asked).expect("works"));
+            assert!(a.bury(asked, NOW).expect("works"));
             assert_eq!((bytes(&a), a.tombstones()), (None, (0, 1)));
             // The other keeps its trace.
             write(&a, &insert("new"));
             take(&b, &bytes(&a).expect("a record"));
             let record = b.local(KEY).expect("works").expect("a record");
             assert_eq!((record.elements().count(), record.expires()), (1, None));
+        }
+    }
+
+    /// One of the clocks was set back.
+    #[test]
+    fn what_has_not_expired_after_all_is_kept() {
+        let a = store("a1");
+        let update =
+            Update { expires: Some(Some(50)), ..Update::of(Kind::Set, vec![Step::Insert(Blob::from(b"x".to_vec()))]) };
+        write(&a, &update);
+        a.expire(Duration::from_millis(60));
+        grow_ripe(&a);
+        let [asked] = &ripe(&a)[..] else { panic!("there is one") };
+        for (wall, is_over) in [(Duration::from_millis(49), false), (NOW, true)] {
+            assert_eq!(a.has_nothing_but(asked, wall), Ok(is_over));
+            assert_eq!(a.bury(asked, wall), Ok(is_over));
         }
     }
 

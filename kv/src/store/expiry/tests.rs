@@ -294,6 +294,27 @@ fn of_two_times_at_once_the_later_given_one_holds() {
     assert_eq!(seen(&c.record(), Duration::from_millis(UNTIL * 3)).1, []);
 }
 
+/// One has missed that times were given on two sides, one of which is over. What it adds expires with what is left.
+#[test]
+fn what_is_added_where_two_times_were_missed_is_there_until_the_one_that_is_not_over() {
+    let [a, b, c] = three();
+    let written = a.write(&insert("old"));
+    [&b, &c].into_iter().for_each(|replica| replica.learn(&written));
+    b.write_at(&until(UNTIL * 3, insert("one")), None, Duration::from_millis(1));
+    c.write_at(&until(UNTIL * 2, insert("two")), None, Duration::from_millis(2));
+    b.take(&c.record());
+    let (written, blind) = a.try_blindly(&insert("new"), LATER).expect("nothing expires as far as it knows");
+    let said = b.hear(&written, &blind);
+    let Ok(Amended::Further(written)) = a.amend_at((&insert("new"), LATER), (written, &blind), said) else {
+        panic!("it is told again");
+    };
+    [&b, &c].into_iter().for_each(|replica| replica.learn(&written));
+    for replica in [a, b, c] {
+        let record = replica.record();
+        assert_eq!((seen(&record, LATER).1, record.expires()), (["new", "one"].map(blob).to_vec(), Some(UNTIL * 3)));
+    }
+}
+
 /// Of two last values that were put at once the later one has expired at who has not met the other.
 #[test]
 fn what_was_lost_to_a_last_value_does_not_show_when_that_has_expired() {

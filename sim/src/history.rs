@@ -234,9 +234,13 @@ pub enum Action {
     Remove(u64),
     /// Reads them.
     Members,
-    /// Adds the operation's number to a set, or 1 to a counter, all of which expires after so many milliseconds; `None`: when it did
-    /// anyway.
-    Fade(Option<u32>),
+    /// Adds the operation's number to a set, or 1 to a counter.
+    Fade {
+        /// After so many milliseconds all of it expires; `None`: when it did anyway.
+        ms: Option<u32>,
+        /// At which level.
+        level: Level,
+    },
     /// Reads what has not expired of that.
     Faded,
 }

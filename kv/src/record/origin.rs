@@ -96,6 +96,17 @@ impl Origins {
         }
     }
 
+    /// The replicas.
+    pub(super) fn replicas(&self) -> impl Iterator<Item = ReplicaId> {
+        self.0.keys().copied()
+    }
+
+    /// Those of replicas of which others have none.
+    pub(super) fn without(mut self, other: &Self) -> Self {
+        self.0.retain(|replica, _| !other.0.contains_key(replica));
+        self
+    }
+
     /// What a removal of all that is there would leave, and nothing else.
     pub(super) fn after(counter: &PnCounter) -> Self {
         let mut origins = Self::default();

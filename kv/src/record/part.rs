@@ -143,11 +143,10 @@ impl Part {
         if self.kind() == Kind::LastWriterWins || mutated(Mutation::ExpiresUnseen) {
             return self.clear();
         }
-        for Due { covers, marks, origins, .. } in self.until.take(now) {
-            with_stored!(&mut self.value, stored => stored.kill(&covers));
-            self.keyed.kill(&marks);
-            self.origins.merge(origins);
-        }
+        let Due { covers, marks, origins, .. } = self.until.take(now);
+        with_stored!(&mut self.value, stored => stored.kill(&covers));
+        self.keyed.kill(&marks);
+        self.origins.merge(origins);
         if !self.is_live() {
             self.until.0.clear();
         }

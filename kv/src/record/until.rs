@@ -4,9 +4,10 @@
 //! names the writes that it covers, as a removal does ([`Due`]), and when its time has come just these are gone. What was added by who
 //! had not heard of it stays, as with any removal (K3). Who has heard of it covers what it adds, too ([`Until::extend`]).
 //!
-//! Of times that were given concurrently the latest holds: one before it counts once the latest is over, for what only that covers.
+//! Of removals that were decided concurrently the latest holds for what it covers, and an earlier one for what only that covers. Of the
+//! total of a replica that several cover, all of it goes with the latest: what it has counted between two of them has no name.
 
-use polity_crdt::{Dot, LwwRegister, PnCounter, VersionVector};
+use polity_crdt::{LwwRegister, PnCounter, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use super::Millis;
@@ -37,6 +38,22 @@ impl Due {
     fn is_over(&self, now: Millis) -> bool {
         self.at.is_some_and(|at| at <= now)
     }
+
+    fn join(&mut self, other: Self) {
+        self.covers.merge(&other.covers);
+        self.marks.merge(&other.marks);
+        self.origins.merge(other.origins);
+    }
+
+    /// What of it another does not cover.
+    fn without(self, other: &Self) -> Self {
+        let mut covers = self.covers.difference(&other.covers);
+        for replica in other.origins.replicas() {
+            covers.remove_replica(replica);
+        }
+        let (marks, origins) = (self.marks.difference(&other.marks), self.origins.without(&other.origins));
+        Self { covers, marks, origins, ..self }
+    }
 }
 
 /// The removals that are due, and which were decided and are not any more.
@@ -59,31 +76,40 @@ impl Until {
         self.0.value().standing().into_iter().filter_map(|(_, due)| due.at)
     }
 
-    /// When all of these writes have gone; `None`: never.
+    /// When the last of these writes goes; `None`: never.
     pub(super) fn last(&self, mut live: VersionVector) -> Option<Millis> {
         let mut last = 0;
         for (_, due) in self.0.value().standing() {
-            last = last.max(due.at?);
-            live = live.difference(&due.covers);
-            if live.is_empty() {
-                return Some(last);
+            if live.intersects(&due.covers) {
+                last = last.max(due.at?);
+                live = live.difference(&due.covers);
             }
         }
-        None
+        live.is_empty().then_some(last)
     }
 
-    /// Whether the latest is over.
+    /// Whether one is over.
     pub(super) fn is_over(&self, now: Millis) -> bool {
-        self.0.value().standing().first().is_some_and(|(_, due)| due.is_over(now))
+        self.times().any(|at| at <= now)
     }
 
-    /// Takes out those that are over, and no later one is not.
-    pub(super) fn take(&mut self, now: Millis) -> Vec<Due> {
-        let standing = self.0.value().standing();
-        let over = standing.into_iter().take_while(|(_, due)| due.is_over(now));
-        let over: Vec<(Dot, Due)> = over.map(|(dot, due)| (dot, due.clone())).collect();
-        self.0.kill(&over.iter().map(|(dot, _)| *dot).collect());
-        over.into_iter().map(|(_, due)| due).collect()
+    /// Takes out those that are over. Returns what has gone with them: what no later one keeps. One stays that has more of a total to take
+    /// away than the later one that keeps it.
+    pub(super) fn take(&mut self, now: Millis) -> Due {
+        let (mut dots, mut gone, mut kept) = (VersionVector::new(), Due::default(), Due::default());
+        for (dot, due) in self.0.value().standing() {
+            if due.is_over(now) {
+                let taken = due.clone().without(&kept);
+                if taken.origins == due.origins {
+                    dots.insert(dot);
+                }
+                gone.join(taken);
+            } else {
+                kept.join(due.clone());
+            }
+        }
+        self.0.kill(&dots);
+        gone
     }
 
     /// Decides. Returns what others need to know of it.

@@ -10,14 +10,17 @@
 //!    not find it (K5).
 //! 3. An add that was acknowledged before a read begins is found, if until that has ended it was over by no clock, and neither was any that
 //!    may have been done later: the last one says when all expires, and of those at the same time any may be that (K1 in the end, K3
-//!    before). One that says nothing is over by no clock. What was over by all clocks before it began says nothing of it, though its
+//!    before). One that says nothing is over by no clock. What was over by all clocks before an add began says nothing of it, though its
 //!    outcome is unknown.
+//!
+//! An add at level `One` may be done later, as one of unknown outcome. Should it give all that it finds a time when others have seen that
+//! gone, that is there again until then: while it is not over, nothing is known to be gone.
 
 use std::collections::BTreeMap;
 
 use super::clocks::{Clocks, TICKS_MS, Wall};
 use super::{Facts, Violation, violation};
-use crate::history::{Action, Op, OpId, Outcome};
+use crate::history::{Action, Level, Op, OpId, Outcome};
 
 /// Longer than the clocks of those are apart that add.
 const APART_MS: Wall = 250;
@@ -30,7 +33,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     for op in facts.ops.values().filter(|op| !op.is_refused()) {
         let key = || Key { facts, clocks: &clocks, adds: Vec::new(), reads: Vec::new() };
         match op.action {
-            Action::Fade(ms) => keys.entry(&op.key).or_insert_with(key).add(op, ms),
+            Action::Fade { ms, level } => keys.entry(&op.key).or_insert_with(key).add(op, ms, level),
             Action::Faded => keys.entry(&op.key).or_insert_with(key).reads.push(op),
             _ => {}
         }
@@ -57,6 +60,7 @@ struct Key<'f> {
 #[derive(Clone, Copy)]
 struct Add<'f> {
     op: &'f Op,
+    is_quorum: bool,
     /// When all is over that it has found or made, by its caller's clock, at the earliest and the latest: that may jump in the moment of
     /// the call. `None`: when it was anyway.
     expires: Option<(Wall, Wall)>,
@@ -65,25 +69,37 @@ struct Add<'f> {
 }
 
 impl Add<'_> {
-    /// When it was acknowledged.
+    /// When it was acknowledged by a quorum.
     fn done(&self) -> Option<usize> {
-        self.op.returned.filter(|_| self.op.is_done())
+        self.op.returned.filter(|_| self.op.is_done() && self.is_quorum)
+    }
+
+    /// Whether it may be done after this entry.
+    fn may_follow(&self, entry: usize) -> bool {
+        self.done().is_none_or(|done| done > entry)
     }
 }
 
 impl<'f> Key<'f> {
-    fn add(&mut self, op: &'f Op, ms: Option<u32>) {
+    fn add(&mut self, op: &'f Op, ms: Option<u32>, level: Level) {
         let at = self.facts.at(op.invoked);
         let (least, most) = self.clocks.of_host(op.host, at, at);
         let expires = ms.map(|ms| (least + Wall::from(ms), most + Wall::from(ms)));
         let before = self.adds.last().map_or(Wall::MIN, |before| before.latest);
-        self.adds.push(Add { op, expires, latest: expires.map_or(before, |(_, latest)| before.max(latest)) });
+        let is_quorum = level != Level::One;
+        self.adds.push(Add {
+            op,
+            is_quorum,
+            expires,
+            latest: expires.map_or(before, |(_, latest)| before.max(latest)),
+        });
     }
 
     fn problem(&self, read: &Op) -> Option<(&'static str, String)> {
         let end = read.returned.filter(|_| !self.facts.is_apart(read.invoked))?;
         let begun = &self.adds[..self.adds.partition_point(|add| add.op.invoked < end)];
-        let anew = self.begun_anew(read, end);
+        let alone = |anew: &usize| begun.iter().any(|add| !add.is_quorum && add.op.invoked > *anew);
+        let anew = self.begun_anew(read, end).filter(|anew| !alone(anew));
         let is_over = |add: &Add<'_>| add.done().is_some_and(|done| anew.is_some_and(|anew| done <= anew));
         let is_gone = |add: &Add<'_>| match (add.expires, add.done()) {
             (Some(_), _) => is_over(add),
@@ -140,12 +156,10 @@ impl<'f> Key<'f> {
             return false;
         }
         let shown = self.clocks.latest(self.facts.at(add.op.invoked), self.facts.at(end));
-        let mut later = begun.iter().filter(|other| other.op.returned.is_none_or(|at| at > add.op.invoked));
+        let mut later = begun.iter().filter(|other| other.may_follow(add.op.invoked));
         let least = self.clocks.earliest(self.facts.at(add.op.invoked), self.facts.at(end));
         // Nobody takes it any more, and who has it knows that it is over.
-        let is_past = |other: &Add<'_>| {
-            add.expires.is_none() && other.expires.is_some_and(|(_, latest)| latest + TICKS_MS + APART_MS < least)
-        };
+        let is_past = |other: &Add<'_>| other.expires.is_some_and(|(_, latest)| latest + TICKS_MS + APART_MS < least);
         later.all(|other| lasts(other, shown) || is_past(other))
     }
 }
@@ -158,11 +172,15 @@ mod tests {
     use crate::history::{Entry, Event, Host};
 
     fn add(ms: u64, id: u64) -> [Entry; 2] {
-        op(ms, ms + 5, id, Action::Fade(Some(1000)), done(&[]))
+        op(ms, ms + 5, id, fade(Some(1000), Level::Quorum), done(&[]))
+    }
+
+    fn fade(ms: Option<u32>, level: Level) -> Action {
+        Action::Fade { ms, level }
     }
 
     fn add_to_the_rest(ms: u64, id: u64) -> [Entry; 2] {
-        op(ms, ms + 5, id, Action::Fade(None), done(&[]))
+        op(ms, ms + 5, id, fade(None, Level::Quorum), done(&[]))
     }
 
     fn promises(entries: &[&[Entry]]) -> Vec<String> {
@@ -196,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_is_added_without_a_time_once_all_is_over_stays_until_the_next() {
-        let lost = op(300, 305, 2, Action::Fade(Some(1000)), Outcome::Unknown);
+        let lost = op(300, 305, 2, fade(Some(1000), Level::Quorum), Outcome::Unknown);
         let all = [add(100, 1), lost, add_to_the_rest(2000, 3)];
         assert!(read(&all, 9000, done(&[3])).is_empty() && read(&all, 9000, Outcome::Total(1)).is_empty());
         assert_eq!(read(&all, 9000, done(&[])), ["K3"]);
@@ -207,8 +225,22 @@ mod tests {
         assert!(read(&more(2500), 3300, done(&[4])).is_empty() && read(&more(2500), 3300, done(&[3, 4])).is_empty());
         assert_eq!(read(&more(2500), 2600, done(&[4])), ["K3"]);
         // One that is not over may take it along, though nobody knows of it.
-        let lost = op(1900, 1905, 2, Action::Fade(Some(1000)), Outcome::Unknown);
+        let lost = op(1900, 1905, 2, fade(Some(1000), Level::Quorum), Outcome::Unknown);
         assert!(read(&[add(100, 1), lost, add_to_the_rest(2000, 3)], 9000, done(&[])).is_empty());
+    }
+
+    #[test]
+    fn what_is_added_at_one_may_be_heard_of_later_and_shows_what_was_gone_until_it_is_over() {
+        let alone = |at| op(at, at + 5, 2, fade(Some(1000), Level::One), done(&[]));
+        let all = [add(100, 1), alone(200), add_to_the_rest(2000, 3)];
+        assert!(read(&all, 9000, done(&[3])).is_empty());
+        assert_eq!(read(&all, 9000, done(&[])), ["K3"], "it was over before");
+        assert_eq!(read(&all, 9000, done(&[1, 3])), ["K5"]);
+        let all = [add(100, 1), add_to_the_rest(1500, 3), alone(2000)];
+        assert!(read(&all, 2100, done(&[1, 2, 3])).is_empty() && read(&all, 2100, done(&[3])).is_empty());
+        assert_eq!(read(&all, 2100, done(&[1, 2])), ["K3"]);
+        assert!(read(&all, 9000, done(&[])).is_empty() && read(&all, 9000, done(&[3])).is_empty());
+        assert_eq!(read(&all, 9000, done(&[1])), ["K5"], "all is over");
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(super) fn kind(action: &Action) -> &'static str {
         Action::Insert { .. } => "insert",
         Action::Remove(_) => "remove",
         Action::Members => "members",
-        Action::Fade(_) => "fade",
+        Action::Fade { .. } => "fade",
         Action::Faded => "faded",
     }
 }
@@ -76,8 +76,8 @@ pub(super) fn doing(op: &Op) -> String {
         Action::Insert { element, once } => {
             format!("insert {element}{}", if once { " under its idempotency key" } else { "" })
         }
-        Action::Fade(Some(ms)) => format!("fade in {ms} ms"),
-        Action::Fade(None) => "fade with the rest".to_owned(),
+        Action::Fade { ms: Some(ms), level } => format!("fade in {ms} ms{}", at(level)),
+        Action::Fade { ms: None, level } => format!("fade with the rest{}", at(level)),
         Action::Remove(element) => format!("remove {element}"),
         Action::Order(first) if first != op.id => format!("order of {first} again"),
         action => kind(&action).to_owned(),

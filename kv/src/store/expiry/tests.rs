@@ -261,7 +261,7 @@ fn a_time_that_nobody_had_heard_of_before_it_was_over_takes_only_what_it_was_giv
     assert_eq!(heard_of_too_late(), []);
 }
 
-/// Times are given on two sides: the later one holds, and what only the other covers goes with that.
+/// Times are given on two sides: the later one holds for what it covers, and the other for what only that covers.
 #[test]
 fn of_two_times_at_once_the_later_given_one_holds() {
     let [a, b, c] = three();
@@ -275,10 +275,11 @@ fn of_two_times_at_once_the_later_given_one_holds() {
     for replica in [&a, &b] {
         let record = replica.record();
         assert_eq!((record.expires(), record.next_expiry(0)), (Some(UNTIL * 2), Some(UNTIL)));
-        assert_eq!(seen(&record, Duration::from_millis(UNTIL * 2 - 1)).1, all);
+        assert_eq!(seen(&record, Duration::from_millis(UNTIL - 1)).1, all);
+        assert_eq!(seen(&record, Duration::from_millis(UNTIL)).1, ["old", "two"].map(blob));
         assert_eq!(seen(&record, LATER).1, []);
     }
-    // The earlier one was given more time: it keeps what only that covers.
+    // The earlier one was given more time.
     let [a, b, c] = three();
     c.learn(&a.write(&insert("old")));
     b.take(&c.record());
@@ -292,6 +293,32 @@ fn of_two_times_at_once_the_later_given_one_holds() {
     c.learn(&written);
     assert_eq!(seen(&c.record(), LATER).1, ["more", "one"].map(blob));
     assert_eq!(seen(&c.record(), Duration::from_millis(UNTIL * 3)).1, []);
+}
+
+/// The same of a counter: of what a replica has counted all goes with the later one.
+#[test]
+fn of_two_times_of_a_counter_at_once_the_later_given_one_holds() {
+    for (first, second) in [(UNTIL, UNTIL * 2), (UNTIL * 2, UNTIL)] {
+        let [a, b, c] = three();
+        let written = a.write(&add(5));
+        [&b, &c].into_iter().for_each(|replica| replica.learn(&written));
+        // Only the earlier one has heard of what is added at `a`.
+        b.learn(&a.write(&add(100)));
+        b.write_at(&until(first, add(20)), None, Duration::from_millis(1));
+        c.write_at(&until(second, add(3)), None, Duration::from_millis(2));
+        c.take(&b.record());
+        let at = |at: u64| seen(&c.record(), Duration::from_millis(at)).0;
+        let between = if first < second { 128 - 20 } else { 20 + 100 };
+        assert_eq!((at(UNTIL - 1), at(UNTIL), at(UNTIL * 2)), (128, between, 0), "{first}");
+        // Who removes it at one time and then at the other, or only then, has the same.
+        let mut late = c.record();
+        let mut both = late.clone();
+        assert!(both.latch(UNTIL) && both.total() == between && both.latch(UNTIL * 2) && late.latch(UNTIL * 2));
+        assert_eq!((both.total(), late.total(), both.is_live()), (0, 0, false));
+        both.merge(late.clone());
+        late.merge(both.clone());
+        assert_eq!((both.total(), both.is_live(), &both), (0, false, &late));
+    }
 }
 
 /// One has missed that times were given on two sides, one of which is over. What it adds expires with what is left.

@@ -1,5 +1,6 @@
 //! A set and a counter, `ks0` and `kn0`, to which all clients add for some time, again and again, and which expire as a whole in between.
-//! Once they have, something is added to them that does not expire until the next time.
+//! Once they have, something is added to them that does not expire until the next time. In every third span some is added at level `One`: one
+//! that is cut off gives a time of which others hear when it is over.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use rand::RngExt as _;
 use super::super::{Client, Pace, outcome_of};
 use super::latest::clock_is_right;
 use super::members::members;
-use super::{number, told};
-use crate::history::{Action, OpId, Outcome};
+use super::{consistency, number, told};
+use crate::history::{Action, Level, OpId, Outcome};
 
 /// The set, and the counter.
 const KEYS: [&str; 2] = ["ks0", "kn0"];
@@ -38,24 +39,30 @@ pub(super) async fn act(client: Client, mut pace: Pace) {
     while pace.next().await {
         let key = KEYS[pace.rng.random_range(0..KEYS.len())];
         let now = turmoil::sim_elapsed().unwrap_or_default();
-        let of_span = Duration::from_nanos((now.as_nanos() % SPAN.as_nanos()) as u64);
+        let (span, of_span) = (now.as_nanos() / SPAN.as_nanos(), now.as_nanos() % SPAN.as_nanos());
+        let of_span = Duration::from_nanos(of_span as u64);
         // Who is early or late by hours would let all of it last as long.
         if of_span < ADDED && pace.rng.random_range(0..3) > 0 && clock_is_right(&client) {
-            add(&client, key, Some(SOON_MS)).await;
+            let alone = span % 3 == 2 && pace.rng.random_bool(0.5);
+            add(&client, key, Some(SOON_MS), if alone { Level::One } else { Level::Quorum }).await;
         } else if OVER.contains(&of_span) && pace.rng.random_range(0..3) == 0 {
-            add(&client, key, None).await;
+            add(&client, key, None, Level::Quorum).await;
         } else {
             read(&client, key).await;
         }
     }
 }
 
-async fn add(client: &Client, key: &str, soon_ms: Option<u32>) {
-    let op = client.recorder.invoke(client.host, key, Action::Fade(soon_ms));
+async fn add(client: &Client, key: &str, soon_ms: Option<u32>, level: Level) {
+    let op = client.recorder.invoke(client.host, key, Action::Fade { ms: soon_ms, level });
     let ttl = soon_ms.map(|ms| Duration::from_millis(ms.into()));
     let added = match is_counter(key) {
-        true => timed(counters(client).add(key, 1), ttl).await.map(drop),
-        false => timed(members(client).update(key, |set| set.add(op.0.to_be_bytes())), ttl).await.map(drop),
+        true => timed(counters(client).add(key, 1), ttl).consistency(consistency(level)).await.map(drop),
+        false => {
+            let members = members(client);
+            let add = members.update(key, |set| set.add(op.0.to_be_bytes()));
+            timed(add, ttl).consistency(consistency(level)).await.map(drop)
+        }
     };
     client.recorder.returned(op, told(op, added));
 }

@@ -98,7 +98,7 @@ impl<'f> Key<'f> {
     fn problem(&self, read: &Op) -> Option<(&'static str, String)> {
         let end = read.returned.filter(|_| !self.facts.is_apart(read.invoked))?;
         let begun = &self.adds[..self.adds.partition_point(|add| add.op.invoked < end)];
-        let alone = |anew: &usize| begun.iter().any(|add| !add.is_quorum && add.op.invoked > *anew);
+        let alone = |anew: &usize| begun.iter().any(|add| !add.is_quorum && add.op.invoked >= *anew);
         let anew = self.begun_anew(read, end).filter(|anew| !alone(anew));
         let is_over = |add: &Add<'_>| add.done().is_some_and(|done| anew.is_some_and(|anew| done <= anew));
         let is_gone = |add: &Add<'_>| match (add.expires, add.done()) {

@@ -1,6 +1,6 @@
 //! A set and a counter, `ks0` and `kn0`, to which all clients add for some time, again and again, and which expire as a whole in between.
-//! Once they have, something is added to them that does not expire until the next time. In every third span some is added at level `One`: one
-//! that is cut off gives a time of which others hear when it is over.
+//! Once they have, something is added to them that does not expire until the next time. In every third span half is added at level `One`, to
+//! expire soon: one that is cut off gives a time of which others hear when it is over.
 
 use std::time::Duration;
 
@@ -15,13 +15,26 @@ use crate::history::{Action, Level, OpId, Outcome};
 
 /// The set, and the counter.
 const KEYS: [&str; 2] = ["ks0", "kn0"];
-/// How soon what is added expires, with all that is there, in milliseconds.
-const SOON_MS: u32 = 2000;
-/// They are added to at the beginning of each span, for so long: what was added under the last deadline of one has expired before the next.
+/// They are added to at the beginning of each span; what was added under the last deadline of one has expired before the next.
 const SPAN: Duration = Duration::from_secs(7);
-const ADDED: Duration = Duration::from_secs(2);
-/// What was added has expired then.
-const OVER: std::ops::Range<Duration> = Duration::from_secs(5)..Duration::from_secs(6);
+
+/// How a span goes.
+struct Phases {
+    /// How soon what is added expires, with all that is there, in milliseconds.
+    soon_ms: u32,
+    /// For so long it is added to.
+    added: Duration,
+    /// From then on all has expired.
+    over: Duration,
+    /// Of what is added so much is at level `One`.
+    alone: f64,
+}
+
+const SLOW: Phases = Phases { soon_ms: 2000, added: Duration::from_secs(2), over: Duration::from_secs(5), alone: 0.0 };
+const FAST: Phases =
+    Phases { soon_ms: 800, added: Duration::from_secs(1), over: Duration::from_millis(2500), alone: 0.5 };
+/// Nothing is added from then on.
+const LAST: Duration = Duration::from_secs(6);
 
 pub(super) fn keys() -> Vec<String> {
     KEYS.map(str::to_owned).to_vec()
@@ -41,11 +54,12 @@ pub(super) async fn act(client: Client, mut pace: Pace) {
         let now = turmoil::sim_elapsed().unwrap_or_default();
         let (span, of_span) = (now.as_nanos() / SPAN.as_nanos(), now.as_nanos() % SPAN.as_nanos());
         let of_span = Duration::from_nanos(of_span as u64);
+        let Phases { soon_ms, added, over, alone } = if span % 3 == 2 { FAST } else { SLOW };
         // Who is early or late by hours would let all of it last as long.
-        if of_span < ADDED && pace.rng.random_range(0..3) > 0 && clock_is_right(&client) {
-            let alone = span % 3 == 2 && pace.rng.random_bool(0.5);
-            add(&client, key, Some(SOON_MS), if alone { Level::One } else { Level::Quorum }).await;
-        } else if OVER.contains(&of_span) && pace.rng.random_range(0..3) == 0 {
+        if of_span < added && pace.rng.random_range(0..3) > 0 && clock_is_right(&client) {
+            let level = if pace.rng.random_bool(alone) { Level::One } else { Level::Quorum };
+            add(&client, key, Some(soon_ms), level).await;
+        } else if (over..LAST).contains(&of_span) && pace.rng.random_range(0..3) == 0 {
             add(&client, key, None, Level::Quorum).await;
         } else {
             read(&client, key).await;

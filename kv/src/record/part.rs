@@ -6,7 +6,7 @@ use polity_crdt::{AwSet, Crdt, LwwRegister, OrMap, PnCounter, ReplicaId, Version
 use super::once::{Added, Done};
 use super::origin::Origins;
 use super::stored::Stored;
-use super::until::{Due, Until};
+use super::until::{Due, MAX_DUE, Until};
 use super::update::{Refused, Step, Update, Writing};
 use super::{Blob, Format, Kind, Millis, NotARecord, Timed};
 
@@ -345,6 +345,9 @@ impl Part {
         }
         let (until, keyed) = (decode_written(until).map_err(damaged)?, decode_written(keyed).map_err(damaged)?);
         let until = Until(until);
+        if until.0.value().standing().len() > MAX_DUE {
+            return Err(NotARecord(format!("more than {MAX_DUE} times at once")));
+        }
         let part = Self { value, until, keyed, origins };
         if part.is_written() { Ok((part, rest)) } else { Err(NotARecord(format!("nothing was written to its {kind}"))) }
     }

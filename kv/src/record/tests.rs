@@ -574,3 +574,21 @@ fn a_field_that_is_set_anew_is_not_hidden_by_what_was_removed() {
     there.merge(told.unwrap_or(here));
     assert_eq!(there.fields().collect::<Vec<_>>(), [(&blob("f"), &blob("new"))]);
 }
+
+/// Nobody has seen of the others when it gave a set a time.
+#[test]
+fn times_that_were_given_at_once_are_bounded() {
+    let mut all = Record::default();
+    all.apply(&Update::of(Kind::Set, vec![step_of(Kind::Set, "v")]), &writing(1, 1)).expect("room");
+    let first = all.clone();
+    for replica in 1..=until::MAX_DUE as u64 {
+        let mut timed = first.clone();
+        timed.apply(&Update { expires: Some(Some(replica)), ..Update::any() }, &writing(replica, 2)).expect("room");
+        all.merge(timed);
+    }
+    assert_eq!(decode(&encode(&all)), Ok(all.clone()));
+    let mut one_more = first;
+    one_more.apply(&Update { expires: Some(Some(9)), ..Update::any() }, &writing(u64::MAX, 2)).expect("room");
+    all.merge(one_more);
+    assert!(decode(&encode(&all)).is_err());
+}

@@ -15,6 +15,10 @@ use super::origin::Origins;
 use super::stored::Stored;
 use super::update::{Refused, Writing};
 
+/// The most that were decided concurrently and that a record may have. Each is of another replica, and looking at them takes time in the
+/// square of how many there are.
+pub(crate) const MAX_DUE: usize = 1024;
+
 /// A removal at a time.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Due {

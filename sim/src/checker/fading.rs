@@ -10,7 +10,7 @@
 //!    not find it (K5).
 //! 3. An add that was acknowledged before a read begins is found, if until that has ended it was over by no clock, and neither was any that
 //!    may have been done later: the last one says when all expires, and of those at the same time any may be that (K1 in the end, K3
-//!    before). One that says nothing is over by no clock. What was over by all clocks before an add began says nothing of it, though its
+//!    before). One that says nothing is over when what came before is, unless that was over by all clocks before it began. What was over by all clocks before an add began says nothing of it, though its
 //!    outcome is unknown.
 //!
 //! An add at level `One` may be done later, as one of unknown outcome. Should it give all that it finds a time when others have seen that
@@ -156,11 +156,13 @@ impl<'f> Key<'f> {
             return false;
         }
         let shown = self.clocks.latest(self.facts.at(add.op.invoked), self.facts.at(end));
-        let mut later = begun.iter().filter(|other| other.may_follow(add.op.invoked));
+        // One that says nothing expires with what was there, if that is not over by some clock.
+        let matters = |other: &&Add<'_>| add.expires.is_none() || other.may_follow(add.op.invoked);
+        let mut others = begun.iter().filter(matters);
         let least = self.clocks.earliest(self.facts.at(add.op.invoked), self.facts.at(end));
         // Nobody takes it any more, and who has it knows that it is over.
         let is_past = |other: &Add<'_>| other.expires.is_some_and(|(_, latest)| latest + TICKS_MS + APART_MS < least);
-        later.all(|other| lasts(other, shown) || is_past(other))
+        others.all(|other| lasts(other, shown) || is_past(other))
     }
 }
 
@@ -251,6 +253,9 @@ mod tests {
         };
         assert!(with(-5_000, &[add(100, 1), add(1500, 2)], 1600, &[1, 2]).is_empty(), "by one clock it is there still");
         assert!(with(5_000, &[add(100, 1)], 300, &[]).is_empty(), "by one clock it is over");
+        let more = [add(100, 1), add_to_the_rest(1500, 2)];
+        assert!(with(-5_000, &more, 9000, &[]).is_empty(), "it was added to what is not over by one clock");
+        assert_eq!(with(-100, &more, 9000, &[]), ["K3"]);
         // The writer's jumps in the moment of the add, and back: the time counts from either.
         let jump =
             [(100, 5_000), (150, 0)].map(|(ms, skew_ms)| at(ms, Event::Clock { host: Host(0), skew_ms, drift_ppm: 0 }));

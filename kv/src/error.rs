@@ -122,8 +122,8 @@ pub enum KvError {
     },
 
     // Retry.
-    /// The time passed that it was to live for before it was written, by this node's clock and by those of the replicas that were asked.
-    /// Nothing was written: give it more time, or see whether a clock is wrong.
+    /// It could not be written before the time had passed that it was to live for. Nothing was written: give it more time, or see whether
+    /// the replicas can be reached and no clock is wrong.
     #[error("the time passed that it was to live for before it was written; nothing was written")]
     Expired,
     /// Too few replicas could be reached for this level of consistency, or they are not ready yet, or too few have confirmed a write:

@@ -56,7 +56,7 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock};
 use crate::tally::Vouch;
 use crate::watch::Watched;
 
-pub(crate) use records::{Write, WriteError, Written};
+pub(crate) use records::{Known, Write, WriteError, Written};
 pub(crate) use repair::{Looked, Taken, decode_elements, rank, tags_of};
 pub(crate) use sketches::KEPT;
 use sketches::Sketches;

@@ -99,6 +99,23 @@ impl<V: Value> LwwRegister<V> {
     }
 }
 
+impl<V: Value> LwwRegister<V> {
+    /// Writes something in place of one of those that stand ([`LwwRegister::standing`]), as of the same time. The others stand as before.
+    /// Does nothing if that one does not stand.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`].
+    pub fn replace(
+        &self,
+        w: &mut Writer<'_>,
+        dot: Dot,
+        value: V,
+    ) -> Result<Option<DotFunDelta<(Timestamp, V)>>, Error> {
+        let Some((_, (at, _))) = self.0.iter().find(|(held, _)| *held == dot) else { return Ok(None) };
+        Ok(Some(DotFunDelta::write(w.dot()?, (*at, value), std::iter::once(dot).collect())))
+    }
+}
+
 impl<V> MvRegister<V> {
     /// All values that no write has replaced, in the order of their dots.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &V> {

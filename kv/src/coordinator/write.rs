@@ -35,7 +35,7 @@ use crate::error::{KvError, Outcome};
 use crate::map::Map;
 use crate::record::{Blob, MAX_DONE, Record};
 use crate::roster::Roster;
-use crate::store::{self, Amended, Blind, Said, WriteError, Written, millis};
+use crate::store::{self, Amended, Blind, Known, Said, WriteError, Written, millis};
 use crate::tally::{Tally, Verdict};
 use crate::wire::{Had, MERGE, Merge, WRITE, Write, WriteAnswer};
 
@@ -182,9 +182,10 @@ impl Coordinator {
                 // To replace what a quorum knows, or to know what a quorum has done, ask a quorum. So does one whose context says
                 // what it replaces, where the key may hold another kind.
                 let once = write.update.once;
+                let asked = self.wall();
                 let known = match write.context.is_none() || once.is_some() || write.update.of_any_kind {
-                    true => match self.gather_to_write(&write, deadline).await {
-                        Ok(known) => Some(known),
+                    true => match self.gather_to_write(&write, asked, deadline).await {
+                        Ok(record) => Some(Known { record, asked }),
                         Err(few) => return not_enough(few),
                     },
                     false => None,
@@ -212,11 +213,13 @@ impl Coordinator {
 
     /// What is known of a key that is to be written. At level `One` nobody else is asked, unless something has expired here: others
     /// may have given it another time, so it is removed only as far as a quorum knows, if one answers.
-    async fn gather_to_write(&self, write: &Write, deadline: Instant) -> Result<Record, TooFew> {
+    async fn gather_to_write(&self, write: &Write, asked: Duration, deadline: Instant) -> Result<Record, TooFew> {
         let known = self.gather(&write.key, write.level, deadline).await?.merged;
         if write.level == Consistency::One
-            && known.has_expired_parts(millis(self.wall()))
-            && let Ok(gathered) = self.gather(&write.key, Consistency::Quorum, deadline).await
+            && known.has_expired_parts(millis(asked))
+            // Whatever comes of that, there is time left for the write.
+            && let half = deadline.saturating_duration_since(Instant::now()) / 2
+            && let Ok(gathered) = self.gather(&write.key, Consistency::Quorum, deadline - half).await
         {
             return Ok(gathered.merged);
         }
@@ -240,6 +243,7 @@ impl Coordinator {
             return done(written);
         }
         let (key, shard, named) = (&write.key, spread.shard, spread.target.id());
+        let update = (&write.update, self.wall());
         let (mut written, mut everyone) = (written, false);
         loop {
             let said = match self.spread(&spread, key, &written, Some(blind.before())).await {
@@ -252,7 +256,6 @@ impl Coordinator {
                 }
                 Err(answer) => return answer,
             };
-            let update = (&write.update, self.wall());
             match self.store.amend((shard, &key.0), update, (written, blind), (said, everyone), named) {
                 Ok(Amended::Enough(written)) => return done(written),
                 Ok(Amended::Further(written)) => {

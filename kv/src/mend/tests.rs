@@ -15,7 +15,7 @@ use crate::error::Outcome;
 use crate::kv::Kv;
 use crate::place;
 use crate::record::{Kind, Record, Update};
-use crate::store::Write;
+use crate::store::{Known, Write};
 
 /// Longer than a test runs.
 const NEVER: Duration = Duration::from_secs(600);
@@ -83,7 +83,12 @@ impl One {
     fn write_alone(&self, key: &str, value: Vec<u8>) -> Blob {
         let (store, place) = (&self.kv.coordinator().store, place::key_of("", key.as_bytes()));
         let (shard, update) = (store.shard_of(&place.0), Update::put(Kind::Causal, Some(value.into())));
-        let write = Write { update: &update, context: None, known: Some(Record::default()), wall: Duration::ZERO };
+        let write = Write {
+            update: &update,
+            context: None,
+            known: Some(Known { record: Record::default(), asked: Duration::ZERO }),
+            wall: Duration::ZERO,
+        };
         store.write(shard, &place.0, write, store.placed(shard).id()).expect("writes");
         place
     }

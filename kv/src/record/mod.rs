@@ -4,7 +4,7 @@
 //! whatever the order in which they meet. A key shows one kind at a time: while something is there, writes of another kind are
 //! refused. Should two kinds be written on two sides of a split, the greater shows, and the other once that is gone.
 //!
-//! **Expiry** is fixed when it is written. What has expired is removed causally: what is written later stays, and what has expired never
+//! **Expiry** is fixed when it is written. What has expired is removed causally: what is written later stays, and what was removed never
 //! comes back (K5). To give a causal or last value another time is to write it again. The parts of a counter, set or map cannot be
 //! written again, so what expires of it, and when, stands beside it ([`Until`](until::Until)). Whoever sees the time pass removes causal
 //! values. All else was won over others, or may have been given another time, that are not known here: only a writer that knows what a
@@ -25,7 +25,7 @@ pub(crate) use polity_cluster::rpc::Blob;
 use std::borrow::Cow;
 
 use polity_cluster::mutation::{Mutation, mutated};
-use polity_crdt::{DvvSet, ReplicaId, VersionVector};
+use polity_crdt::{DvvSet, ReplicaId, Timestamp, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use self::once::Done;
@@ -238,8 +238,8 @@ impl Record {
         is_new | self.done.merge(other.done)
     }
 
-    /// Removes what has expired by now, in a copy that is read, or as one that knows what a quorum knows. Returns whether that changed
-    /// anything.
+    /// Removes what has expired by now, in a copy that is read, or as one that knows what a quorum has learned up to now: something that was
+    /// given another time before it had expired is known then to have another. Returns whether anything had expired.
     pub(crate) fn latch(&mut self, now: Millis) -> bool {
         let had = self.latch_alone(now);
         self.parts.iter_mut().fold(had, |had, part| part.latch(now) | had)
@@ -254,14 +254,14 @@ impl Record {
         self.done.forget(now) || had
     }
 
+    /// As of when it was written at the latest, as far as times decide about that.
+    pub(crate) fn stamp(&self) -> Option<Timestamp> {
+        self.parts.iter().filter_map(Part::stamp).max()
+    }
+
     /// Whether it holds something that [`Record::latch`] removes now and [`Record::latch_alone`] does not.
     pub(crate) fn has_expired_parts(&self, now: Millis) -> bool {
         self.parts.iter().any(|part| part.is_over(now))
-    }
-
-    /// Whether what is there of a kind is to expire as a whole.
-    pub(crate) fn is_timed(&self, kind: Kind) -> bool {
-        self.parts.iter().any(|part| part.kind() == kind && part.is_timed())
     }
 
     /// What of it there is at a time.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use polity_cluster::mutation::{Mutation, mutated};
 use polity_crdt::types::Total;
-use polity_crdt::{Dot, PnCounter, ReplicaId};
+use polity_crdt::{Dot, PnCounter, ReplicaId, VersionVector};
 use serde::{Deserialize, Serialize};
 
 /// Where a total counts from.
@@ -96,9 +96,19 @@ impl Origins {
         }
     }
 
-    /// The replicas.
-    pub(super) fn replicas(&self) -> impl Iterator<Item = ReplicaId> {
-        self.0.keys().copied()
+    /// All writes of these replicas, whichever.
+    pub(super) fn replicas(&self) -> VersionVector {
+        let mut all = VersionVector::new();
+        for replica in self.0.keys() {
+            all.insert_up_to(*replica, u64::MAX);
+        }
+        all
+    }
+
+    /// That of one of them.
+    pub(super) fn of(mut self, replica: ReplicaId) -> Self {
+        self.0.retain(|other, _| *other == replica);
+        self
     }
 
     /// Those of replicas of which others have none.

@@ -1,7 +1,7 @@
 //! What a key holds of one kind other than causal: a replicated value, and when it expires.
 
 use polity_cluster::mutation::{Mutation, mutated};
-use polity_crdt::{AwSet, Crdt, LwwRegister, OrMap, PnCounter, ReplicaId, VersionVector};
+use polity_crdt::{AwSet, Crdt, Dot, LwwRegister, OrMap, PnCounter, ReplicaId, Timestamp, VersionVector};
 
 use super::once::{Added, Done};
 use super::origin::Origins;
@@ -30,6 +30,13 @@ macro_rules! with_stored {
             Value::Map($stored) => $do,
         }
     };
+}
+
+/// A removal that is due, and what was known when it was looked for.
+pub(super) struct Time {
+    dot: Dot,
+    covers: VersionVector,
+    marks: VersionVector,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -76,7 +83,7 @@ impl Part {
 
     /// All writes that it knows of: of the value, of when it expires, and under idempotency keys.
     pub(super) fn contexts(&self) -> [&VersionVector; 3] {
-        [with_stored!(&self.value, stored => stored.context()), self.until.0.context(), self.keyed.context()]
+        [with_stored!(&self.value, stored => stored.context()), self.until.stored().context(), self.keyed.context()]
     }
 
     /// The sum of a counter; 0 of anything else.
@@ -134,6 +141,14 @@ impl Part {
         }
     }
 
+    /// As of when it was written, or it was decided when it expires, at the latest: no later write is to be as of an earlier time.
+    pub(super) fn stamp(&self) -> Option<Timestamp> {
+        match &self.value {
+            Value::LastWriterWins(register) => register.value().entry().map(|(at, _)| at),
+            _ => self.until.stamp(),
+        }
+    }
+
     /// Removes what has expired. Returns whether anything had.
     pub(super) fn latch(&mut self, now: Millis) -> bool {
         if !self.is_over(now) {
@@ -148,7 +163,7 @@ impl Part {
         self.keyed.kill(&marks);
         self.origins.merge(origins);
         if !self.is_live() {
-            self.until.0.clear();
+            self.until.clear();
         }
         true
     }
@@ -156,7 +171,18 @@ impl Part {
     /// A removal of all that is there, that may be due.
     fn due(&self) -> Due {
         let counter = if let Value::Counter(counter) = &self.value { Some(counter.value()) } else { None };
-        Due::of(with_stored!(&self.value, stored => stored.context()), self.keyed.context(), counter)
+        let covers = with_stored!(&self.value, stored => stored.context());
+        Due::of(covers.clone(), self.keyed.context().clone(), counter)
+    }
+
+    /// That with which what is added now expires: what is there does.
+    pub(super) fn time(&self) -> Option<Time> {
+        if !self.is_timed() {
+            return None;
+        }
+        let dot = self.until.latest_of(&with_stored!(&self.value, stored => stored.live()))?;
+        let [covers, _, marks] = self.contexts();
+        Some(Time { dot, covers: covers.clone(), marks: marks.clone() })
     }
 
     /// Joins a copy of the same kind. Returns whether anything was new.
@@ -164,7 +190,7 @@ impl Part {
         if mutated(Mutation::RemovesUnseen) && matches!(self.value, Value::Set(_) | Value::Map(_)) && !other.is_live() {
             self.clear();
         }
-        let is_later = self.until.0.merge(other.until.0) | self.keyed.merge(other.keyed);
+        let is_later = self.until.merge(other.until) | self.keyed.merge(other.keyed);
         let is_new = match (&mut self.value, other.value) {
             (Value::LastWriterWins(ours), Value::LastWriterWins(theirs)) => ours.merge(theirs),
             (Value::Counter(ours), Value::Counter(theirs)) => ours.merge(theirs) | self.origins.merge(other.origins),
@@ -180,7 +206,7 @@ impl Part {
         if let Value::Counter(counter) = &self.value {
             self.origins.remove(counter.value());
         }
-        self.until.0.clear();
+        self.until.clear();
         with_stored!(&mut self.value, stored => stored.clear()) | self.keyed.clear()
     }
 
@@ -280,22 +306,29 @@ impl Part {
             register.update(writing.replica, |state, w| state.restate(w, Timed { expires, value }))?;
         } else {
             let decided = self.until.decide(Due { at: expires, ..self.due() }, writing)?;
-            delta.until.0.merge(decided.unwrap_or_default());
+            delta.until.merge(decided);
         }
         Ok(())
     }
 
-    /// What was added expires with what was there, if that is to.
-    pub(super) fn extend(&mut self, writing: &Writing<'_>, delta: &mut Self) -> Result<(), Refused> {
-        let extended = self.until.extend(self.due(), writing)?;
-        delta.until.0.merge(extended.unwrap_or_default());
+    /// What was added since expires with what was there.
+    pub(super) fn extend(&mut self, time: &Time, writing: &Writing<'_>, delta: &mut Self) -> Result<(), Refused> {
+        let due = self.due();
+        let covers = due.covers.difference(&time.covers);
+        let counted = covers.iter().map(|(replica, _)| due.origins.clone().of(replica));
+        let origins = counted.fold(Origins::default(), |mut all, of_one| {
+            all.merge(of_one);
+            all
+        });
+        let more = Due { marks: due.marks.difference(&time.marks), covers, origins, ..due };
+        delta.until.merge(self.until.extend(time.dot, more, writing)?);
         Ok(())
     }
 
     /// Appends its bytes.
     pub(super) fn encode(&self, format: Format, bytes: Vec<u8>) -> Vec<u8> {
         // Most decide nothing apart from the value.
-        let until = encode_written(&self.until.0);
+        let until = encode_written(self.until.stored());
         let value = with_stored!(&self.value, stored => stored.encode());
         let bytes = postcard::to_extend(&(&until[..], &value[..]), bytes).expect("it encodes into a growing buffer");
         if self.kind() != Kind::Counter {
@@ -344,10 +377,8 @@ impl Part {
             return Err(NotARecord("a time to live of an earlier build".to_owned()));
         }
         let (until, keyed) = (decode_written(until).map_err(damaged)?, decode_written(keyed).map_err(damaged)?);
-        let until = Until(until);
-        if until.0.value().standing().len() > MAX_DUE {
-            return Err(NotARecord(format!("more than {MAX_DUE} times at once")));
-        }
+        let too_many = || NotARecord(format!("more than {MAX_DUE} times at once"));
+        let until = Until::of(until).ok_or_else(too_many)?;
         let part = Self { value, until, keyed, origins };
         if part.is_written() { Ok((part, rest)) } else { Err(NotARecord(format!("nothing was written to its {kind}"))) }
     }

@@ -2,12 +2,13 @@
 //!
 //! Its parts cannot be written again with another time, as a causal or last value can. So a time to live is a removal that is *due*: it
 //! names the writes that it covers, as a removal does ([`Due`]), and when its time has come just these are gone. What was added by who
-//! had not heard of it stays, as with any removal (K3). Who has heard of it covers what it adds, too ([`Until::extend`]).
+//! had not heard of it stays, as with any removal (K3). Who has heard of it lets it cover what it adds ([`Until::extend`]).
 //!
-//! Of removals that were decided concurrently the latest holds for what it covers, and an earlier one for what only that covers. Of the
-//! total of a replica that several cover, all of it goes with the latest: what it has counted between two of them has no name.
+//! Of removals that were decided concurrently the latest holds for what it covers, and an earlier one for what only that covers. What a
+//! replica has counted has no names apart from its total, so of a counter a removal covers all that the replicas have counted which it
+//! names, or nothing of it while a later one that names them is not over.
 
-use polity_crdt::{LwwRegister, PnCounter, VersionVector};
+use polity_crdt::{Dot, LwwRegister, PnCounter, Timestamp, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use super::Millis;
@@ -15,9 +16,9 @@ use super::origin::Origins;
 use super::stored::Stored;
 use super::update::{Refused, Writing};
 
-/// The most that were decided concurrently and that a record may have. Each is of another replica, and looking at them takes time in the
-/// square of how many there are.
-pub(crate) const MAX_DUE: usize = 1024;
+/// The most that were decided concurrently and that a record may have. Each is of another replica, and looking at them takes time by how
+/// many there are and how much they cover.
+pub(crate) const MAX_DUE: usize = 64;
 
 /// A removal at a time.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -33,38 +34,51 @@ pub(super) struct Due {
 }
 
 impl Due {
-    /// Of all that is known of a value, and of the marks of what was added to a counter under idempotency keys.
-    pub(super) fn of(covers: &VersionVector, marks: &VersionVector, counter: Option<&PnCounter>) -> Self {
+    /// Of writes of a value, and of the marks of what was added to a counter under idempotency keys.
+    pub(super) fn of(covers: VersionVector, marks: VersionVector, counter: Option<&PnCounter>) -> Self {
         let origins = counter.map(Origins::after).unwrap_or_default();
-        Self { at: None, covers: covers.clone(), marks: marks.clone(), origins }
+        Self { at: None, covers, marks, origins }
     }
 
     fn is_over(&self, now: Millis) -> bool {
         self.at.is_some_and(|at| at <= now)
     }
 
-    fn join(&mut self, other: Self) {
+    pub(super) fn join(&mut self, other: Self) {
         self.covers.merge(&other.covers);
         self.marks.merge(&other.marks);
         self.origins.merge(other.origins);
     }
 
-    /// What of it another does not cover.
-    fn without(self, other: &Self) -> Self {
-        let mut covers = self.covers.difference(&other.covers);
-        for replica in other.origins.replicas() {
-            covers.remove_replica(replica);
-        }
-        let (marks, origins) = (self.marks.difference(&other.marks), self.origins.without(&other.origins));
-        Self { covers, marks, origins, ..self }
+    /// All writes of the value about which it decides, of those that anybody knows of.
+    fn reach(&self) -> VersionVector {
+        let mut reach = self.origins.replicas();
+        reach.merge(&self.covers);
+        reach
+    }
+
+    /// What of it another does not decide about.
+    fn without(&self, other: &Self) -> Self {
+        let marks = self.marks.difference(&other.marks).difference(&other.origins.replicas());
+        let origins = self.origins.clone().without(&other.origins);
+        Self { at: self.at, covers: self.covers.difference(&other.reach()), marks, origins }
     }
 }
 
 /// The removals that are due, and which were decided and are not any more.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub(super) struct Until(pub(super) Stored<LwwRegister<Due>>);
+pub(super) struct Until(Stored<LwwRegister<Due>>);
 
 impl Until {
+    /// `None`: there are too many.
+    pub(super) fn of(stored: Stored<LwwRegister<Due>>) -> Option<Self> {
+        (stored.value().standing().len() <= MAX_DUE).then_some(Self(stored))
+    }
+
+    pub(super) fn stored(&self) -> &Stored<LwwRegister<Due>> {
+        &self.0
+    }
+
     /// Whether there ever was one.
     pub(super) fn is_written(&self) -> bool {
         !self.0.context().is_empty()
@@ -80,16 +94,29 @@ impl Until {
         self.0.value().standing().into_iter().filter_map(|(_, due)| due.at)
     }
 
+    /// As of when the latest was decided.
+    pub(super) fn stamp(&self) -> Option<Timestamp> {
+        self.0.value().entry().map(|(at, _)| at)
+    }
+
     /// When the last of these writes goes; `None`: never.
     pub(super) fn last(&self, mut live: VersionVector) -> Option<Millis> {
         let mut last = 0;
         for (_, due) in self.0.value().standing() {
-            if live.intersects(&due.covers) {
+            let reach = due.reach();
+            if live.intersects(&reach) {
                 last = last.max(due.at?);
-                live = live.difference(&due.covers);
+                live = live.difference(&reach);
             }
         }
         live.is_empty().then_some(last)
+    }
+
+    /// The latest that decides about some of these writes, if it is due.
+    pub(super) fn latest_of(&self, live: &VersionVector) -> Option<Dot> {
+        let standing = self.0.value().standing();
+        let latest = standing.into_iter().find(|(_, due)| live.intersects(&due.reach()));
+        latest.and_then(|(dot, due)| due.at.map(|_| dot))
     }
 
     /// Whether one is over.
@@ -103,7 +130,7 @@ impl Until {
         let (mut dots, mut gone, mut kept) = (VersionVector::new(), Due::default(), Due::default());
         for (dot, due) in self.0.value().standing() {
             if due.is_over(now) {
-                let taken = due.clone().without(&kept);
+                let taken = due.without(&kept);
                 if taken.origins == due.origins {
                     dots.insert(dot);
                 }
@@ -116,27 +143,35 @@ impl Until {
         gone
     }
 
-    /// Decides. Returns what others need to know of it.
-    pub(super) fn decide(
-        &mut self,
-        due: Due,
-        writing: &Writing<'_>,
-    ) -> Result<Option<Stored<LwwRegister<Due>>>, Refused> {
-        let Writing { replica, above, at, .. } = *writing;
-        self.0.claim(replica, above);
-        Ok(self.0.update(replica, |state, w| state.set(w, at, due))?.map(Stored::of))
+    /// Joins a copy. Returns whether anything was new.
+    pub(super) fn merge(&mut self, other: Self) -> bool {
+        let is_new = self.0.merge(other.0);
+        // Nobody who keeps to the rules decides so often without having heard of the others.
+        let too_early = self.0.value().standing().into_iter().skip(MAX_DUE).map(|(dot, _)| dot).collect();
+        self.0.kill(&too_early);
+        is_new
     }
 
-    /// Lets the latest, if it is due, cover this much, as of the time at which it was decided. Returns what others need to know of it.
-    pub(super) fn extend(
-        &mut self,
-        due: Due,
-        writing: &Writing<'_>,
-    ) -> Result<Option<Stored<LwwRegister<Due>>>, Refused> {
-        let Writing { replica, above, .. } = *writing;
-        let Some(at) = self.0.value().value().and_then(|due| due.at) else { return Ok(None) };
+    /// None is due any more.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Decides. Returns what others need to know of it.
+    pub(super) fn decide(&mut self, due: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
+        let Writing { replica, above, at, .. } = *writing;
         self.0.claim(replica, above);
-        let due = Due { at: Some(at), ..due };
-        Ok(self.0.update(replica, |state, w| state.restate(w, due))?.map(Stored::of))
+        Ok(Self(self.0.update(replica, |state, w| state.set(w, at, due))?.map(Stored::of).unwrap_or_default()))
+    }
+
+    /// Lets one of them cover this, too, as of the time at which it was decided. Returns what others need to know of it.
+    pub(super) fn extend(&mut self, dot: Dot, more: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
+        let Writing { replica, above, .. } = *writing;
+        self.0.claim(replica, above);
+        let standing = self.0.value().standing();
+        let Some((_, due)) = standing.into_iter().find(|(held, _)| *held == dot) else { return Ok(Self::default()) };
+        let mut due = due.clone();
+        due.join(more);
+        Ok(Self(self.0.update(replica, |state, w| state.replace(w, dot, due))?.map(Stored::of).unwrap_or_default()))
     }
 }

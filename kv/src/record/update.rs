@@ -210,10 +210,13 @@ impl Record {
         self.causal.delete(dots);
     }
 
-    /// Lets all that is there of a kind expire with what of it is to expire.
-    pub(crate) fn extend(&mut self, kind: Kind, writing: &Writing<'_>) -> Result<(), Refused> {
+    /// Lets what is here of a kind, and was not in another copy, expire with what is there that is to expire. Returns whether something is.
+    pub(crate) fn extend(&mut self, before: &Self, kind: Kind, writing: &Writing<'_>) -> Result<bool, Refused> {
+        let time = before.parts.iter().find(|part| part.kind() == kind).and_then(Part::time);
         let part = self.parts.iter_mut().find(|part| part.kind() == kind);
-        part.zip(Part::new(kind)).map_or(Ok(()), |(part, mut told)| part.extend(writing, &mut told))
+        let (Some(time), Some(part), Some(mut told)) = (time, part, Part::new(kind)) else { return Ok(false) };
+        part.extend(&time, writing, &mut told)?;
+        Ok(true)
     }
 
     /// How many steps of an update would change something.
@@ -274,6 +277,7 @@ impl Record {
         });
         let part = &mut self.parts[at];
         let sets_anew = part.sets_anew(steps);
+        let time = if expires.is_none() && update.counts() { part.time() } else { None };
         let writes = update.counts() || (expires.is_some() && part.is_live());
         let has_claimed = writes && part.claim(writing, update);
         if kind == Kind::Counter && update.counts() {
@@ -300,8 +304,8 @@ impl Record {
         {
             part.retime(*expires, writing, &mut told)?;
             changed += u32::from(steps.is_empty());
-        } else if expires.is_none() && update.counts() {
-            part.extend(writing, &mut told)?;
+        } else if let Some(time) = time {
+            part.extend(&time, writing, &mut told)?;
         }
         let removes = steps.iter().any(|step| matches!(step, Step::Remove(_)));
         let needs_all = removes || sets_anew || has_claimed || part.was_timed();

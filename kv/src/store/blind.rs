@@ -131,13 +131,15 @@ impl Store {
         }
         let mut guard = self.shard(shard);
         let old = self.engine.load(shard, key)?;
-        let mut record = record::decode_any(old.as_deref())?;
-        if mutated(Mutation::ReplacesUnseen) || !record.takes_blindly(update) {
+        let record = record::decode_any(old.as_deref())?;
+        // What has expired of another kind is in the way until a writer that has asked a quorum removes it.
+        let is_in_the_way = record.is_live() && update.kind.is_some_and(|kind| kind != record.kind());
+        if mutated(Mutation::ReplacesUnseen) || is_in_the_way || !record.takes_blindly(update) {
             return Ok(None);
         }
         let replaced = guard.old(key, old.as_deref(), &record);
-        record.latch_alone(millis(wall));
-        let written = self.write_over(&mut guard, (shard, key), (record, replaced), (update, None, wall), named)?;
+        let asked = (update, None, wall, None);
+        let written = self.write_over(&mut guard, (shard, key), (record, replaced), asked, named)?;
         Ok(Some((written, Blind { old })))
     }
 
@@ -146,8 +148,8 @@ impl Store {
         written.dot.map(|dot| Flight { store: self, shard, key, dot })
     }
 
-    /// Makes up for what others had when a key was written blindly, at a time of the wall clock. `everyone`: all replicas have
-    /// answered, and not just a quorum.
+    /// Makes up for what others had when a key was written blindly, as of the time of the wall clock when they were asked. `everyone`: all
+    /// replicas have answered, and not just a quorum.
     ///
     /// # Errors
     /// [`WriteError`]; the write may have been seen.
@@ -169,8 +171,10 @@ impl Store {
             known
         });
         // The bucket once had another kind, and this replica lacked the key.
-        if known.is_live() && update.kind.is_some_and(|kind| kind != known.kind()) {
-            return Err(WriteError::WrongKind(known.kind()));
+        let now = millis(wall);
+        let there = known.seen_at(now);
+        if there.is_live() && update.kind.is_some_and(|kind| kind != there.kind()) {
+            return Err(WriteError::WrongKind(there.kind()));
         }
         let mut after = before.clone();
         if !after.merge(known.clone()) {
@@ -188,12 +192,11 @@ impl Store {
         let mut record = record::decode_any(old.as_deref())?;
         let found = guard.old(key, old.as_deref(), &record);
         let is_news = record.merge(known);
-        let now = millis(wall);
         // Others know when all of it expires. If that is over, what was added is no part of that, and stays.
         after.latch(now);
-        if let Some(kind) = update.kind.filter(|kind| after.is_timed(*kind)) {
-            record.latch(now);
-            record.extend(kind, &guard.writing(wall, self.window))?;
+        if let Some(kind) = update.kind.filter(|_| written.dot.is_none())
+            && record.extend(&after, kind, &guard.writing(wall, self.window))?
+        {
             self.put_record(&mut guard, shard, key, found, &record)?;
             let (changed, total) = (after.would_change(update), record.total());
             let (record, vouch) = (record::encode(&record), guard.vouch(named));

@@ -68,10 +68,18 @@ pub(crate) struct Write<'a> {
     pub(crate) update: &'a Update,
     /// What it replaces of a causal key. `None`: what the writer knows.
     pub(crate) context: Option<&'a VersionVector>,
-    /// What a quorum knew a moment ago, if it was asked.
-    pub(crate) known: Option<Record>,
+    /// What a quorum knew, if it was asked.
+    pub(crate) known: Option<Known>,
     /// The wall clock, since the Unix epoch.
     pub(crate) wall: Duration,
+}
+
+/// What a quorum has said.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) record: Record,
+    /// The wall clock when it was asked. What has expired since may have been given another time since.
+    pub(crate) asked: Duration,
 }
 
 /// What a write has done, and who must have it.
@@ -201,34 +209,37 @@ impl Store {
         let mut record = record::decode_any(old.as_deref())?;
         let old = guard.old(key, old.as_deref(), &record);
         // A causal write replaces what its writer has seen: not what has come meanwhile.
-        let seen = known.as_ref().map(|known| known.context().clone());
-        match known {
-            Some(known) => {
-                record.merge(known);
-                record.latch(millis(wall));
-            }
-            None => {
-                record.latch_alone(millis(wall));
-            }
+        let seen = known.as_ref().map(|known| known.record.context().clone());
+        let asked = known.as_ref().map(|known| known.asked);
+        if let Some(Known { record: known, .. }) = known {
+            record.merge(known);
         }
-        if mutated(Mutation::ReplacesUnseen) {
-            record.clear();
-        }
-        let asked = (update, context.or(seen.as_ref()), wall);
+        let asked = (update, context.or(seen.as_ref()), wall, asked);
         self.write_over(&mut guard, (shard, key), (record, old), asked, named)
     }
 
-    /// Writes over a record from which that has been removed which had expired.
+    /// Writes over a record. What had expired when a quorum was asked goes first; if none was, causal values.
     pub(super) fn write_over(
         &self,
         guard: &mut Shard,
         (shard, key): (ShardId, &[u8]),
         (mut record, old): (Record, Old<'_>),
-        (update, context, wall): (&Update, Option<&VersionVector>, Duration),
+        (update, context, wall, asked): (&Update, Option<&VersionVector>, Duration, Option<Duration>),
         named: RosterId,
     ) -> Result<Written, WriteError> {
+        let writing = guard.writing(wall, self.window);
+        // It is later than what is removed before it, too.
+        let at = record.stamp().map_or(writing.at, |stamp| writing.at.max(stamp.next()));
+        let at = if mutated(Mutation::StampsNothing) { writing.at } else { at };
+        let writing = Writing { context, at, ..writing };
+        match asked {
+            Some(asked) => record.latch(millis(asked)),
+            None => record.latch_alone(millis(wall)),
+        };
+        if mutated(Mutation::ReplacesUnseen) {
+            record.clear();
+        }
         let siblings = record.siblings();
-        let writing = Writing { context, ..guard.writing(wall, self.window) };
         let applied = record.apply(update, &writing)?;
         if update.expires.flatten().is_some_and(|at| at <= millis(wall)) && !applied.again {
             return Err(WriteError::Late);

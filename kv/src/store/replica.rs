@@ -5,7 +5,7 @@ use std::time::Duration;
 use polity_shard::ShardId;
 
 use super::blind::{Amended, Blind, Said};
-use super::{Store, Write, WriteError, Written};
+use super::{Known, Store, Write, WriteError, Written};
 use crate::config::KvConfig;
 use crate::engine::MemoryEngine;
 use crate::record::{self, Record, Update};
@@ -35,6 +35,7 @@ impl Replica {
 
     /// Writes at a time, over what a quorum is known to have.
     pub(super) fn write_at(&self, update: &Update, known: Option<Record>, wall: Duration) -> Written {
+        let known = known.map(|record| Known { record, asked: wall });
         let write = Write { update, context: None, known, wall };
         self.store.write(self.shard, KEY, write, self.named).expect("there is room")
     }

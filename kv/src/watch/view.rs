@@ -90,6 +90,8 @@ impl View {
         while let Some(place) = self.changed.pop_first() {
             let held = self.held.get_mut(&place).expect("what has changed is held");
             let value = make(&held.record.seen_at(now));
+            // Should the clock have been set back, it expires once more.
+            self.expiries.set(&place.0, held.record.next_expiry(now));
             // Of what the reader has never seen it need not hear that it is gone.
             if value.is_some() || held.is_shown {
                 held.is_shown = value.is_some();
@@ -186,6 +188,12 @@ mod tests {
         assert_eq!(take(&mut view, 100), None, "it was never seen");
         assert!(!view.expire(99) && view.expire(100) && !view.expire(100));
         assert_eq!((take(&mut view, 100), take(&mut view, 100)), (key("a", None), None));
+        // The clock was set back, and the time passes once more.
+        view.merge(&blob("c"), short.clone());
+        assert!(view.expire(100));
+        assert_eq!(take(&mut view, 99), key("c", Some("1")));
+        assert!(view.expire(100));
+        assert_eq!(take(&mut view, 100), key("c", None));
         let mut removed = short;
         assert!(removed.latch(100));
         // Replicas that remove it later say nothing new.

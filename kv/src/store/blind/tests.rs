@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Amended, Blind, Said};
 use crate::record::{self, Blob, Kind, Record, Step, Update};
 use crate::store::replica::{KEY, Replica};
-use crate::store::{Write, WriteError, Written};
+use crate::store::{Known, Write, WriteError, Written};
 
 fn insert(text: &str) -> Update {
     Update::of(Kind::Set, vec![Step::Insert(Blob::from(text.as_bytes().to_vec()))])
@@ -196,7 +196,12 @@ fn puts_at_random(seed: u64) -> (Record, Vec<(String, usize, usize)>) {
                 // One that asks a quorum first.
                 let mut known = replica.record();
                 known.merge(replicas[(at + 1 + below(2)) % 3].record());
-                let write = Write { update: &put(&text), context: None, known: Some(known), wall: Duration::ZERO };
+                let write = Write {
+                    update: &put(&text),
+                    context: None,
+                    known: Some(Known { record: known, asked: Duration::ZERO }),
+                    wall: Duration::ZERO,
+                };
                 (replica.store.write(replica.shard, KEY, write, replica.named).expect("there is room"), None)
             } else {
                 let (written, blind) = replica.write_blindly(&put(&text));

@@ -7,7 +7,7 @@ use polity_cluster::mutation::{self, Mutation};
 
 use crate::record::{Blob, Kind, Record, Step, Update};
 use crate::store::replica::{KEY, Replica};
-use crate::store::{Amended, Write, WriteError};
+use crate::store::{Amended, Known, Write, WriteError};
 
 /// When what is written first expires, and later.
 const UNTIL: u64 = 100;
@@ -321,6 +321,25 @@ fn of_two_times_of_a_counter_at_once_the_later_given_one_holds() {
     }
 }
 
+/// Two attempts under one idempotency key, of one of which the earlier time has heard, and of the total that it is part of the later one, too.
+#[test]
+fn what_is_kept_of_a_counter_is_kept_with_the_marks_of_what_counts_once() {
+    use crate::record::IdempotencyKey;
+    let [a, b, c] = three();
+    let written = a.write(&add(5));
+    [&b, &c].into_iter().for_each(|replica| replica.learn(&written));
+    let once = Update { once: Some(IdempotencyKey::new("once", Duration::ZERO)), ..add(5) };
+    let known = Some(c.record());
+    b.write_at(&once, known.clone(), Duration::ZERO);
+    let never = Update { expires: Some(None), ..Update::of(Kind::Counter, Vec::new()) };
+    c.write_at(&never, known.clone(), Duration::from_millis(2));
+    a.write_at(&once, known, Duration::ZERO);
+    a.write_at(&until(UNTIL, Update::of(Kind::Counter, Vec::new())), None, Duration::from_millis(1));
+    [&b, &c].into_iter().for_each(|replica| a.take(&replica.record()));
+    let record = a.record();
+    assert_eq!((seen(&record, Duration::ZERO).0, seen(&record, LATER).0, record.expires()), (10, 10, None));
+}
+
 /// One has missed that times were given on two sides, one of which is over. What it adds expires with what is left.
 #[test]
 fn what_is_added_where_two_times_were_missed_is_there_until_the_one_that_is_not_over() {
@@ -361,15 +380,107 @@ fn what_was_lost_to_a_last_value_does_not_show_when_that_has_expired() {
     assert_eq!(a.record().seen_at(200).values(), [&blob("new")]);
 }
 
+/// A writer is slow: when it writes, what it has read has expired, and meanwhile somebody has given that more time.
+#[test]
+fn what_is_given_more_time_before_it_has_expired_stays_however_slow_another_writer_is() {
+    for (first, second, expected) in
+        [(insert("x"), insert("y"), (0, vec![blob("x"), blob("y")])), (add(5), add(1), (6, Vec::new()))]
+    {
+        let all = three();
+        let [a, b, c] = &all;
+        let written = a.write(&until(UNTIL, first.clone()));
+        all[1..].iter().for_each(|replica| replica.learn(&written));
+        let known = Some(Known { record: b.record(), asked: Duration::from_millis(UNTIL - 1) });
+        let kind = first.kind.expect("it has one");
+        let never = b.write(&Update { expires: Some(None), ..Update::of(kind, Vec::new()) });
+        c.learn(&never);
+        let write = Write { update: &second, context: None, known, wall: LATER };
+        let written = a.store.write(a.shard, KEY, write, a.named).expect("there is room");
+        [b, c].into_iter().for_each(|replica| replica.learn(&written));
+        a.learn(&never);
+        for replica in &all {
+            assert_eq!(seen(&replica.record(), Duration::from_millis(UNTIL - 1)), expected);
+            let kept = if kind == Kind::Set { (0, vec![blob("x")]) } else { expected.clone() };
+            assert_eq!(
+                seen(&replica.record(), LATER),
+                kept,
+                "and what was added to it in between goes with what was known of it"
+            );
+        }
+    }
+}
+
+/// All of a set was taken away, of which one has heard afterwards, and not that it had a time.
+#[test]
+fn what_was_to_expire_and_is_gone_gives_no_time_to_what_comes_then() {
+    let all = three();
+    let [a, b, c] = &all;
+    let written = a.write(&insert("x"));
+    all[1..].iter().for_each(|replica| replica.learn(&written));
+    b.learn(&a.write(&until(UNTIL, Update::of(Kind::Set, Vec::new()))));
+    b.learn(&a.write(&Update::of(Kind::Set, vec![Step::Remove(blob("x"))])));
+    let (written, blind) = c.try_blindly(&insert("y"), Duration::ZERO).expect("nothing expires as far as it knows");
+    let said = a.hear(&written, &blind);
+    b.learn(&written);
+    assert!(matches!(c.amend(&insert("y"), (written, &blind), said), Ok(Amended::Enough(_))));
+    let written = a.write_at(&insert("w"), Some(b.record()), Duration::ZERO);
+    [b, c].into_iter().for_each(|replica| replica.learn(&written));
+    for replica in &all {
+        assert_eq!(seen(&replica.record(), LATER).1, ["w", "y"].map(blob));
+        assert_eq!(replica.record().seen_at(200).expires(), None);
+    }
+}
+
+/// Two have given times at once, and a third adds to what it has heard of both.
+#[test]
+fn what_is_added_without_a_time_changes_none() {
+    for (early, late) in [(Some(UNTIL * 9), UNTIL), (None, UNTIL), (Some(UNTIL), UNTIL * 9)] {
+        let [a, b, c] = three();
+        b.write_at(&Update { expires: Some(early), ..insert("x") }, None, Duration::from_millis(1));
+        c.write_at(&until(late, insert("z")), None, Duration::from_millis(2));
+        c.take(&b.record());
+        a.take(&c.record());
+        a.write_at(&insert("w"), Some(b.record()), Duration::from_millis(3));
+        let there_at = |at: u64| seen(&a.record(), Duration::from_millis(at)).1;
+        let (x, wz) = (vec![blob("x")], vec![blob("w"), blob("z")]);
+        let between = if early.is_none_or(|early| early > late) { x } else { wz };
+        assert_eq!((there_at(UNTIL - 1).len(), there_at(UNTIL)), (3, between), "{early:?} {late}");
+    }
+}
+
+/// What is removed first leaves no time behind as of which others write: a later write is later than that.
+#[test]
+fn what_is_written_over_what_has_expired_is_later_than_that() {
+    let put = |text: &str| Update::put(Kind::LastWriterWins, Some(blob(text)));
+    let [a, b, c] = three();
+    // By a clock that was ahead.
+    a.write_at(&until(UNTIL, put("old")), None, Duration::ZERO);
+    let ahead = Duration::from_secs(3600);
+    a.write_at(&until(ahead.as_millis() as u64 + 1, put("old")), None, ahead);
+    let short = until(UNTIL, Update::of(Kind::LastWriterWins, Vec::new()));
+    a.write(&short);
+    [&b, &c].into_iter().for_each(|replica| replica.take(&a.record()));
+    // Nobody hears of it.
+    b.write(&Update { expires: Some(None), ..short });
+    let written = c.write_at(&put("new"), Some(a.record()), LATER);
+    a.learn(&written);
+    b.take(&a.record());
+    a.take(&b.record());
+    for replica in [&a, &b] {
+        assert_eq!(replica.record().seen_at(200).values(), [&blob("new")]);
+    }
+}
+
 /// It would cover what was written after its time.
 #[test]
 fn a_write_whose_time_has_passed_is_refused() {
     let [a, ..] = three();
     a.write(&insert("old"));
     let late = until(UNTIL, insert("late"));
-    let write = |known| Write { update: &late, context: None, known, wall: Duration::from_millis(UNTIL) };
-    for known in [None, Some(Record::default())] {
-        assert!(matches!(a.store.write(a.shard, KEY, write(known), a.named), Err(WriteError::Late)));
+    let wall = Duration::from_millis(UNTIL);
+    for known in [None, Some(Known { record: Record::default(), asked: wall })] {
+        let write = Write { update: &late, context: None, known, wall };
+        assert!(matches!(a.store.write(a.shard, KEY, write, a.named), Err(WriteError::Late)));
     }
     assert_eq!(seen(&a.record(), Duration::ZERO).1, [blob("old")]);
 }

@@ -6,7 +6,7 @@ use crate::hlc::Timestamp;
 use crate::mutation::{Mutation, mutated};
 use crate::store::{Delta, DotFun, DotFunDelta, Value};
 use crate::types::is_store;
-use crate::{Dot, Error, Writer};
+use crate::{Dot, Error, VersionVector, Writer};
 
 /// A register of which the latest write wins, by hybrid logical clock; among equal timestamps the one with the greater
 /// dot. Neither the order of boots nor a clock of one process decides.
@@ -59,10 +59,10 @@ impl<V> LwwRegister<V> {
     /// What was written concurrently and that no write has seen since, with its dots: what won comes first, then what would win without
     /// that, and so on.
     #[must_use]
-    pub fn standing(&self) -> Vec<(Dot, &V)> {
+    pub fn standing(&self) -> Vec<(Dot, Timestamp, &V)> {
         let mut all: Vec<_> = self.0.iter().collect();
         all.sort_unstable_by_key(|(dot, (at, _))| Reverse(Self::order(*dot, *at)));
-        all.into_iter().map(|(dot, (_, value))| (dot, value)).collect()
+        all.into_iter().map(|(dot, (at, value))| (dot, *at, value)).collect()
     }
 
     fn order(dot: Dot, at: Timestamp) -> (Timestamp, Dot) {
@@ -100,19 +100,18 @@ impl<V: Value> LwwRegister<V> {
 }
 
 impl<V: Value> LwwRegister<V> {
-    /// Writes something in place of one of those that stand ([`LwwRegister::standing`]), as of the same time. The others stand as before.
-    /// Does nothing if that one does not stand.
+    /// Writes something in place of some of those that stand ([`LwwRegister::standing`]), as of a time. The others stand as before.
     ///
     /// # Errors
     /// [`Error::Exhausted`].
     pub fn replace(
         &self,
         w: &mut Writer<'_>,
-        dot: Dot,
+        replaced: VersionVector,
+        at: Timestamp,
         value: V,
     ) -> Result<Option<DotFunDelta<(Timestamp, V)>>, Error> {
-        let Some((_, (at, _))) = self.0.iter().find(|(held, _)| *held == dot) else { return Ok(None) };
-        Ok(Some(DotFunDelta::write(w.dot()?, (*at, value), std::iter::once(dot).collect())))
+        Ok(Some(DotFunDelta::write(w.dot()?, (at, value), replaced)))
     }
 }
 

@@ -105,9 +105,9 @@ impl Origins {
         all
     }
 
-    /// That of one of them.
-    pub(super) fn of(mut self, replica: ReplicaId) -> Self {
-        self.0.retain(|other, _| *other == replica);
+    /// Those of the replicas that have written some of these.
+    pub(super) fn of(mut self, writes: &VersionVector) -> Self {
+        self.0.retain(|replica, _| writes.max(*replica) > 0);
         self
     }
 

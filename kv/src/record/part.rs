@@ -1,12 +1,12 @@
 //! What a key holds of one kind other than causal: a replicated value, and when it expires.
 
 use polity_cluster::mutation::{Mutation, mutated};
-use polity_crdt::{AwSet, Crdt, Dot, LwwRegister, OrMap, PnCounter, ReplicaId, Timestamp, VersionVector};
+use polity_crdt::{AwSet, Crdt, LwwRegister, OrMap, PnCounter, ReplicaId, Timestamp, VersionVector};
 
 use super::once::{Added, Done};
 use super::origin::Origins;
 use super::stored::Stored;
-use super::until::{Due, MAX_DUE, Until};
+use super::until::{Decision, Due, MAX_DUE, Until};
 use super::update::{Refused, Step, Update, Writing};
 use super::{Blob, Format, Kind, Millis, NotARecord, Timed};
 
@@ -30,13 +30,6 @@ macro_rules! with_stored {
             Value::Map($stored) => $do,
         }
     };
-}
-
-/// A removal that is due, and what was known when it was looked for.
-pub(super) struct Time {
-    dot: Dot,
-    covers: VersionVector,
-    marks: VersionVector,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -175,14 +168,16 @@ impl Part {
         Due::of(covers.clone(), self.keyed.context().clone(), counter)
     }
 
-    /// That with which what is added now expires: what is there does.
-    pub(super) fn time(&self) -> Option<Time> {
-        if !self.is_timed() {
-            return None;
-        }
-        let dot = self.until.latest_of(&with_stored!(&self.value, stored => stored.live()))?;
-        let [covers, _, marks] = self.contexts();
-        Some(Time { dot, covers: covers.clone(), marks: marks.clone() })
+    /// The decision with which what is added now expires: what is there does.
+    pub(super) fn decision(&self) -> Option<Decision> {
+        let live = || with_stored!(&self.value, stored => stored.live());
+        if self.is_timed() { self.until.latest_of(&live()) } else { None }
+    }
+
+    /// The writes of the value, and the marks, of which it knows and which were not known.
+    pub(super) fn since(&self, [value, _, marks]: &[VersionVector; 3]) -> [VersionVector; 2] {
+        let [known, _, known_marks] = self.contexts();
+        [known.difference(value), known_marks.difference(marks)]
     }
 
     /// Joins a copy of the same kind. Returns whether anything was new.
@@ -311,17 +306,16 @@ impl Part {
         Ok(())
     }
 
-    /// What was added since expires with what was there.
-    pub(super) fn extend(&mut self, time: &Time, writing: &Writing<'_>, delta: &mut Self) -> Result<(), Refused> {
-        let due = self.due();
-        let covers = due.covers.difference(&time.covers);
-        let counted = covers.iter().map(|(replica, _)| due.origins.clone().of(replica));
-        let origins = counted.fold(Origins::default(), |mut all, of_one| {
-            all.merge(of_one);
-            all
-        });
-        let more = Due { marks: due.marks.difference(&time.marks), covers, origins, ..due };
-        delta.until.merge(self.until.extend(time.dot, more, writing)?);
+    /// What was added expires with what was there. Of a counter, all that its replica has counted.
+    pub(super) fn extend(
+        &mut self,
+        decision: Decision,
+        [covers, marks]: [VersionVector; 2],
+        writing: &Writing<'_>,
+        delta: &mut Self,
+    ) -> Result<(), Refused> {
+        let origins = self.due().origins.of(&covers);
+        delta.until.merge(self.until.extend(decision, Due { at: None, covers, marks, origins }, writing)?);
         Ok(())
     }
 

@@ -8,7 +8,7 @@
 //! replica has counted has no names apart from its total, so of a counter a removal covers all that the replicas have counted which it
 //! names, or nothing of it while a later one that names them is not over.
 
-use polity_crdt::{Dot, LwwRegister, PnCounter, Timestamp, VersionVector};
+use polity_crdt::{LwwRegister, PnCounter, Timestamp, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use super::Millis;
@@ -65,6 +65,13 @@ impl Due {
     }
 }
 
+/// When something is to go, and as of when that was decided. What extends it keeps both.
+#[derive(Clone, Copy)]
+pub(super) struct Decision {
+    as_of: Timestamp,
+    at: Millis,
+}
+
 /// The removals that are due, and which were decided and are not any more.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Until(Stored<LwwRegister<Due>>);
@@ -91,7 +98,7 @@ impl Until {
 
     /// The times at which some are due, in no order.
     pub(super) fn times(&self) -> impl Iterator<Item = Millis> {
-        self.0.value().standing().into_iter().filter_map(|(_, due)| due.at)
+        self.0.value().standing().into_iter().filter_map(|(_, _, due)| due.at)
     }
 
     /// As of when the latest was decided.
@@ -102,7 +109,7 @@ impl Until {
     /// When the last of these writes goes; `None`: never.
     pub(super) fn last(&self, mut live: VersionVector) -> Option<Millis> {
         let mut last = 0;
-        for (_, due) in self.0.value().standing() {
+        for (_, _, due) in self.0.value().standing() {
             let reach = due.reach();
             if live.intersects(&reach) {
                 last = last.max(due.at?);
@@ -112,11 +119,11 @@ impl Until {
         live.is_empty().then_some(last)
     }
 
-    /// The latest that decides about some of these writes, if it is due.
-    pub(super) fn latest_of(&self, live: &VersionVector) -> Option<Dot> {
+    /// The latest decision about some of these writes, if they are to go.
+    pub(super) fn latest_of(&self, live: &VersionVector) -> Option<Decision> {
         let standing = self.0.value().standing();
-        let latest = standing.into_iter().find(|(_, due)| live.intersects(&due.reach()));
-        latest.and_then(|(dot, due)| due.at.map(|_| dot))
+        let latest = standing.into_iter().find(|(_, _, due)| live.intersects(&due.reach()));
+        latest.and_then(|(_, as_of, due)| Some(Decision { as_of, at: due.at? }))
     }
 
     /// Whether one is over.
@@ -128,7 +135,7 @@ impl Until {
     /// away than the later one that keeps it.
     pub(super) fn take(&mut self, now: Millis) -> Due {
         let (mut dots, mut gone, mut kept) = (VersionVector::new(), Due::default(), Due::default());
-        for (dot, due) in self.0.value().standing() {
+        for (dot, _, due) in self.0.value().standing() {
             if due.is_over(now) {
                 let taken = due.without(&kept);
                 if taken.origins == due.origins {
@@ -147,7 +154,7 @@ impl Until {
     pub(super) fn merge(&mut self, other: Self) -> bool {
         let is_new = self.0.merge(other.0);
         // Nobody who keeps to the rules decides so often without having heard of the others.
-        let too_early = self.0.value().standing().into_iter().skip(MAX_DUE).map(|(dot, _)| dot).collect();
+        let too_early = self.0.value().standing().into_iter().skip(MAX_DUE).map(|(dot, ..)| dot).collect();
         self.0.kill(&too_early);
         is_new
     }
@@ -164,14 +171,22 @@ impl Until {
         Ok(Self(self.0.update(replica, |state, w| state.set(w, at, due))?.map(Stored::of).unwrap_or_default()))
     }
 
-    /// Lets one of them cover this, too, as of the time at which it was decided. Returns what others need to know of it.
-    pub(super) fn extend(&mut self, dot: Dot, more: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
+    /// Lets a decision cover this, too. What several have let it cover at the same time becomes one. Returns what others need to know of it.
+    pub(super) fn extend(&mut self, decision: Decision, more: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
         let Writing { replica, above, .. } = *writing;
         self.0.claim(replica, above);
+        let Decision { as_of, at } = decision;
+        let (mut replaced, mut due) = (VersionVector::new(), Due { at: Some(at), ..more });
         let standing = self.0.value().standing();
-        let Some((_, due)) = standing.into_iter().find(|(held, _)| *held == dot) else { return Ok(Self::default()) };
-        let mut due = due.clone();
-        due.join(more);
-        Ok(Self(self.0.update(replica, |state, w| state.replace(w, dot, due))?.map(Stored::of).unwrap_or_default()))
+        for (dot, _, one) in standing.into_iter().filter(|(_, of, due)| *of == as_of && due.at == Some(at)) {
+            replaced.insert(dot);
+            due.join(one.clone());
+        }
+        // Another was made of it since by who did not know of this.
+        if replaced.is_empty() {
+            return Ok(Self::default());
+        }
+        let extended = self.0.update(replica, |state, w| state.replace(w, replaced, as_of, due))?;
+        Ok(Self(extended.map(Stored::of).unwrap_or_default()))
     }
 }

@@ -210,12 +210,21 @@ impl Record {
         self.causal.delete(dots);
     }
 
-    /// Lets what is here of a kind, and was not in another copy, expire with what is there that is to expire. Returns whether something is.
-    pub(crate) fn extend(&mut self, before: &Self, kind: Kind, writing: &Writing<'_>) -> Result<bool, Refused> {
-        let time = before.parts.iter().find(|part| part.kind() == kind).and_then(Part::time);
+    /// Lets what was added here of a kind, over what others do not know and by a write of which `told` was told, expire with what others knew
+    /// to be there. Returns whether that is to expire.
+    pub(crate) fn extend(
+        &mut self,
+        kind: Kind,
+        (known, before, told): (&Self, &Self, &Self),
+        writing: &Writing<'_>,
+    ) -> Result<bool, Refused> {
+        let of_kind = |record: &Self| record.parts.iter().find(|part| part.kind() == kind).cloned();
+        let (Some(known), Some(told)) = (of_kind(known), of_kind(told)) else { return Ok(false) };
+        let Some((decision, mut delta)) = known.decision().zip(Part::new(kind)) else { return Ok(false) };
+        let added =
+            told.since(&of_kind(before).map(|part| part.contexts().map(VersionVector::clone)).unwrap_or_default());
         let part = self.parts.iter_mut().find(|part| part.kind() == kind);
-        let (Some(time), Some(part), Some(mut told)) = (time, part, Part::new(kind)) else { return Ok(false) };
-        part.extend(&time, writing, &mut told)?;
+        part.map_or(Ok(()), |part| part.extend(decision, added, writing, &mut delta))?;
         Ok(true)
     }
 
@@ -277,7 +286,9 @@ impl Record {
         });
         let part = &mut self.parts[at];
         let sets_anew = part.sets_anew(steps);
-        let time = if expires.is_none() && update.counts() { part.time() } else { None };
+        // What is added to what is to expire goes with that.
+        let decision = if expires.is_none() && update.counts() { part.decision() } else { None };
+        let before = decision.map(|_| part.contexts().map(VersionVector::clone));
         let writes = update.counts() || (expires.is_some() && part.is_live());
         let has_claimed = writes && part.claim(writing, update);
         if kind == Kind::Counter && update.counts() {
@@ -304,8 +315,8 @@ impl Record {
         {
             part.retime(*expires, writing, &mut told)?;
             changed += u32::from(steps.is_empty());
-        } else if let Some(time) = time {
-            part.extend(&time, writing, &mut told)?;
+        } else if let (Some(decision), Some(before)) = (decision, before) {
+            part.extend(decision, part.since(&before), writing, &mut told)?;
         }
         let removes = steps.iter().any(|step| matches!(step, Step::Remove(_)));
         let needs_all = removes || sets_anew || has_claimed || part.was_timed();

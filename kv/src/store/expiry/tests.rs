@@ -431,6 +431,83 @@ fn what_was_to_expire_and_is_gone_gives_no_time_to_what_comes_then() {
     }
 }
 
+/// Two add to what is to expire at the same time, again and again: all of it expires.
+#[test]
+fn what_two_add_at_the_same_time_expires_however_much_it_is() {
+    for (first, each) in [(insert("x"), 1), (add(1), 1)] {
+        let [a, b, c] = three();
+        a.write(&until(UNTIL, first.clone()));
+        [&b, &c].into_iter().for_each(|replica| replica.take(&a.record()));
+        for round in 0..80 {
+            let more = |name: &str| match first.kind {
+                Some(Kind::Set) => insert(&format!("{name}{round}")),
+                _ => add(each),
+            };
+            let known = c.record();
+            let (one, two) = (
+                a.write_at(&more("a"), Some(known.clone()), Duration::ZERO),
+                b.write_at(&more("b"), Some(known), Duration::ZERO),
+            );
+            [&a, &b, &c]
+                .into_iter()
+                .for_each(|replica| [&one, &two].into_iter().for_each(|written| replica.learn(written)));
+        }
+        let record = c.record();
+        assert_eq!((record.elements().count() as i128 + record.total(), record.expires()), (161, Some(UNTIL)));
+        assert_eq!(seen(&record, LATER), (0, Vec::new()));
+    }
+}
+
+/// Two additions of one that has missed a time are on their way at once, and are heard of the other way round.
+#[test]
+fn what_is_added_twice_where_a_time_to_come_was_missed_expires_both_times() {
+    for in_order in [false, true] {
+        let all = expired_unheard(&insert("x"));
+        let [a, b, c] = &all;
+        let updates = ["one", "two"].map(insert);
+        let written =
+            [0, 1].map(|at| a.try_blindly(&updates[at], Duration::ZERO).expect("nothing expires as far as it knows"));
+        let order = if in_order { [0, 1] } else { [1, 0] };
+        let mut said = order.map(|at| (at, b.hear(&written[at].0, &written[at].1)));
+        said.sort_by_key(|(at, _)| *at);
+        for ((written, blind), ((_, said), update)) in written.into_iter().zip(said.into_iter().zip(&updates)) {
+            let ended = a.amend(update, (written, &blind), said).expect("there is room");
+            let (Amended::Further(written) | Amended::Enough(written)) = ended else { panic!("{ended:?}") };
+            [b, c].into_iter().for_each(|replica| replica.learn(&written));
+        }
+        for replica in &all {
+            let record = replica.record();
+            assert_eq!((record.elements().count(), record.expires()), (3, Some(UNTIL)), "{in_order}");
+        }
+    }
+}
+
+/// While one waits for what others say of its addition, it hears of another that was added when the time was over, by who had missed that.
+#[test]
+fn what_is_heard_of_meanwhile_keeps_its_own_time() {
+    for (first, second, third, expected) in [
+        (insert("x"), insert("one"), insert("two"), (0, vec![blob("two")])),
+        (add(5), add(1), add(10), (10, Vec::new())),
+    ] {
+        let [a, b, c] = three();
+        let written = c.write(&first);
+        [&a, &b].into_iter().for_each(|replica| replica.learn(&written));
+        a.write(&until(UNTIL, Update::of(first.kind.expect("it has one"), Vec::new())));
+        let (written, blind) = b.try_blindly(&second, Duration::ZERO).expect("nothing expires as far as it knows");
+        let said = a.hear(&written, &blind);
+        let (other, _) = c.try_blindly(&third, LATER).expect("nothing expires as far as it knows");
+        b.learn(&other);
+        let Ok(Amended::Further(written)) = b.amend(&second, (written, &blind), said) else {
+            panic!("it is told again")
+        };
+        [&a, &c].into_iter().for_each(|replica| replica.learn(&written));
+        a.learn(&other);
+        for replica in [&a, &b, &c] {
+            assert_eq!(seen(&replica.record(), LATER), expected);
+        }
+    }
+}
+
 /// Two have given times at once, and a third adds to what it has heard of both.
 #[test]
 fn what_is_added_without_a_time_changes_none() {

@@ -261,7 +261,7 @@ impl Record {
 
     /// Whether it holds something that [`Record::latch`] removes now and [`Record::latch_alone`] does not.
     pub(crate) fn has_expired_parts(&self, now: Millis) -> bool {
-        self.parts.iter().any(|part| part.is_over(now))
+        self.parts.iter().any(|part| part.is_over(now) && part.clone().latch(now))
     }
 
     /// What of it there is at a time.

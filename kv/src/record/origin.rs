@@ -111,6 +111,12 @@ impl Origins {
         self
     }
 
+    /// Those that others have none of which is as late.
+    pub(super) fn later_than(mut self, others: &Self) -> Self {
+        self.0.retain(|replica, origin| others.0.get(replica).is_none_or(|held| held.mark < origin.mark));
+        self
+    }
+
     /// Those of replicas of which others have none.
     pub(super) fn without(mut self, other: &Self) -> Self {
         self.0.retain(|replica, _| !other.0.contains_key(replica));

@@ -112,7 +112,7 @@ impl Part {
     pub(super) fn expires(&self) -> Option<Millis> {
         match &self.value {
             Value::LastWriterWins(register) => register.value().value()?.expires,
-            value => self.until.last(with_stored!(value, stored => stored.live())).filter(|_| self.is_live()),
+            _ => self.until.last(self.live(), &self.origins).filter(|_| self.is_live()),
         }
     }
 
@@ -142,7 +142,7 @@ impl Part {
         }
     }
 
-    /// Removes what has expired. Returns whether anything had.
+    /// Removes what has expired. Returns whether that changed anything.
     pub(super) fn latch(&mut self, now: Millis) -> bool {
         if !self.is_over(now) {
             return false;
@@ -151,14 +151,13 @@ impl Part {
         if self.kind() == Kind::LastWriterWins || mutated(Mutation::ExpiresUnseen) {
             return self.clear();
         }
-        let Due { covers, marks, origins, .. } = self.until.take(now);
-        with_stored!(&mut self.value, stored => stored.kill(&covers));
-        self.keyed.kill(&marks);
-        self.origins.merge(origins);
+        let (Due { covers, marks, origins, .. }, mut had) = self.until.take(now, &self.origins);
+        had |= with_stored!(&mut self.value, stored => stored.kill(&covers));
+        had |= self.keyed.kill(&marks) | self.origins.merge(origins);
         if !self.is_live() {
-            self.until.clear();
+            had |= self.until.clear();
         }
-        true
+        had
     }
 
     /// A removal of all that is there, that may be due.
@@ -168,10 +167,22 @@ impl Part {
         Due::of(covers.clone(), self.keyed.context().clone(), counter)
     }
 
-    /// The decision with which what is added now expires: what is there does.
-    pub(super) fn decision(&self) -> Option<Decision> {
-        let live = || with_stored!(&self.value, stored => stored.live());
-        if self.is_timed() { self.until.latest_of(&live()) } else { None }
+    /// The decision with which what a replica adds now expires: what is there does. Of a counter it is what that replica has counted, if
+    /// anything was decided about that: it is all one total.
+    pub(super) fn decision(&self, replica: ReplicaId) -> Option<Decision> {
+        if !self.is_timed() {
+            return None;
+        }
+        let live = self.live();
+        let of = |writes: &VersionVector| self.until.latest_of(writes, &self.origins);
+        let is_counter = self.kind() == Kind::Counter;
+        let own = is_counter.then(|| live.of(replica));
+        own.and_then(|own| of(&own)).or_else(|| of(&live)).filter(Decision::is_timed)
+    }
+
+    /// The writes of the value of which something is there.
+    fn live(&self) -> VersionVector {
+        with_stored!(&self.value, stored => stored.live())
     }
 
     /// The writes of the value, and the marks, of which it knows and which were not known.

@@ -75,11 +75,11 @@ impl<T: Crdt> Stored<T> {
         is_news
     }
 
-    /// These writes are gone.
-    pub(crate) fn kill(&mut self, dots: &VersionVector) {
+    /// These writes are gone. Returns whether anything was new.
+    pub(crate) fn kill(&mut self, dots: &VersionVector) -> bool {
         let mut gone = T::Delta::default();
         gone.kill(dots);
-        self.0.merge(gone);
+        self.0.merge(gone)
     }
 
     /// Removes all that is there, and nothing that is not known here. Returns whether anything was.

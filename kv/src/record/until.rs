@@ -6,9 +6,11 @@
 //!
 //! Of removals that were decided concurrently the latest holds for what it covers, and an earlier one for what only that covers. What a
 //! replica has counted has no names apart from its total, so of a counter a removal covers all that the replicas have counted which it
-//! names, or nothing of it while a later one that names them is not over.
+//! names, or nothing of it while a later one that names them is not over. It says nothing about what they count once that is gone.
 
-use polity_crdt::{LwwRegister, PnCounter, Timestamp, VersionVector};
+use std::borrow::Cow;
+
+use polity_crdt::{Dot, LwwRegister, PnCounter, Timestamp, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use super::Millis;
@@ -57,6 +59,14 @@ impl Due {
         reach
     }
 
+    /// It without what it says of counts that are gone: it had not heard of that.
+    fn of_what_is_left(&self, gone: &Origins) -> Cow<'_, Self> {
+        if gone.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self { origins: self.origins.clone().later_than(gone), ..self.clone() })
+    }
+
     /// What of it another does not decide about.
     fn without(&self, other: &Self) -> Self {
         let marks = self.marks.difference(&other.marks).difference(&other.origins.replicas());
@@ -65,11 +75,17 @@ impl Due {
     }
 }
 
-/// When something is to go, and as of when that was decided. What extends it keeps both.
+/// When something is to go, if it is, and as of when that was decided. What extends it keeps both.
 #[derive(Clone, Copy)]
 pub(super) struct Decision {
     as_of: Timestamp,
-    at: Millis,
+    at: Option<Millis>,
+}
+
+impl Decision {
+    pub(super) fn is_timed(&self) -> bool {
+        self.at.is_some()
+    }
 }
 
 /// The removals that are due, and which were decided and are not any more.
@@ -106,24 +122,28 @@ impl Until {
         self.0.value().entry().map(|(at, _)| at)
     }
 
+    /// Those that are due, the latest first, where this is what of a counter is gone.
+    fn standing(&self, gone: &Origins) -> impl Iterator<Item = (Dot, Timestamp, Cow<'_, Due>)> {
+        let standing = self.0.value().standing().into_iter();
+        standing.map(|(dot, as_of, due)| (dot, as_of, due.of_what_is_left(gone)))
+    }
+
     /// When the last of these writes goes; `None`: never.
-    pub(super) fn last(&self, mut live: VersionVector) -> Option<Millis> {
+    pub(super) fn last(&self, mut live: VersionVector, gone: &Origins) -> Option<Millis> {
         let mut last = 0;
-        for (_, _, due) in self.0.value().standing() {
-            let reach = due.reach();
-            if live.intersects(&reach) {
+        for (_, _, due) in self.standing(gone) {
+            if live.intersects(&due.reach()) {
                 last = last.max(due.at?);
-                live = live.difference(&reach);
+                live = live.difference(&due.covers);
             }
         }
         live.is_empty().then_some(last)
     }
 
-    /// The latest decision about some of these writes, if they are to go.
-    pub(super) fn latest_of(&self, live: &VersionVector) -> Option<Decision> {
-        let standing = self.0.value().standing();
-        let latest = standing.into_iter().find(|(_, _, due)| live.intersects(&due.reach()));
-        latest.and_then(|(_, as_of, due)| Some(Decision { as_of, at: due.at? }))
+    /// The latest decision about some of these writes, if there is any, and when they are to go.
+    pub(super) fn latest_of(&self, live: &VersionVector, gone: &Origins) -> Option<Decision> {
+        let latest = self.standing(gone).find(|(_, _, due)| live.intersects(&due.reach()));
+        latest.map(|(_, as_of, due)| Decision { as_of, at: due.at })
     }
 
     /// Whether one is over.
@@ -131,23 +151,22 @@ impl Until {
         self.times().any(|at| at <= now)
     }
 
-    /// Takes out those that are over. Returns what has gone with them: what no later one keeps. One stays that has more of a total to take
-    /// away than the later one that keeps it.
-    pub(super) fn take(&mut self, now: Millis) -> Due {
-        let (mut dots, mut gone, mut kept) = (VersionVector::new(), Due::default(), Due::default());
-        for (dot, _, due) in self.0.value().standing() {
+    /// Takes out those that are over. Returns what has gone with them: what no later one keeps; and whether any was taken out. One stays
+    /// that has more of a total to take away than the later one that keeps it.
+    pub(super) fn take(&mut self, now: Millis, gone: &Origins) -> (Due, bool) {
+        let (mut dots, mut taken, mut kept) = (VersionVector::new(), Due::default(), Due::default());
+        for (dot, _, due) in self.standing(gone) {
             if due.is_over(now) {
-                let taken = due.without(&kept);
-                if taken.origins == due.origins {
+                let of_it = due.without(&kept);
+                if of_it.origins == due.origins {
                     dots.insert(dot);
                 }
-                gone.join(taken);
+                taken.join(of_it);
             } else {
-                kept.join(due.clone());
+                kept.join(due.into_owned());
             }
         }
-        self.0.kill(&dots);
-        gone
+        (taken, self.0.kill(&dots))
     }
 
     /// Joins a copy. Returns whether anything was new.
@@ -159,9 +178,9 @@ impl Until {
         is_new
     }
 
-    /// None is due any more.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
+    /// None is due any more. Returns whether any was.
+    pub(super) fn clear(&mut self) -> bool {
+        self.0.clear()
     }
 
     /// Decides. Returns what others need to know of it.
@@ -176,9 +195,9 @@ impl Until {
         let Writing { replica, above, .. } = *writing;
         self.0.claim(replica, above);
         let Decision { as_of, at } = decision;
-        let (mut replaced, mut due) = (VersionVector::new(), Due { at: Some(at), ..more });
+        let (mut replaced, mut due) = (VersionVector::new(), Due { at, ..more });
         let standing = self.0.value().standing();
-        for (dot, _, one) in standing.into_iter().filter(|(_, of, due)| *of == as_of && due.at == Some(at)) {
+        for (dot, _, one) in standing.into_iter().filter(|(_, of, due)| *of == as_of && due.at == at) {
             replaced.insert(dot);
             due.join(one.clone());
         }

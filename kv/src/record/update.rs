@@ -220,7 +220,9 @@ impl Record {
     ) -> Result<bool, Refused> {
         let of_kind = |record: &Self| record.parts.iter().find(|part| part.kind() == kind).cloned();
         let (Some(known), Some(told)) = (of_kind(known), of_kind(told)) else { return Ok(false) };
-        let Some((decision, mut delta)) = known.decision().zip(Part::new(kind)) else { return Ok(false) };
+        let Some((decision, mut delta)) = known.decision(writing.replica).zip(Part::new(kind)) else {
+            return Ok(false);
+        };
         let added =
             told.since(&of_kind(before).map(|part| part.contexts().map(VersionVector::clone)).unwrap_or_default());
         let part = self.parts.iter_mut().find(|part| part.kind() == kind);
@@ -287,7 +289,7 @@ impl Record {
         let part = &mut self.parts[at];
         let sets_anew = part.sets_anew(steps);
         // What is added to what is to expire goes with that.
-        let decision = if expires.is_none() && update.counts() { part.decision() } else { None };
+        let decision = if expires.is_none() && update.counts() { part.decision(writing.replica) } else { None };
         let before = decision.map(|_| part.contexts().map(VersionVector::clone));
         let writes = update.counts() || (expires.is_some() && part.is_live());
         let has_claimed = writes && part.claim(writing, update);

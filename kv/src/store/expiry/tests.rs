@@ -525,6 +525,49 @@ fn what_is_added_without_a_time_changes_none() {
     }
 }
 
+/// The same of a counter. What is added by who has counted something goes with that, and by who has not with what was decided last.
+#[test]
+fn what_is_added_to_a_counter_without_a_time_changes_none() {
+    for (early, late) in [(Some(UNTIL * 9), UNTIL), (None, UNTIL), (Some(UNTIL), UNTIL * 9)] {
+        let [a, b, c] = three();
+        b.learn(&a.write(&add(5)));
+        b.write_at(&Update { expires: Some(early), ..add(20) }, None, Duration::from_millis(1));
+        // It has not heard of any of that.
+        c.write_at(&until(late, add(300)), None, Duration::from_millis(2));
+        [&a, &b].into_iter().for_each(|replica| replica.take(&c.record()));
+        a.take(&b.record());
+        b.take(&a.record());
+        let there_at = |replica: &Replica, at: u64| seen(&replica.record(), Duration::from_millis(at)).0;
+        let between = |late_ones: i128, early_ones: i128| {
+            if early.is_none_or(|early| early > late) { early_ones } else { late_ones }
+        };
+        a.write_at(&add(1_000), Some(b.record()), Duration::from_millis(3));
+        assert_eq!((there_at(&a, UNTIL - 1), there_at(&a, UNTIL)), (1_325, between(300, 1_025)), "{early:?} {late}");
+        let other = Replica::new("d4");
+        other.take(&b.record());
+        other.write_at(&add(1_000), None, Duration::from_millis(3));
+        assert_eq!((there_at(&other, UNTIL - 1), there_at(&other, UNTIL)), (1_325, between(1_300, 25)), "{early:?}");
+    }
+}
+
+/// A counter is deleted by who has not heard of a time that it was given.
+#[test]
+fn a_time_of_what_a_replica_had_counted_is_none_of_what_it_counts_then() {
+    let [a, b, c] = three();
+    let first = a.write(&add(5));
+    [&b, &c].into_iter().for_each(|replica| replica.learn(&first));
+    let unheard = c.write_at(&until(UNTIL, Update::of(Kind::Counter, Vec::new())), None, Duration::from_millis(1));
+    a.learn(&b.write(&Update { clears: true, ..Update::of(Kind::Counter, Vec::new()) }));
+    a.write(&add(7));
+    a.learn(&unheard);
+    a.write_at(&add(10), Some(b.record()), Duration::from_millis(2));
+    c.take(&a.record());
+    for replica in [&a, &c] {
+        let record = replica.record();
+        assert_eq!((record.expires(), seen(&record, Duration::ZERO).0, seen(&record, LATER).0), (None, 17, 17));
+    }
+}
+
 /// What is removed first leaves no time behind as of which others write: a later write is later than that.
 #[test]
 fn what_is_written_over_what_has_expired_is_later_than_that() {

@@ -185,12 +185,6 @@ impl Part {
         with_stored!(&self.value, stored => stored.live())
     }
 
-    /// The writes of the value, and the marks, of which it knows and which were not known.
-    pub(super) fn since(&self, [value, _, marks]: &[VersionVector; 3]) -> [VersionVector; 2] {
-        let [known, _, known_marks] = self.contexts();
-        [known.difference(value), known_marks.difference(marks)]
-    }
-
     /// Joins a copy of the same kind. Returns whether anything was new.
     pub(super) fn merge(&mut self, other: Self) -> bool {
         if mutated(Mutation::RemovesUnseen) && matches!(self.value, Value::Set(_) | Value::Map(_)) && !other.is_live() {
@@ -317,16 +311,27 @@ impl Part {
         Ok(())
     }
 
-    /// What was added expires with what was there. Of a counter, all that its replica has counted.
+    /// What has been added since something else was known. Of a counter it is all that its replicas had counted then.
+    pub(super) fn added(&self, since: &[VersionVector; 3]) -> Due {
+        let [value, _, marks] = since;
+        let [known, _, known_marks] = self.contexts();
+        let covers = known.difference(value);
+        let origins = self.due().origins.of(&covers);
+        Due { at: None, marks: known_marks.difference(marks), covers, origins }
+    }
+
+    /// What was added expires with what was there, but for what was given a time meanwhile.
     pub(super) fn extend(
         &mut self,
         decision: Decision,
-        [covers, marks]: [VersionVector; 2],
+        added: Due,
         writing: &Writing<'_>,
         delta: &mut Self,
     ) -> Result<(), Refused> {
-        let origins = self.due().origins.of(&covers);
-        delta.until.merge(self.until.extend(decision, Due { at: None, covers, marks, origins }, writing)?);
+        let covers = self.until.beyond(added.covers);
+        if !covers.is_empty() {
+            delta.until.merge(self.until.extend(decision, Due { covers, ..added }, writing)?);
+        }
         Ok(())
     }
 

@@ -270,6 +270,22 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     prop::collection::vec(deed, 0..25)
 }
 
+/// What they do to a counter, set or map that is given times, some at once.
+fn fading() -> impl Strategy<Value = Vec<Deed>> {
+    prop::sample::select(vec![Kind::Counter, Kind::Set, Kind::Map]).prop_flat_map(|kind| {
+        let expires = prop::option::weighted(0.4, prop::option::weighted(0.9, (1..6u64).prop_map(|at| at * 5)));
+        let write = (prop::bool::weighted(0.05), expires, prop::collection::vec(step(kind), 0..2));
+        let update =
+            write.prop_map(move |(clears, expires, steps)| Update { clears, expires, ..Update::of(kind, steps) });
+        let deed = prop_oneof![
+            4 => (0..3u8, update).prop_map(|(at, update)| Deed::Write(at, update)),
+            2 => (0..3u8, 0..3u8).prop_map(|(from, to)| Deed::Hear(from, to)),
+            1 => (0..3u8).prop_map(Deed::Latch),
+        ];
+        prop::collection::vec(deed, 0..16)
+    })
+}
+
 /// Lets three replicas do this, and returns them with all deltas that they made.
 fn play(deeds: Vec<Deed>) -> (Vec<Record>, Vec<Record>) {
     let (mut records, mut deltas) = (vec![Record::default(); 3], Vec::new());
@@ -277,7 +293,7 @@ fn play(deeds: Vec<Deed>) -> (Vec<Record>, Vec<Record>) {
         match deed {
             Deed::Write(replica, update) => {
                 let record = &mut records[usize::from(replica)];
-                if let Ok(applied) = record.apply(&update, &writing(u64::from(replica) + 1, now as u64)) {
+                if let Ok(applied) = record.apply(&update, &writing(u64::from(replica) + 1, now as u64 / 3)) {
                     deltas.push(applied.delta.unwrap_or_else(|| record.clone()));
                 }
             }
@@ -325,6 +341,32 @@ proptest! {
         }
         prop_assert_eq!(merged([&all, &all, a]), all.clone());
         prop_assert_eq!(decode(&encode(&all)), Ok(all));
+    }
+
+    /// K5: what is seen at a time does not depend on who has removed what had expired before.
+    #[test]
+    fn what_expires_does_so_at_its_time_whoever_removes_it_when(deeds in fading()) {
+        let (records, _) = play(deeds);
+        let all = records.iter().cloned().reduce(|mut all, other| {
+            all.merge(other);
+            all
+        });
+        let all = all.expect("three");
+        let view_at = |record: &Record, at: u64| view(&record.seen_at(at));
+        let (mut removed, mut shown) = (all.clone(), view_at(&all, 0));
+        for at in 0..30 {
+            removed.latch(at);
+            prop_assert!(!removed.clone().latch(at), "again at {at}");
+            let now = view_at(&all, at);
+            prop_assert_eq!(&now, &view(&removed), "bit by bit until {}", at);
+            let mut heard = all.clone();
+            heard.merge(removed.clone());
+            prop_assert_eq!(&now, &view_at(&heard, at), "heard of at {}", at);
+            let is_there = all.is_live() && all.expires().is_none_or(|end| end > at);
+            prop_assert_eq!(removed.is_live(), is_there, "at {} of {:?}", at, all.expires());
+            prop_assert!(now == shown || at == 0 || all.next_expiry(at - 1) == Some(at), "changes at {at}");
+            shown = now;
+        }
     }
 
     #[test]
@@ -591,5 +633,5 @@ fn times_that_were_given_at_once_are_bounded() {
     one_more.apply(&Update { expires: Some(Some(9)), ..Update::any() }, &writing(u64::MAX, 2)).expect("room");
     all.merge(one_more);
     assert_eq!(decode(&encode(&all)), Ok(all.clone()));
-    assert_eq!(all.expires(), Some(9), "the latest of the same moment");
+    assert_eq!(all.expires(), Some(until::MAX_DUE as u64), "of one moment those that are due first go");
 }

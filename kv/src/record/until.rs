@@ -9,6 +9,7 @@
 //! names, or nothing of it while a later one that names them is not over. It says nothing about what they count once that is gone.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 
 use polity_crdt::{Dot, LwwRegister, PnCounter, Timestamp, VersionVector};
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,8 @@ use super::origin::Origins;
 use super::stored::Stored;
 use super::update::{Refused, Writing};
 
-/// The most that were decided concurrently and that a record may have. Each is of another replica, and looking at them takes time by how
-/// many there are and how much they cover.
+/// The most that were decided concurrently and that a record may have: looking at them takes time by how many there are and how much
+/// they cover.
 pub(crate) const MAX_DUE: usize = 64;
 
 /// A removal at a time.
@@ -59,12 +60,12 @@ impl Due {
         reach
     }
 
-    /// It without what it says of counts that are gone: it had not heard of that.
-    fn of_what_is_left(&self, gone: &Origins) -> Cow<'_, Self> {
-        if gone.is_empty() {
+    /// It without what it says of counts of which others say as much.
+    fn beyond(&self, said: &Origins) -> Cow<'_, Self> {
+        if said.is_empty() {
             return Cow::Borrowed(self);
         }
-        Cow::Owned(Self { origins: self.origins.clone().later_than(gone), ..self.clone() })
+        Cow::Owned(Self { origins: self.origins.clone().later_than(said), ..self.clone() })
     }
 
     /// What of it another does not decide about.
@@ -122,10 +123,23 @@ impl Until {
         self.0.value().entry().map(|(at, _)| at)
     }
 
-    /// Those that are due, the latest first, where this is what of a counter is gone.
+    /// Those that are due, the latest first, and of those as of one time that which is due last: what extends one changes nothing of
+    /// that.
+    fn in_order(&self) -> Vec<(Dot, Timestamp, &Due)> {
+        let mut all = self.0.value().standing();
+        all.sort_by_key(|(dot, as_of, due)| Reverse((*as_of, due.at.unwrap_or(Millis::MAX), *dot)));
+        all
+    }
+
+    /// The same where this is what of a counter is gone, each without what it says of counts that are, or of which a later one says
+    /// as much.
     fn standing(&self, gone: &Origins) -> impl Iterator<Item = (Dot, Timestamp, Cow<'_, Due>)> {
-        let standing = self.0.value().standing().into_iter();
-        standing.map(|(dot, as_of, due)| (dot, as_of, due.of_what_is_left(gone)))
+        let mut said = gone.clone();
+        self.in_order().into_iter().map(move |(dot, as_of, due)| {
+            let due = due.beyond(&said);
+            said.merge(due.origins.clone());
+            (dot, as_of, due)
+        })
     }
 
     /// When the last of these writes goes; `None`: never.
@@ -144,6 +158,11 @@ impl Until {
     pub(super) fn latest_of(&self, live: &VersionVector, gone: &Origins) -> Option<Decision> {
         let latest = self.standing(gone).find(|(_, _, due)| live.intersects(&due.reach()));
         latest.map(|(_, as_of, due)| Decision { as_of, at: due.at })
+    }
+
+    /// Those of these writes of which none says anything.
+    pub(super) fn beyond(&self, writes: VersionVector) -> VersionVector {
+        self.0.value().standing().into_iter().fold(writes, |writes, (_, _, due)| writes.difference(&due.covers))
     }
 
     /// Whether one is over.
@@ -172,8 +191,8 @@ impl Until {
     /// Joins a copy. Returns whether anything was new.
     pub(super) fn merge(&mut self, other: Self) -> bool {
         let is_new = self.0.merge(other.0);
-        // Nobody who keeps to the rules decides so often without having heard of the others.
-        let too_early = self.0.value().standing().into_iter().skip(MAX_DUE).map(|(dot, ..)| dot).collect();
+        // Who decides takes the place of all that it has heard of. What only the earliest cover stays without a time.
+        let too_early = self.in_order().into_iter().skip(MAX_DUE).map(|(dot, ..)| dot).collect();
         self.0.kill(&too_early);
         is_new
     }

@@ -210,23 +210,20 @@ impl Record {
         self.causal.delete(dots);
     }
 
-    /// Lets what was added here of a kind, over what others do not know and by a write of which `told` was told, expire with what others knew
-    /// to be there. Returns whether that is to expire.
+    /// Lets what was added here of a kind, by a write of which `told` was told and over what was here before, expire with what is there:
+    /// others knew of that. Returns whether that is to expire.
     pub(crate) fn extend(
         &mut self,
         kind: Kind,
-        (known, before, told): (&Self, &Self, &Self),
+        (before, told): (&Self, &Self),
         writing: &Writing<'_>,
     ) -> Result<bool, Refused> {
         let of_kind = |record: &Self| record.parts.iter().find(|part| part.kind() == kind).cloned();
-        let (Some(known), Some(told)) = (of_kind(known), of_kind(told)) else { return Ok(false) };
-        let Some((decision, mut delta)) = known.decision(writing.replica).zip(Part::new(kind)) else {
-            return Ok(false);
-        };
-        let added =
-            told.since(&of_kind(before).map(|part| part.contexts().map(VersionVector::clone)).unwrap_or_default());
-        let part = self.parts.iter_mut().find(|part| part.kind() == kind);
-        part.map_or(Ok(()), |part| part.extend(decision, added, writing, &mut delta))?;
+        let Some((told, mut delta)) = of_kind(told).zip(Part::new(kind)) else { return Ok(false) };
+        let Some(part) = self.parts.iter_mut().find(|part| part.kind() == kind) else { return Ok(false) };
+        let Some(decision) = part.decision(writing.replica) else { return Ok(false) };
+        let before = of_kind(before).map(|part| part.contexts().map(VersionVector::clone)).unwrap_or_default();
+        part.extend(decision, told.added(&before), writing, &mut delta)?;
         Ok(true)
     }
 
@@ -318,7 +315,7 @@ impl Record {
             part.retime(*expires, writing, &mut told)?;
             changed += u32::from(steps.is_empty());
         } else if let (Some(decision), Some(before)) = (decision, before) {
-            part.extend(decision, part.since(&before), writing, &mut told)?;
+            part.extend(decision, part.added(&before), writing, &mut told)?;
         }
         let removes = steps.iter().any(|step| matches!(step, Step::Remove(_)));
         let needs_all = removes || sets_anew || has_claimed || part.was_timed();

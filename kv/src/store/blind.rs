@@ -194,14 +194,15 @@ impl Store {
         let is_news = record.merge(known);
         // Others know when all of it expires. If that is over, what was added is no part of that, and stays.
         after.latch(now);
-        if let Some(kind) = update.kind.filter(|_| written.dot.is_none())
-            && let told = record::decode(&written.record)?
-            && record.extend(kind, (&after, &before, &told), &guard.writing(wall, self.window))?
-        {
-            self.put_record(&mut guard, shard, key, found, &record)?;
-            let (changed, total) = (after.would_change(update), record.seen_at(now).total());
-            let (record, vouch) = (record::encode(&record), guard.vouch(named));
-            return Ok(Amended::Further(Written { record, changed, total, vouch, ..written }));
+        if let Some(kind) = update.kind.filter(|_| written.dot.is_none()) {
+            record.latch(now);
+            let told = record::decode(&written.record)?;
+            if record.extend(kind, (&before, &told), &guard.writing(wall, self.window))? {
+                self.put_record(&mut guard, shard, key, found, &record)?;
+                let (changed, total) = (after.would_change(update), record.seen_at(now).total());
+                let (record, vouch) = (record::encode(&record), guard.vouch(named));
+                return Ok(Amended::Further(Written { record, changed, total, vouch, ..written }));
+            }
         }
         let is_further = !replaced.is_empty();
         if is_further {

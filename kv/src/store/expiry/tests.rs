@@ -568,6 +568,137 @@ fn a_time_of_what_a_replica_had_counted_is_none_of_what_it_counts_then() {
     }
 }
 
+/// Of two additions that are on their way at once one hears of a time, and only what it has added itself goes then: not what was added
+/// after it, nor what was counted anew after a delete.
+#[test]
+fn what_was_added_after_it_does_not_go_with_what_an_addition_is_told_of() {
+    let retime = until(UNTIL, Update::of(Kind::Counter, Vec::new()));
+    for deleted in [false, true] {
+        let [a, b, c] = three();
+        let first = a.write(&add(5));
+        [&b, &c].into_iter().for_each(|replica| replica.learn(&first));
+        b.write(&retime);
+        let (one, blind) = a.try_blindly(&add(1), Duration::ZERO).expect("nothing expires as far as it knows");
+        let said = b.hear(&one, &blind);
+        c.learn(&one);
+        if deleted {
+            let clear = Update { clears: true, ..Update::of(Kind::Counter, Vec::new()) };
+            a.learn(&c.write_at(&clear, Some(a.record()), Duration::ZERO));
+        }
+        let (two, _) = a.try_blindly(&add(10), Duration::ZERO).expect("nothing expires as far as it knows");
+        c.learn(&two);
+        let Ok(Amended::Further(ended) | Amended::Enough(ended)) = a.amend(&add(1), (one, &blind), said) else {
+            panic!("there is room")
+        };
+        [&b, &c].into_iter().for_each(|replica| replica.learn(&ended));
+        b.take(&c.record());
+        for replica in [&a, &b, &c] {
+            let record = replica.record();
+            assert_eq!((seen(&record, LATER).0, record.expires()), (10, None), "{deleted}");
+        }
+        // It has heard of the time now, and all that it has counted goes together.
+        a.write(&add(100));
+        assert_eq!(seen(&a.record(), LATER).0, if deleted { 110 } else { 0 });
+    }
+}
+
+/// Three give times to what each knows of what one has counted. Whatever was removed before, the same is there.
+#[test]
+fn of_three_times_of_a_counter_the_one_that_knows_most_takes_the_rest() {
+    let [a, b, c] = three();
+    let retime = |replica: &Replica, at: u64, stamp: u64| {
+        replica.write_at(&until(at, Update::of(Kind::Counter, Vec::new())), None, Duration::from_millis(stamp))
+    };
+    a.write(&add(5));
+    c.take(&a.record());
+    a.write(&add(10));
+    b.take(&a.record());
+    a.write(&add(100));
+    retime(&a, 60, 1);
+    retime(&c, 900, 2);
+    retime(&b, 50, 3);
+    [&b, &c].into_iter().for_each(|replica| a.take(&replica.record()));
+    let there_at = |at: u64| seen(&a.record(), Duration::from_millis(at)).0;
+    assert_eq!((there_at(49), there_at(50), there_at(60), a.record().expires()), (115, 100, 0, Some(60)));
+    let mut removed = a.record();
+    assert!(removed.latch(70) && !removed.clone().latch(70) && removed.total() == 0);
+}
+
+/// One hears of two times at once, of which one is over. What that covers is gone, and stays so when the other covers what was added.
+#[test]
+fn what_is_over_stays_gone_when_another_time_covers_what_is_added() {
+    let [a, b, c] = three();
+    b.learn(&a.write(&add(5)));
+    b.write_at(&until(UNTIL, Update::of(Kind::Counter, Vec::new())), None, Duration::from_millis(1));
+    c.write_at(&until(UNTIL * 9, add(300)), None, Duration::from_millis(2));
+    b.take(&c.record());
+    assert_eq!(seen(&b.record(), LATER).0, 300);
+    let (written, blind) = a.try_blindly(&add(1), LATER).expect("nothing expires as far as it knows");
+    let said = b.hear(&written, &blind);
+    let Ok(Amended::Further(written)) = a.amend_at((&add(1), LATER), (written, &blind), said) else {
+        panic!("it is told again")
+    };
+    [&b, &c].into_iter().for_each(|replica| replica.learn(&written));
+    for replica in [&a, &b, &c] {
+        assert_eq!((seen(&replica.record(), LATER).0, replica.record().seen_at(200).expires()), (301, Some(UNTIL * 9)));
+    }
+}
+
+/// Two give times at once and as of the same time: what is added does not turn round which of them holds.
+#[test]
+fn of_two_times_as_of_the_same_time_the_longer_holds_also_for_who_adds_something() {
+    for (here, there) in [(UNTIL, UNTIL * 9), (UNTIL * 9, UNTIL)] {
+        for adds_at in 0..3 {
+            let all = three();
+            let written = all[0].write(&insert("x"));
+            all[1..].iter().for_each(|replica| replica.learn(&written));
+            let retime = |replica: &Replica, at: u64| replica.write(&until(at, Update::of(Kind::Set, Vec::new())));
+            let (one, two) = (retime(&all[1], here), retime(&all[2], there));
+            all.iter().for_each(|replica| [&one, &two].into_iter().for_each(|written| replica.learn(written)));
+            let written = all[adds_at].write(&insert("y"));
+            all.iter().for_each(|replica| replica.learn(&written));
+            for replica in &all {
+                assert_eq!((seen(&replica.record(), LATER).1.len(), replica.record().expires()), (2, Some(UNTIL * 9)));
+            }
+        }
+    }
+}
+
+/// While an addition is on its way, what was added is given a time by who has not heard of the one of which that hears.
+#[test]
+fn what_was_given_a_time_meanwhile_keeps_it() {
+    let [a, b, c] = three();
+    let first = a.write(&insert("x"));
+    [&b, &c].into_iter().for_each(|replica| replica.learn(&first));
+    let retime = |replica: &Replica, at: u64, stamp: u64| {
+        replica.write_at(&until(at, Update::of(Kind::Set, Vec::new())), None, Duration::from_millis(stamp))
+    };
+    retime(&b, UNTIL, 9);
+    let (written, blind) = a.try_blindly(&insert("y"), Duration::ZERO).expect("nothing expires as far as it knows");
+    let said = b.hear(&written, &blind);
+    c.learn(&retime(&a, UNTIL * 9, 8));
+    let ended = a.amend(&insert("y"), (written, &blind), said);
+    let Ok(Amended::Further(written) | Amended::Enough(written)) = ended else { panic!("{ended:?}") };
+    [&b, &c].into_iter().for_each(|replica| replica.learn(&written));
+    for replica in [&a, &b, &c] {
+        assert_eq!(seen(&replica.record(), LATER).1, [blob("y")]);
+        assert_eq!(replica.record().expires(), Some(UNTIL * 9));
+    }
+    // Two additions to a counter hear of two times, the second one only of what was decided about something else.
+    let [a, b, c] = three();
+    a.write(&add(5));
+    b.take(&a.record());
+    b.write_at(&until(UNTIL * 9, Update::of(Kind::Counter, Vec::new())), None, Duration::from_millis(1));
+    c.write_at(&until(UNTIL, add(300)), None, Duration::from_millis(2));
+    let (one, blind_one) = a.try_blindly(&add(1), Duration::ZERO).expect("nothing expires as far as it knows");
+    let (two, blind_two) = a.try_blindly(&add(1), Duration::ZERO).expect("nothing expires as far as it knows");
+    for ((written, blind), other) in [(one, blind_one), (two, blind_two)].into_iter().zip([&b, &c]) {
+        let said = other.hear(&written, &blind);
+        assert!(matches!(a.amend(&add(1), (written, &blind), said), Ok(Amended::Further(_))));
+    }
+    assert_eq!((seen(&a.record(), LATER).0, a.record().expires()), (7, Some(UNTIL * 9)));
+}
+
 /// What is removed first leaves no time behind as of which others write: a later write is later than that.
 #[test]
 fn what_is_written_over_what_has_expired_is_later_than_that() {

@@ -167,13 +167,14 @@ impl Part {
         Due::of(covers.clone(), self.keyed.context().clone(), counter)
     }
 
-    /// The decision with which what a replica adds now expires: what is there does. Of a counter it is what that replica has counted, if
-    /// anything was decided about that: it is all one total.
-    pub(super) fn decision(&self, replica: ReplicaId) -> Option<Decision> {
+    /// The decision with which what a replica adds expires: what is there does, or was before that. Of a counter it is what that replica
+    /// has counted, if anything was decided about that: it is all one total.
+    pub(super) fn decision(&self, replica: ReplicaId, before: Option<&Self>) -> Option<Decision> {
         if !self.is_timed() {
             return None;
         }
-        let live = self.live();
+        let mut live = self.live();
+        live.merge(&before.map(Self::live).unwrap_or_default());
         let of = |writes: &VersionVector| self.until.latest_of(writes, &self.origins);
         let is_counter = self.kind() == Kind::Counter;
         let own = is_counter.then(|| live.of(replica));
@@ -311,13 +312,15 @@ impl Part {
         Ok(())
     }
 
-    /// What has been added since something else was known. Of a counter it is all that its replicas had counted then.
+    /// What has been added since something else was known. Of a counter it is all that its replicas have counted.
     pub(super) fn added(&self, since: &[VersionVector; 3]) -> Due {
         let [value, _, marks] = since;
         let [known, _, known_marks] = self.contexts();
         let covers = known.difference(value);
         let origins = self.due().origins.of(&covers);
-        Due { at: None, marks: known_marks.difference(marks), covers, origins }
+        let mut new_marks = known_marks.difference(marks);
+        new_marks.merge(&known_marks.intersection(&origins.replicas()));
+        Due { at: None, marks: new_marks, covers, origins }
     }
 
     /// What was added expires with what was there, but for what was given a time meanwhile.

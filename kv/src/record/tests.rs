@@ -274,9 +274,15 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
 fn fading() -> impl Strategy<Value = Vec<Deed>> {
     prop::sample::select(vec![Kind::Counter, Kind::Set, Kind::Map]).prop_flat_map(|kind| {
         let expires = prop::option::weighted(0.4, prop::option::weighted(0.9, (1..6u64).prop_map(|at| at * 5)));
-        let write = (prop::bool::weighted(0.05), expires, prop::collection::vec(step(kind), 0..2));
-        let update =
-            write.prop_map(move |(clears, expires, steps)| Update { clears, expires, ..Update::of(kind, steps) });
+        let key = (0..2u8).prop_map(|name| IdempotencyKey::new([name], Duration::ZERO));
+        let once = prop::option::weighted(0.2, key);
+        let write = (prop::bool::weighted(0.05), expires, prop::collection::vec(step(kind), 0..2), once);
+        let update = write.prop_map(move |(clears, expires, steps, once)| Update {
+            clears,
+            expires,
+            once,
+            ..Update::of(kind, steps)
+        });
         let deed = prop_oneof![
             4 => (0..3u8, update).prop_map(|(at, update)| Deed::Write(at, update)),
             2 => (0..3u8, 0..3u8).prop_map(|(from, to)| Deed::Hear(from, to)),
@@ -325,7 +331,7 @@ proptest! {
 
     /// C1, for records of any kind, whatever kinds they were before.
     #[test]
-    fn copies_become_one_in_any_order(deeds in deeds()) {
+    fn copies_become_one_in_any_order(deeds in prop_oneof![deeds(), fading()]) {
         let (records, _) = play(deeds);
         let [a, b, c] = &records[..] else { unreachable!() };
         let merged = |order: [&Record; 3]| {

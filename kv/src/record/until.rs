@@ -2,7 +2,8 @@
 //!
 //! Its parts cannot be written again with another time, as a causal or last value can. So a time to live is a removal that is *due*: it
 //! names the writes that it covers, as a removal does ([`Due`]), and when its time has come just these are gone. What was added by who
-//! had not heard of it stays, as with any removal (K3). Who has heard of it lets it cover what it adds ([`Until::extend`]).
+//! had not heard of it stays, as with any removal (K3). Who has heard of it lets it cover what it adds ([`Until::extend`]), and that goes
+//! with it, also if another has taken its place meanwhile ([`Standing`]).
 //!
 //! Of removals that were decided concurrently the latest holds for what it covers, and an earlier one for what only that covers. What a
 //! replica has counted has no names apart from its total, so of a counter a removal covers all that the replicas have counted which it
@@ -60,14 +61,6 @@ impl Due {
         reach
     }
 
-    /// It without what it says of counts of which others say as much.
-    fn beyond(&self, said: &Origins) -> Cow<'_, Self> {
-        if said.is_empty() {
-            return Cow::Borrowed(self);
-        }
-        Cow::Owned(Self { origins: self.origins.clone().later_than(said), ..self.clone() })
-    }
-
     /// What of it another does not decide about.
     fn without(&self, other: &Self) -> Self {
         let marks = self.marks.difference(&other.marks).difference(&other.origins.replicas());
@@ -76,10 +69,31 @@ impl Due {
     }
 }
 
-/// When something is to go, if it is, and as of when that was decided. What extends it keeps both.
+/// A removal as it was decided, or as it is since another has let it cover more.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Decided {
+    /// The write that has decided it; `None`: this one.
+    of: Option<Dot>,
+    /// All that was decided before, of which that knew: it takes the place of those.
+    knew: VersionVector,
+    due: Due,
+}
+
+/// A decision that stands, with all that was let be covered by it, and by those of which it has taken the place.
+#[derive(Clone)]
+struct Standing<'a> {
+    of: Dot,
+    as_of: Timestamp,
+    knew: &'a VersionVector,
+    /// What it is kept as.
+    dots: VersionVector,
+    due: Cow<'a, Due>,
+}
+
+/// When something is to go, if it is, by which decision.
 #[derive(Clone, Copy)]
 pub(super) struct Decision {
-    as_of: Timestamp,
+    of: Dot,
     at: Option<Millis>,
 }
 
@@ -91,15 +105,15 @@ impl Decision {
 
 /// The removals that are due, and which were decided and are not any more.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub(super) struct Until(Stored<LwwRegister<Due>>);
+pub(super) struct Until(Stored<LwwRegister<Decided>>);
 
 impl Until {
     /// `None`: there are too many.
-    pub(super) fn of(stored: Stored<LwwRegister<Due>>) -> Option<Self> {
+    pub(super) fn of(stored: Stored<LwwRegister<Decided>>) -> Option<Self> {
         (stored.value().standing().len() <= MAX_DUE).then_some(Self(stored))
     }
 
-    pub(super) fn stored(&self) -> &Stored<LwwRegister<Due>> {
+    pub(super) fn stored(&self) -> &Stored<LwwRegister<Decided>> {
         &self.0
     }
 
@@ -115,7 +129,7 @@ impl Until {
 
     /// The times at which some are due, in no order.
     pub(super) fn times(&self) -> impl Iterator<Item = Millis> {
-        self.0.value().standing().into_iter().filter_map(|(_, _, due)| due.at)
+        self.decisions().into_iter().filter_map(|one| one.due.at)
     }
 
     /// As of when the latest was decided.
@@ -123,29 +137,45 @@ impl Until {
         self.0.value().entry().map(|(at, _)| at)
     }
 
-    /// Those that are due, the latest first, and of those as of one time that which is due last: what extends one changes nothing of
-    /// that.
-    fn in_order(&self) -> Vec<(Dot, Timestamp, &Due)> {
+    /// What it is kept as, the latest decision first, and of those as of one time that which is due last: what extends one changes nothing
+    /// of that.
+    fn in_order(&self) -> Vec<(Dot, Timestamp, &Decided)> {
         let mut all = self.0.value().standing();
-        all.sort_by_key(|(dot, as_of, due)| Reverse((*as_of, due.at.unwrap_or(Millis::MAX), *dot)));
+        all.sort_by_key(|(dot, as_of, decided)| Reverse((*as_of, decided.due.at.unwrap_or(Millis::MAX), *dot)));
+        all
+    }
+
+    /// The decisions that stand, the latest first.
+    fn decisions(&self) -> Vec<Standing<'_>> {
+        let mut all: Vec<Standing<'_>> = Vec::new();
+        for (dot, as_of, Decided { of, knew, due }) in self.in_order() {
+            let of = of.unwrap_or(dot);
+            if let Some(one) = all.iter_mut().find(|one| one.of == of || one.knew.contains(of)) {
+                one.dots.insert(dot);
+                one.due.to_mut().join(due.clone());
+            } else {
+                all.push(Standing { of, as_of, knew, dots: [dot].into_iter().collect(), due: Cow::Borrowed(due) });
+            }
+        }
         all
     }
 
     /// The same where this is what of a counter is gone, each without what it says of counts that are, or of which a later one says
     /// as much.
-    fn standing(&self, gone: &Origins) -> impl Iterator<Item = (Dot, Timestamp, Cow<'_, Due>)> {
-        let mut said = gone.clone();
-        self.in_order().into_iter().map(move |(dot, as_of, due)| {
-            let due = due.beyond(&said);
-            said.merge(due.origins.clone());
-            (dot, as_of, due)
-        })
+    fn standing(&self, gone: &Origins) -> Vec<Standing<'_>> {
+        let (mut all, mut said) = (self.decisions(), gone.clone());
+        for Standing { due, .. } in all.iter_mut().filter(|one| !one.due.origins.is_empty()) {
+            let origins = due.origins.clone().later_than(&said);
+            said.merge(origins.clone());
+            due.to_mut().origins = origins;
+        }
+        all
     }
 
     /// When the last of these writes goes; `None`: never.
     pub(super) fn last(&self, mut live: VersionVector, gone: &Origins) -> Option<Millis> {
         let mut last = 0;
-        for (_, _, due) in self.standing(gone) {
+        for Standing { due, .. } in self.standing(gone) {
             if live.intersects(&due.reach()) {
                 last = last.max(due.at?);
                 live = live.difference(&due.covers);
@@ -156,13 +186,13 @@ impl Until {
 
     /// The latest decision about some of these writes, if there is any, and when they are to go.
     pub(super) fn latest_of(&self, live: &VersionVector, gone: &Origins) -> Option<Decision> {
-        let latest = self.standing(gone).find(|(_, _, due)| live.intersects(&due.reach()));
-        latest.map(|(_, as_of, due)| Decision { as_of, at: due.at })
+        let latest = self.standing(gone).into_iter().find(|one| live.intersects(&one.due.reach()));
+        latest.map(|Standing { of, due, .. }| Decision { of, at: due.at })
     }
 
     /// Those of these writes of which none says anything.
     pub(super) fn beyond(&self, writes: VersionVector) -> VersionVector {
-        self.0.value().standing().into_iter().fold(writes, |writes, (_, _, due)| writes.difference(&due.covers))
+        self.0.value().standing().into_iter().fold(writes, |left, (.., one)| left.difference(&one.due.covers))
     }
 
     /// Whether one is over.
@@ -174,11 +204,11 @@ impl Until {
     /// that has more of a total to take away than the later one that keeps it.
     pub(super) fn take(&mut self, now: Millis, gone: &Origins) -> (Due, bool) {
         let (mut dots, mut taken, mut kept) = (VersionVector::new(), Due::default(), Due::default());
-        for (dot, _, due) in self.standing(gone) {
+        for Standing { dots: kept_as, due, .. } in self.standing(gone) {
             if due.is_over(now) {
                 let of_it = due.without(&kept);
                 if of_it.origins == due.origins {
-                    dots.insert(dot);
+                    dots.merge(&kept_as);
                 }
                 taken.join(of_it);
             } else {
@@ -206,25 +236,21 @@ impl Until {
     pub(super) fn decide(&mut self, due: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
         let Writing { replica, above, at, .. } = *writing;
         self.0.claim(replica, above);
-        Ok(Self(self.0.update(replica, |state, w| state.set(w, at, due))?.map(Stored::of).unwrap_or_default()))
+        let decided = Decided { of: None, knew: self.0.context().clone(), due };
+        Ok(Self(self.0.update(replica, |state, w| state.set(w, at, decided))?.map(Stored::of).unwrap_or_default()))
     }
 
     /// Lets a decision cover this, too. What several have let it cover at the same time becomes one. Returns what others need to know of it.
     pub(super) fn extend(&mut self, decision: Decision, more: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
         let Writing { replica, above, .. } = *writing;
         self.0.claim(replica, above);
-        let Decision { as_of, at } = decision;
-        let (mut replaced, mut due) = (VersionVector::new(), Due { at, ..more });
-        let standing = self.0.value().standing();
-        for (dot, _, one) in standing.into_iter().filter(|(_, of, due)| *of == as_of && due.at == at) {
-            replaced.insert(dot);
-            due.join(one.clone());
-        }
-        // Another was made of it since by who did not know of this.
-        if replaced.is_empty() {
+        let Some(one) = self.decisions().into_iter().find(|one| one.of == decision.of) else {
             return Ok(Self::default());
-        }
-        let extended = self.0.update(replica, |state, w| state.replace(w, replaced, as_of, due))?;
+        };
+        let (replaced, as_of, mut due) = (one.dots, one.as_of, one.due.into_owned());
+        due.join(more);
+        let decided = Decided { of: Some(one.of), knew: one.knew.clone(), due };
+        let extended = self.0.update(replica, |state, w| state.replace(w, replaced, as_of, decided))?;
         Ok(Self(extended.map(Stored::of).unwrap_or_default()))
     }
 }

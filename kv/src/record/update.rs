@@ -210,18 +210,18 @@ impl Record {
         self.causal.delete(dots);
     }
 
-    /// Lets what was added here of a kind, by a write of which `told` was told and over what was here before, expire with what is there:
-    /// others knew of that. Returns whether that is to expire.
+    /// Lets what was added here of a kind, by a write of which `told` was told and over what was here before, expire with what is there, or
+    /// was as far as others knew. Returns whether that is to expire.
     pub(crate) fn extend(
         &mut self,
         kind: Kind,
-        (before, told): (&Self, &Self),
+        (known, before, told): (&Self, &Self, &Self),
         writing: &Writing<'_>,
     ) -> Result<bool, Refused> {
         let of_kind = |record: &Self| record.parts.iter().find(|part| part.kind() == kind).cloned();
         let Some((told, mut delta)) = of_kind(told).zip(Part::new(kind)) else { return Ok(false) };
         let Some(part) = self.parts.iter_mut().find(|part| part.kind() == kind) else { return Ok(false) };
-        let Some(decision) = part.decision(writing.replica) else { return Ok(false) };
+        let Some(decision) = part.decision(writing.replica, of_kind(known).as_ref()) else { return Ok(false) };
         let before = of_kind(before).map(|part| part.contexts().map(VersionVector::clone)).unwrap_or_default();
         part.extend(decision, told.added(&before), writing, &mut delta)?;
         Ok(true)
@@ -286,7 +286,7 @@ impl Record {
         let part = &mut self.parts[at];
         let sets_anew = part.sets_anew(steps);
         // What is added to what is to expire goes with that.
-        let decision = if expires.is_none() && update.counts() { part.decision(writing.replica) } else { None };
+        let decision = if expires.is_none() && update.counts() { part.decision(writing.replica, None) } else { None };
         let before = decision.map(|_| part.contexts().map(VersionVector::clone));
         let writes = update.counts() || (expires.is_some() && part.is_live());
         let has_claimed = writes && part.claim(writing, update);

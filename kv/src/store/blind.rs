@@ -197,7 +197,7 @@ impl Store {
         if let Some(kind) = update.kind.filter(|_| written.dot.is_none()) {
             record.latch(now);
             let told = record::decode(&written.record)?;
-            if record.extend(kind, (&before, &told), &guard.writing(wall, self.window))? {
+            if record.extend(kind, (&after, &before, &told), &guard.writing(wall, self.window))? {
                 self.put_record(&mut guard, shard, key, found, &record)?;
                 let (changed, total) = (after.would_change(update), record.seen_at(now).total());
                 let (record, vouch) = (record::encode(&record), guard.vouch(named));

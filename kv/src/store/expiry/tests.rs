@@ -400,12 +400,7 @@ fn what_is_given_more_time_before_it_has_expired_stays_however_slow_another_writ
         a.learn(&never);
         for replica in &all {
             assert_eq!(seen(&replica.record(), Duration::from_millis(UNTIL - 1)), expected);
-            let kept = if kind == Kind::Set { (0, vec![blob("x")]) } else { expected.clone() };
-            assert_eq!(
-                seen(&replica.record(), LATER),
-                kept,
-                "and what was added to it in between goes with what was known of it"
-            );
+            assert_eq!(seen(&replica.record(), LATER), expected, "also what was added to it in between");
         }
     }
 }
@@ -697,6 +692,74 @@ fn what_was_given_a_time_meanwhile_keeps_it() {
         assert!(matches!(a.amend(&add(1), (written, &blind), said), Ok(Amended::Further(_))));
     }
     assert_eq!((seen(&a.record(), LATER).0, a.record().expires()), (7, Some(UNTIL * 9)));
+}
+
+/// One adds again all that there is, and has missed that it was given a time.
+#[test]
+fn what_is_added_again_where_a_time_to_come_was_missed_expires_then() {
+    let all = expired_unheard(&insert("x"));
+    let [a, b, c] = &all;
+    let (written, blind) = a.try_blindly(&insert("x"), Duration::ZERO).expect("nothing expires as far as it knows");
+    let said = b.hear(&written, &blind);
+    let Ok(Amended::Further(written)) = a.amend(&insert("x"), (written, &blind), said) else {
+        panic!("it is told again")
+    };
+    [b, c].into_iter().for_each(|replica| replica.learn(&written));
+    for replica in &all {
+        let record = replica.record();
+        assert_eq!((record.expires(), seen(&record, Duration::ZERO).1), (Some(UNTIL), vec![blob("x")]));
+    }
+}
+
+/// What is to expire is given more time while another, who has not heard of that, adds to it, or writes it again: none of it goes earlier.
+#[test]
+fn what_is_added_while_there_is_given_more_time_has_more_time() {
+    let field = |value: &str| Update::of(Kind::Map, vec![Step::Set(blob("f"), blob(value))]);
+    for (first, second, there) in [
+        (insert("x"), insert("x"), (0, vec![blob("x")])),
+        (insert("x"), insert("y"), (0, vec![blob("x"), blob("y")])),
+        (field("one"), field("two"), (0, vec![blob("f")])),
+        (add(5), add(1), (6, vec![])),
+    ] {
+        for more in [Some(UNTIL * 9), None] {
+            let [a, b, c] = three();
+            let written = a.write(&until(UNTIL, first.clone()));
+            [&b, &c].into_iter().for_each(|replica| replica.learn(&written));
+            let kind = first.kind.expect("it has one");
+            b.write_at(&Update { expires: Some(more), ..Update::of(kind, Vec::new()) }, None, Duration::from_millis(1));
+            a.write_at(&second, Some(c.record()), Duration::from_millis(2));
+            a.take(&b.record());
+            b.take(&a.record());
+            // What comes then goes with that, too.
+            let third = if kind == Kind::Counter { add(0) } else { second.clone() };
+            c.take(&b.record());
+            c.write_at(&third, Some(b.record()), Duration::from_millis(3));
+            for replica in [&a, &b, &c] {
+                let record = replica.record();
+                assert_eq!((&seen(&record, LATER), record.expires()), (&there, more));
+                assert_eq!(record.next_expiry(0), more, "and nothing happens before");
+            }
+        }
+    }
+}
+
+/// Two attempts under one idempotency key, then a time by one who has heard of neither, then an addition by one who has tried.
+#[test]
+fn the_marks_of_what_counts_once_go_with_all_that_their_replica_has_counted() {
+    use crate::record::IdempotencyKey;
+    let [a, b, c] = three();
+    let tried = Update { once: Some(IdempotencyKey::new(b"k", Duration::ZERO)), ..add(5) };
+    [&a, &b].into_iter().for_each(|replica| drop(replica.write(&tried)));
+    c.write_at(&until(UNTIL, add(100)), None, Duration::from_millis(1));
+    a.take(&c.record());
+    a.write_at(&add(1), None, Duration::from_millis(2));
+    a.take(&b.record());
+    b.take(&a.record());
+    assert_eq!((seen(&a.record(), Duration::ZERO).0, seen(&a.record(), LATER).0), (106, 5));
+    b.write_at(&add(1), None, Duration::from_millis(3));
+    assert_eq!((seen(&b.record(), Duration::ZERO).0, seen(&b.record(), LATER).0), (107, 0));
+    b.write_at(&add(7), Some(a.record()), LATER);
+    assert_eq!(seen(&b.record(), LATER).0, 7);
 }
 
 /// What is removed first leaves no time behind as of which others write: a later write is later than that.

@@ -45,7 +45,12 @@ fn golden_bytes() {
         counter
     });
     assert_eq!(decode(&encode(&counter)), Ok(counter.clone()));
-    assert_eq!(encode(&counter)[..9], [6, 5, 1, 0, 5, 1, 0, 1, b'v']);
+    let until = [1, 2, 0, 5, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 1, 9, 1, 5, 1, 0, 0, 1, 5, 3, 2, 0];
+    let value = [1, 2, 0, 5, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0];
+    let head = [6, 5, 1, 0, 5, 1, 0, 1, b'v'];
+    let origins = [1, 5, 2, 0, 0];
+    let parts: [&[u8]; 6] = [&head, &[until.len() as u8], &until, &[value.len() as u8], &value, &[0]];
+    assert_eq!(encode(&counter), [&parts.concat()[..], &origins].concat(), "the format of records: docs/WIRE.md");
 }
 
 #[test]

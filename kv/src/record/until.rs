@@ -74,8 +74,8 @@ impl Due {
 pub(super) struct Decided {
     /// The write that has decided it; `None`: this one.
     of: Option<Dot>,
-    /// All that was decided before, of which that knew: it takes the place of those.
-    knew: VersionVector,
+    /// Those that stood before, and of which it takes the place, with all of which they did.
+    replaces: VersionVector,
     due: Due,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct Decided {
 struct Standing<'a> {
     of: Dot,
     as_of: Timestamp,
-    knew: &'a VersionVector,
+    replaces: &'a VersionVector,
     /// What it is kept as.
     dots: VersionVector,
     due: Cow<'a, Due>,
@@ -94,6 +94,7 @@ struct Standing<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Decision {
     of: Dot,
+    as_of: Timestamp,
     at: Option<Millis>,
 }
 
@@ -148,13 +149,13 @@ impl Until {
     /// The decisions that stand, the latest first.
     fn decisions(&self) -> Vec<Standing<'_>> {
         let mut all: Vec<Standing<'_>> = Vec::new();
-        for (dot, as_of, Decided { of, knew, due }) in self.in_order() {
+        for (dot, as_of, Decided { of, replaces, due }) in self.in_order() {
             let of = of.unwrap_or(dot);
-            if let Some(one) = all.iter_mut().find(|one| one.of == of || one.knew.contains(of)) {
+            if let Some(one) = all.iter_mut().find(|one| one.of == of || one.replaces.contains(of)) {
                 one.dots.insert(dot);
                 one.due.to_mut().join(due.clone());
             } else {
-                all.push(Standing { of, as_of, knew, dots: [dot].into_iter().collect(), due: Cow::Borrowed(due) });
+                all.push(Standing { of, as_of, replaces, dots: [dot].into_iter().collect(), due: Cow::Borrowed(due) });
             }
         }
         all
@@ -187,7 +188,7 @@ impl Until {
     /// The latest decision about some of these writes, if there is any, and when they are to go.
     pub(super) fn latest_of(&self, live: &VersionVector, gone: &Origins) -> Option<Decision> {
         let latest = self.standing(gone).into_iter().find(|one| live.intersects(&one.due.reach()));
-        latest.map(|Standing { of, due, .. }| Decision { of, at: due.at })
+        latest.map(|Standing { of, as_of, due, .. }| Decision { of, as_of, at: due.at })
     }
 
     /// Those of these writes of which none says anything.
@@ -236,7 +237,13 @@ impl Until {
     pub(super) fn decide(&mut self, due: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
         let Writing { replica, above, at, .. } = *writing;
         self.0.claim(replica, above);
-        let decided = Decided { of: None, knew: self.0.context().clone(), due };
+        let mut replaces = VersionVector::new();
+        for (dot, _, one) in self.0.value().standing() {
+            replaces.merge(&one.replaces);
+            replaces.insert(one.of.unwrap_or(dot));
+            replaces.insert(dot);
+        }
+        let decided = Decided { of: None, replaces, due };
         Ok(Self(self.0.update(replica, |state, w| state.set(w, at, decided))?.map(Stored::of).unwrap_or_default()))
     }
 
@@ -244,12 +251,21 @@ impl Until {
     pub(super) fn extend(&mut self, decision: Decision, more: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
         let Writing { replica, above, .. } = *writing;
         self.0.claim(replica, above);
-        let Some(one) = self.decisions().into_iter().find(|one| one.of == decision.of) else {
+        let Decision { of, as_of, at } = decision;
+        let (mut replaced, mut replaces, mut due) = (VersionVector::new(), VersionVector::new(), Due { at, ..more });
+        let standing = self.0.value().standing().into_iter();
+        for (dot, _, one) in standing.filter(|(dot, _, one)| one.of.unwrap_or(*dot) == of) {
+            replaced.insert(dot);
+            replaces.merge(&one.replaces);
+            due.join(one.due.clone());
+        }
+        // Another has taken its place meanwhile.
+        if replaced.is_empty() {
             return Ok(Self::default());
-        };
-        let (replaced, as_of, mut due) = (one.dots, one.as_of, one.due.into_owned());
-        due.join(more);
-        let decided = Decided { of: Some(one.of), knew: one.knew.clone(), due };
+        }
+        // Extensions are none that others extend: they are among those so that these are few intervals.
+        replaces.merge(&replaced);
+        let decided = Decided { of: Some(of), replaces, due };
         let extended = self.0.update(replica, |state, w| state.replace(w, replaced, as_of, decided))?;
         Ok(Self(extended.map(Stored::of).unwrap_or_default()))
     }

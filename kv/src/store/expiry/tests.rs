@@ -762,6 +762,52 @@ fn the_marks_of_what_counts_once_go_with_all_that_their_replica_has_counted() {
     assert_eq!(seen(&b.record(), LATER).0, 7);
 }
 
+/// What was let be covered by a time that is over, or was removed with all, goes with no later time that has nothing to do with that.
+#[test]
+fn what_had_a_time_that_is_over_does_not_come_back_with_the_next_one() {
+    let insert_until = |at: Option<u64>| Update { expires: Some(at), ..insert("y") };
+    for deleted in [false, true] {
+        for next in [Some(UNTIL * 9), None] {
+            let all = three();
+            let [a, b, c] = &all;
+            let written = a.write(&until(UNTIL, insert("x")));
+            [b, c].into_iter().for_each(|replica| replica.learn(&written));
+            b.write(&insert("z"));
+            if deleted {
+                let clear = Update { clears: true, ..Update::of(Kind::Set, Vec::new()) };
+                c.learn(&a.write_at(&clear, Some(c.record()), Duration::from_millis(1)));
+            }
+            c.learn(&a.write_at(&insert_until(next), Some(c.record()), LATER));
+            a.take(&b.record());
+            [b, c].into_iter().for_each(|replica| replica.take(&a.record()));
+            for replica in &all {
+                let record = replica.record();
+                assert_eq!((seen(&record, LATER).1, record.expires()), (vec![blob("y")], next), "{deleted}");
+                assert_eq!(seen(&record, Duration::from_millis(UNTIL - 1)).1.contains(&blob("z")), true);
+            }
+        }
+    }
+}
+
+/// Two give what had a time another at once, and one of them adds something, where a third has added something under the first.
+#[test]
+fn what_goes_with_a_time_does_so_whoever_adds_something_else() {
+    let [a, b, c] = three();
+    let written = a.write(&until(UNTIL * 5, insert("x")));
+    [&b, &c].into_iter().for_each(|replica| replica.learn(&written));
+    let retime = |replica: &Replica, at: u64, stamp: u64| {
+        replica.write_at(&until(at, Update::of(Kind::Set, Vec::new())), None, Duration::from_millis(stamp));
+    };
+    c.write_at(&insert("z"), None, Duration::from_millis(1));
+    retime(&a, UNTIL, 2);
+    retime(&b, UNTIL * 9, 3);
+    a.take(&c.record());
+    a.write_at(&insert("w"), None, Duration::from_millis(4));
+    a.take(&b.record());
+    let record = a.record();
+    assert_eq!((seen(&record, LATER).1, record.expires()), (["x", "z"].map(blob).to_vec(), Some(UNTIL * 9)));
+}
+
 /// What is removed first leaves no time behind as of which others write: a later write is later than that.
 #[test]
 fn what_is_written_over_what_has_expired_is_later_than_that() {

@@ -130,7 +130,7 @@ impl Part {
     pub(super) fn is_over(&self, now: Millis) -> bool {
         match &self.value {
             Value::LastWriterWins(_) => self.expires().is_some_and(|at| at <= now),
-            _ => self.until.is_over(now) || (self.is_timed() && !self.is_live()),
+            _ => self.until.is_over(now) || (self.until.stands() && !self.is_live()),
         }
     }
 

@@ -628,6 +628,25 @@ fn a_field_that_is_set_anew_is_not_hidden_by_what_was_removed() {
     assert_eq!(there.fields().collect::<Vec<_>>(), [(&blob("f"), &blob("new"))]);
 }
 
+/// A set is given another time again and again, by replicas that count above what they have dropped.
+#[test]
+fn a_time_that_is_given_again_and_again_takes_no_more_room() {
+    let mut all = Record::default();
+    all.apply(&Update::of(Kind::Set, vec![step_of(Kind::Set, "v")]), &writing(1, 1)).expect("room");
+    let mut sizes = Vec::new();
+    for round in 1..100 {
+        for replica in 1..3 {
+            let above = all.counted(ReplicaId(replica)) + 3;
+            let timed = Update { expires: Some(Some(1_000)), ..Update::any() };
+            all.apply(&timed, &Writing { above, ..writing(replica, round) }).expect("room");
+            let more = Update::of(Kind::Set, vec![step_of(Kind::Set, "w")]);
+            all.apply(&more, &Writing { above: above + 3, ..writing(replica, round) }).expect("room");
+        }
+        sizes.push(encode(&all).len());
+    }
+    assert!(sizes[98] <= sizes[9] + 32, "{sizes:?}");
+}
+
 /// Nobody has seen of the others when it gave a set a time.
 #[test]
 fn times_that_were_given_at_once_are_bounded() {

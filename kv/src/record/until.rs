@@ -3,7 +3,7 @@
 //! Its parts cannot be written again with another time, as a causal or last value can. So a time to live is a removal that is *due*: it
 //! names the writes that it covers, as a removal does ([`Due`]), and when its time has come just these are gone. What was added by who
 //! had not heard of it stays, as with any removal (K3). Who has heard of it lets it cover what it adds ([`Until::extend`]), and that goes
-//! with it, also if another has taken its place meanwhile ([`Standing`]).
+//! with it, also if one that lasts longer has taken its place meanwhile ([`Standing`]).
 //!
 //! Of removals that were decided concurrently the latest holds for what it covers, and an earlier one for what only that covers. What a
 //! replica has counted has no names apart from its total, so of a counter a removal covers all that the replicas have counted which it
@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 
-use polity_crdt::{Dot, LwwRegister, PnCounter, Timestamp, VersionVector};
+use polity_crdt::{Dot, LwwRegister, PnCounter, ReplicaId, Timestamp, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use super::Millis;
@@ -48,6 +48,10 @@ impl Due {
         self.at.is_some_and(|at| at <= now)
     }
 
+    fn end(&self) -> Millis {
+        self.at.unwrap_or(Millis::MAX)
+    }
+
     pub(super) fn join(&mut self, other: Self) {
         self.covers.merge(&other.covers);
         self.marks.merge(&other.marks);
@@ -79,7 +83,8 @@ pub(super) struct Decided {
     due: Due,
 }
 
-/// A decision that stands, with all that was let be covered by it, and by those of which it has taken the place.
+/// A decision that stands, with all that was let be covered by it, and by those that would be over earlier and of which it has taken the
+/// place.
 #[derive(Clone)]
 struct Standing<'a> {
     of: Dot,
@@ -123,6 +128,11 @@ impl Until {
         !self.0.context().is_empty()
     }
 
+    /// Whether any stands, of what is to expire or never.
+    pub(super) fn stands(&self) -> bool {
+        !self.0.is_bottom()
+    }
+
     /// Whether one is due, at whatever time.
     pub(super) fn is_timed(&self) -> bool {
         self.times().next().is_some()
@@ -142,7 +152,7 @@ impl Until {
     /// of that.
     fn in_order(&self) -> Vec<(Dot, Timestamp, &Decided)> {
         let mut all = self.0.value().standing();
-        all.sort_by_key(|(dot, as_of, decided)| Reverse((*as_of, decided.due.at.unwrap_or(Millis::MAX), *dot)));
+        all.sort_by_key(|(dot, as_of, decided)| Reverse((*as_of, decided.due.end(), *dot)));
         all
     }
 
@@ -151,7 +161,8 @@ impl Until {
         let mut all: Vec<Standing<'_>> = Vec::new();
         for (dot, as_of, Decided { of, replaces, due }) in self.in_order() {
             let of = of.unwrap_or(dot);
-            if let Some(one) = all.iter_mut().find(|one| one.of == of || one.replaces.contains(of)) {
+            let has_taken = |one: &Standing<'_>| one.replaces.contains(of) && one.due.end() >= due.end();
+            if let Some(one) = all.iter_mut().find(|one| one.of == of || has_taken(one)) {
                 one.dots.insert(dot);
                 one.due.to_mut().join(due.clone());
             } else {
@@ -233,11 +244,23 @@ impl Until {
         self.0.clear()
     }
 
+    /// All that a replica has counted up to here is known. Returns what of that it has not counted here since it began: no decision has any
+    /// of these names, and with them those of which one takes the place stay few intervals.
+    fn claim(&mut self, replica: ReplicaId, above: u64) -> VersionVector {
+        let last = self.0.context().max(replica);
+        self.0.claim(replica, above);
+        let up_to = |counter| {
+            let mut all = VersionVector::new();
+            all.insert_up_to(replica, counter);
+            all
+        };
+        if last == 0 { VersionVector::new() } else { up_to(above).difference(&up_to(last)) }
+    }
+
     /// Decides. Returns what others need to know of it.
     pub(super) fn decide(&mut self, due: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
         let Writing { replica, above, at, .. } = *writing;
-        self.0.claim(replica, above);
-        let mut replaces = VersionVector::new();
+        let mut replaces = self.claim(replica, above);
         for (dot, _, one) in self.0.value().standing() {
             replaces.merge(&one.replaces);
             replaces.insert(one.of.unwrap_or(dot));
@@ -250,9 +273,9 @@ impl Until {
     /// Lets a decision cover this, too. What several have let it cover at the same time becomes one. Returns what others need to know of it.
     pub(super) fn extend(&mut self, decision: Decision, more: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
         let Writing { replica, above, .. } = *writing;
-        self.0.claim(replica, above);
+        let mut replaces = self.claim(replica, above);
         let Decision { of, as_of, at } = decision;
-        let (mut replaced, mut replaces, mut due) = (VersionVector::new(), VersionVector::new(), Due { at, ..more });
+        let (mut replaced, mut due) = (VersionVector::new(), Due { at, ..more });
         let standing = self.0.value().standing().into_iter();
         for (dot, _, one) in standing.filter(|(dot, _, one)| one.of.unwrap_or(*dot) == of) {
             replaced.insert(dot);

@@ -144,7 +144,10 @@ fn heard_of_too_late() -> Vec<usize> {
         (set("old"), set("timed"), set("new"), (0, vec![blob("new")])),
         (add(5), add(7), add(1), (1, vec![])),
     ];
-    let wrong = cases.map(|(first, timed, second, expected)| {
+    // It had no time before, or more.
+    let before =
+        cases.clone().map(|(first, timed, second, expected)| (until(UNTIL * 9, first), timed, second, expected));
+    let wrong = cases.into_iter().chain(before).map(|(first, timed, second, expected)| {
         let all = three();
         let [a, b, c] = &all;
         let written = b.write(&first);
@@ -164,7 +167,7 @@ fn heard_of_too_late() -> Vec<usize> {
         wrong.extend((0..3).filter(|at| seen(&all[*at].record(), LATER) != expected));
         wrong
     });
-    wrong.concat()
+    wrong.collect::<Vec<_>>().concat()
 }
 
 /// One that has not heard that a counter was deleted adds to it, as whoever coordinates does. Returns where the sum is wrong.
@@ -787,6 +790,20 @@ fn what_had_a_time_that_is_over_does_not_come_back_with_the_next_one() {
             }
         }
     }
+}
+
+/// What was to stay is taken away, bit by bit. Its time, and that which it had before, are none of what comes then.
+#[test]
+fn what_was_let_stay_and_was_taken_away_has_nothing_to_do_with_what_comes_then() {
+    let [a, b, c] = three();
+    let written = a.write(&until(UNTIL, insert("x")));
+    [&b, &c].into_iter().for_each(|replica| replica.learn(&written));
+    c.write(&insert("z"));
+    a.write(&Update { expires: Some(None), ..Update::of(Kind::Set, Vec::new()) });
+    a.write(&Update::of(Kind::Set, vec![Step::Remove(blob("x"))]));
+    a.write_at(&until(UNTIL * 9, insert("y")), Some(b.record()), Duration::from_millis(1));
+    a.take(&c.record());
+    assert_eq!(seen(&a.record(), LATER).1, [blob("y")]);
 }
 
 /// Two give what had a time another at once, and one of them adds something, where a third has added something under the first.

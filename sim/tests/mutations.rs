@@ -113,7 +113,7 @@ const ROWS: &[Row] = &[
     row(Mutation::TakesAnyKind, "kinds", "K2", &[("kinds", 0), ("kinds", 1)]),
     row(Mutation::RemovesUnseen, "add_wins", "K3", &[("kinds", 4), ("kinds", 6)]),
     row(Mutation::ForgetsIdempotencyKeys, "add_wins", "K6", &[("kinds", 0), ("kinds", 1)]),
-    row(Mutation::TellsTheStepOnly, "fading", "K5", &[("kinds", 51), ("kinds", 54)]),
+    row(Mutation::TellsTheStepOnly, "fading", "K5", &[("kinds", 18), ("kinds", 45)]),
     row(Mutation::ExpiresUnseen, "fading", "K3", &[("kinds", 20)]),
     row(Mutation::NeverLooksAgain, "w1_watches", "W1", &[("alone", 0), ("mix", 2), ("mix", 8), ("partition", 46)]),
     row(Mutation::DeniesWrites, "k6_honest_outcomes", "K6", &[("rotation", 1), ("pairs", 5), ("alone", 6), ("kill", 12)]),

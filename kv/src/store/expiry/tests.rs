@@ -786,7 +786,7 @@ fn what_had_a_time_that_is_over_does_not_come_back_with_the_next_one() {
             for replica in &all {
                 let record = replica.record();
                 assert_eq!((seen(&record, LATER).1, record.expires()), (vec![blob("y")], next), "{deleted}");
-                assert_eq!(seen(&record, Duration::from_millis(UNTIL - 1)).1.contains(&blob("z")), true);
+                assert!(seen(&record, Duration::from_millis(UNTIL - 1)).1.contains(&blob("z")));
             }
         }
     }

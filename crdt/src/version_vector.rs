@@ -211,6 +211,14 @@ impl VersionVector {
         Self { runs }
     }
 
+    /// The dots of `replica` from 1 to `counter`.
+    #[must_use]
+    pub fn up_to(replica: ReplicaId, counter: u64) -> Self {
+        let mut all = Self::new();
+        all.insert_up_to(replica, counter);
+        all
+    }
+
     /// Takes the dots out of the set that are not greater than `dot`, and returns them.
     #[must_use]
     pub fn take_up_to(&mut self, dot: Dot) -> Self {

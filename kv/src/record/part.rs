@@ -151,7 +151,7 @@ impl Part {
         if self.kind() == Kind::LastWriterWins || mutated(Mutation::ExpiresUnseen) {
             return self.clear();
         }
-        let (Due { covers, marks, origins, .. }, mut had) = self.until.take(now, &self.origins);
+        let (Due { covers, marks, origins }, mut had) = self.until.take(now, &self.origins);
         had |= with_stored!(&mut self.value, stored => stored.kill(&covers));
         had |= self.keyed.kill(&marks) | self.origins.merge(origins);
         if !self.is_live() {
@@ -306,7 +306,7 @@ impl Part {
             let Some(value) = register.value().value().map(|timed| timed.value.clone()) else { return Ok(()) };
             register.update(writing.replica, |state, w| state.restate(w, Timed { expires, value }))?;
         } else {
-            let decided = self.until.decide(Due { at: expires, ..self.due() }, writing)?;
+            let decided = self.until.decide(expires, self.due(), writing)?;
             delta.until.merge(decided);
         }
         Ok(())
@@ -320,7 +320,7 @@ impl Part {
         let origins = self.due().origins.of(&covers);
         let mut new_marks = known_marks.difference(marks);
         new_marks.merge(&known_marks.intersection(&origins.replicas()));
-        Due { at: None, marks: new_marks, covers, origins }
+        Due { marks: new_marks, covers, origins }
     }
 
     /// What was added expires with what was there, but for what was given a time meanwhile.

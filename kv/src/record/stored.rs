@@ -68,9 +68,7 @@ impl<T: Crdt> Stored<T> {
     pub(crate) fn claim(&mut self, replica: ReplicaId, above: u64) -> bool {
         let is_news = self.context().max(replica) < above;
         if is_news {
-            let mut gone = VersionVector::new();
-            gone.insert_up_to(replica, above);
-            self.kill(&gone.difference(&self.0.live()));
+            self.kill(&VersionVector::up_to(replica, above).difference(&self.0.live()));
         }
         is_news
     }

@@ -24,11 +24,9 @@ use super::update::{Refused, Writing};
 /// they cover.
 pub(crate) const MAX_DUE: usize = 64;
 
-/// A removal at a time.
+/// What a removal takes away.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Due {
-    /// `None`: never.
-    pub(super) at: Option<Millis>,
     /// The writes of the value that are gone then.
     pub(super) covers: VersionVector,
     /// The marks of a counter that are.
@@ -41,15 +39,7 @@ impl Due {
     /// Of writes of a value, and of the marks of what was added to a counter under idempotency keys.
     pub(super) fn of(covers: VersionVector, marks: VersionVector, counter: Option<&PnCounter>) -> Self {
         let origins = counter.map(Origins::after).unwrap_or_default();
-        Self { at: None, covers, marks, origins }
-    }
-
-    fn is_over(&self, now: Millis) -> bool {
-        self.at.is_some_and(|at| at <= now)
-    }
-
-    fn end(&self) -> Millis {
-        self.at.unwrap_or(Millis::MAX)
+        Self { covers, marks, origins }
     }
 
     pub(super) fn join(&mut self, other: Self) {
@@ -69,7 +59,7 @@ impl Due {
     fn without(&self, other: &Self) -> Self {
         let marks = self.marks.difference(&other.marks).difference(&other.origins.replicas());
         let origins = self.origins.clone().without(&other.origins);
-        Self { at: self.at, covers: self.covers.difference(&other.reach()), marks, origins }
+        Self { covers: self.covers.difference(&other.reach()), marks, origins }
     }
 }
 
@@ -80,16 +70,23 @@ pub(super) struct Decided {
     of: Option<Dot>,
     /// Those that stood before, and of which it takes the place, with all of which they did.
     replaces: VersionVector,
+    /// `None`: never.
+    at: Option<Millis>,
     due: Due,
+}
+
+/// When it is over.
+fn end(at: Option<Millis>) -> Millis {
+    at.unwrap_or(Millis::MAX)
 }
 
 /// A decision that stands, with all that was let be covered by it, and by those that would be over earlier and of which it has taken the
 /// place.
-#[derive(Clone)]
 struct Standing<'a> {
     of: Dot,
     as_of: Timestamp,
     replaces: &'a VersionVector,
+    at: Option<Millis>,
     /// What it is kept as.
     dots: VersionVector,
     due: Cow<'a, Due>,
@@ -140,7 +137,7 @@ impl Until {
 
     /// The times at which some are due, in no order.
     pub(super) fn times(&self) -> impl Iterator<Item = Millis> {
-        self.decisions().into_iter().filter_map(|one| one.due.at)
+        self.decisions().into_iter().filter_map(|one| one.at)
     }
 
     /// As of when the latest was decided.
@@ -152,21 +149,28 @@ impl Until {
     /// of that.
     fn in_order(&self) -> Vec<(Dot, Timestamp, &Decided)> {
         let mut all = self.0.value().standing();
-        all.sort_by_key(|(dot, as_of, decided)| Reverse((*as_of, decided.due.end(), *dot)));
+        all.sort_by_key(|(dot, as_of, decided)| Reverse((*as_of, end(decided.at), *dot)));
         all
     }
 
     /// The decisions that stand, the latest first.
     fn decisions(&self) -> Vec<Standing<'_>> {
         let mut all: Vec<Standing<'_>> = Vec::new();
-        for (dot, as_of, Decided { of, replaces, due }) in self.in_order() {
-            let of = of.unwrap_or(dot);
-            let has_taken = |one: &Standing<'_>| one.replaces.contains(of) && one.due.end() >= due.end();
+        for (dot, as_of, Decided { of, replaces, at, due }) in self.in_order() {
+            let (of, at) = (of.unwrap_or(dot), *at);
+            let has_taken = |one: &Standing<'_>| one.replaces.contains(of) && end(one.at) >= end(at);
             if let Some(one) = all.iter_mut().find(|one| one.of == of || has_taken(one)) {
                 one.dots.insert(dot);
                 one.due.to_mut().join(due.clone());
             } else {
-                all.push(Standing { of, as_of, replaces, dots: [dot].into_iter().collect(), due: Cow::Borrowed(due) });
+                all.push(Standing {
+                    of,
+                    as_of,
+                    replaces,
+                    at,
+                    dots: [dot].into_iter().collect(),
+                    due: Cow::Borrowed(due),
+                });
             }
         }
         all
@@ -187,9 +191,9 @@ impl Until {
     /// When the last of these writes goes; `None`: never.
     pub(super) fn last(&self, mut live: VersionVector, gone: &Origins) -> Option<Millis> {
         let mut last = 0;
-        for Standing { due, .. } in self.standing(gone) {
+        for Standing { at, due, .. } in self.standing(gone) {
             if live.intersects(&due.reach()) {
-                last = last.max(due.at?);
+                last = last.max(at?);
                 live = live.difference(&due.covers);
             }
         }
@@ -199,7 +203,7 @@ impl Until {
     /// The latest decision about some of these writes, if there is any, and when they are to go.
     pub(super) fn latest_of(&self, live: &VersionVector, gone: &Origins) -> Option<Decision> {
         let latest = self.standing(gone).into_iter().find(|one| live.intersects(&one.due.reach()));
-        latest.map(|Standing { of, as_of, due, .. }| Decision { of, as_of, at: due.at })
+        latest.map(|Standing { of, as_of, at, .. }| Decision { of, as_of, at })
     }
 
     /// Those of these writes of which none says anything.
@@ -216,8 +220,8 @@ impl Until {
     /// that has more of a total to take away than the later one that keeps it.
     pub(super) fn take(&mut self, now: Millis, gone: &Origins) -> (Due, bool) {
         let (mut dots, mut taken, mut kept) = (VersionVector::new(), Due::default(), Due::default());
-        for Standing { dots: kept_as, due, .. } in self.standing(gone) {
-            if due.is_over(now) {
+        for Standing { dots: kept_as, at, due, .. } in self.standing(gone) {
+            if at.is_some_and(|at| at <= now) {
                 let of_it = due.without(&kept);
                 if of_it.origins == due.origins {
                     dots.merge(&kept_as);
@@ -249,16 +253,12 @@ impl Until {
     fn claim(&mut self, replica: ReplicaId, above: u64) -> VersionVector {
         let last = self.0.context().max(replica);
         self.0.claim(replica, above);
-        let up_to = |counter| {
-            let mut all = VersionVector::new();
-            all.insert_up_to(replica, counter);
-            all
-        };
-        if last == 0 { VersionVector::new() } else { up_to(above).difference(&up_to(last)) }
+        let known = VersionVector::up_to(replica, if last == 0 { above } else { last });
+        VersionVector::up_to(replica, above).difference(&known)
     }
 
     /// Decides. Returns what others need to know of it.
-    pub(super) fn decide(&mut self, due: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
+    pub(super) fn decide(&mut self, expires: Option<Millis>, due: Due, writing: &Writing<'_>) -> Result<Self, Refused> {
         let Writing { replica, above, at, .. } = *writing;
         let mut replaces = self.claim(replica, above);
         for (dot, _, one) in self.0.value().standing() {
@@ -266,7 +266,7 @@ impl Until {
             replaces.insert(one.of.unwrap_or(dot));
             replaces.insert(dot);
         }
-        let decided = Decided { of: None, replaces, due };
+        let decided = Decided { of: None, replaces, at: expires, due };
         Ok(Self(self.0.update(replica, |state, w| state.set(w, at, decided))?.map(Stored::of).unwrap_or_default()))
     }
 
@@ -275,20 +275,16 @@ impl Until {
         let Writing { replica, above, .. } = *writing;
         let mut replaces = self.claim(replica, above);
         let Decision { of, as_of, at } = decision;
-        let (mut replaced, mut due) = (VersionVector::new(), Due { at, ..more });
+        let (mut replaced, mut due) = (VersionVector::new(), more);
         let standing = self.0.value().standing().into_iter();
         for (dot, _, one) in standing.filter(|(dot, _, one)| one.of.unwrap_or(*dot) == of) {
             replaced.insert(dot);
             replaces.merge(&one.replaces);
             due.join(one.due.clone());
         }
-        // Another has taken its place meanwhile.
-        if replaced.is_empty() {
-            return Ok(Self::default());
-        }
         // Extensions are none that others extend: they are among those so that these are few intervals.
         replaces.merge(&replaced);
-        let decided = Decided { of: Some(of), replaces, due };
+        let decided = Decided { of: Some(of), replaces, at, due };
         let extended = self.0.update(replica, |state, w| state.replace(w, replaced, as_of, decided))?;
         Ok(Self(extended.map(Stored::of).unwrap_or_default()))
     }

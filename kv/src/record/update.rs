@@ -195,7 +195,7 @@ impl Record {
         let is_begun = match update.kind {
             // Values expire one by one: nothing that others may have is to be cleared first.
             Some(Kind::Causal) => !self.context().is_empty() || self.parts.is_empty(),
-            kind => self.parts.iter().any(|part| Some(part.kind()) == kind && !part.is_timed()),
+            kind => kind.and_then(|kind| self.part(kind)).is_some_and(|part| !part.is_timed()),
         };
         is_begun && update.needs_no_quorum()
     }
@@ -218,13 +218,21 @@ impl Record {
         (known, before, told): (&Self, &Self, &Self),
         writing: &Writing<'_>,
     ) -> Result<bool, Refused> {
-        let of_kind = |record: &Self| record.parts.iter().find(|part| part.kind() == kind).cloned();
-        let Some((told, mut delta)) = of_kind(told).zip(Part::new(kind)) else { return Ok(false) };
+        let Some((told, mut delta)) = told.part(kind).zip(Part::new(kind)) else { return Ok(false) };
         let Some(part) = self.parts.iter_mut().find(|part| part.kind() == kind) else { return Ok(false) };
-        let Some(decision) = part.decision(writing.replica, of_kind(known).as_ref()) else { return Ok(false) };
-        let before = of_kind(before).map(|part| part.contexts().map(VersionVector::clone)).unwrap_or_default();
+        let Some(decision) = part.decision(writing.replica, known.part(kind)) else { return Ok(false) };
+        let before = before.part(kind).map(|part| part.contexts().map(VersionVector::clone)).unwrap_or_default();
         part.extend(decision, told.added(&before), writing, &mut delta)?;
         Ok(true)
+    }
+
+    /// Whether what it holds of a kind was given a time, apart from a value.
+    pub(crate) fn is_timed(&self, kind: Kind) -> bool {
+        self.part(kind).is_some_and(Part::is_timed)
+    }
+
+    fn part(&self, kind: Kind) -> Option<&Part> {
+        self.parts.iter().find(|part| part.kind() == kind)
     }
 
     /// How many steps of an update would change something.
@@ -242,8 +250,7 @@ impl Record {
         let (mut changed, mut put) = (0, None);
         let counts = update.counts() || (!clears && !values.is_empty());
         if counts && values.context().max(writing.replica) < writing.above {
-            let mut counted = VersionVector::new();
-            counted.insert_up_to(writing.replica, writing.above);
+            let counted = VersionVector::up_to(writing.replica, writing.above);
             let live = values.siblings().map(|(dot, _)| dot).collect();
             values.delete(&counted.difference(&live));
         }

@@ -194,7 +194,7 @@ impl Store {
         let is_news = record.merge(known);
         // Others know when all of it expires. If that is over, what was added is no part of that, and stays.
         after.latch(now);
-        if let Some(kind) = update.kind.filter(|_| written.dot.is_none()) {
+        if let Some(kind) = update.kind.filter(|kind| written.dot.is_none() && record.is_timed(*kind)) {
             record.latch(now);
             let told = record::decode(&written.record)?;
             if record.extend(kind, (&after, &before, &told), &guard.writing(wall, self.window))? {

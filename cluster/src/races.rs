@@ -79,6 +79,7 @@ impl Lone {
         let me = peer("me");
         let transport = Transport::start(TransportParts {
             socket: Arc::new(NoSocket),
+            held: tokio::sync::oneshot::channel().0,
             rng_seed: [3; 32],
             tls: tls.clone(),
             reset_key: [4; 32].into(),

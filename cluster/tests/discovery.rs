@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -28,11 +29,17 @@ struct Made {
     real: Env,
     names: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
     files: tokio::sync::watch::Sender<BTreeMap<std::path::PathBuf, Vec<u8>>>,
+    binds_left: Arc<AtomicUsize>,
 }
 
 impl Made {
     fn new() -> Self {
-        Self { real: Env::real(), names: Arc::default(), files: tokio::sync::watch::Sender::default() }
+        Self {
+            real: Env::real(),
+            names: Arc::default(),
+            files: tokio::sync::watch::Sender::default(),
+            binds_left: Arc::new(AtomicUsize::new(usize::MAX)),
+        }
     }
 
     fn name(&self, name: &str, addr: SocketAddr) {
@@ -42,6 +49,8 @@ impl Made {
 
 impl Ground for Made {
     fn bind(&self, addr: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
+        let left = self.binds_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        left.map_err(|_| io::Error::other("there is no port left"))?;
         self.real.ground().bind(addr)
     }
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
@@ -105,9 +114,11 @@ async fn a_node_that_starts_again_without_seeds_finds_those_whom_it_remembers() 
     until(&first, |view| view.members["b"].id == *again.id() && view.up().count() == 2).await;
 }
 
-/// A port that was free a moment ago.
+/// A port that the system gives to nobody by itself, and that differs from process to process as far as it can.
 fn free_port() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound")
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 20_000 + (std::process::id() % 300) as u16 * 40;
+    SocketAddr::from(([127, 0, 0, 1], base + NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 #[tokio::test]
@@ -160,4 +171,75 @@ async fn a_seed_that_does_not_resolve_is_named_and_does_no_harm_beside_one_that_
     made.name("gone.test:7946", late.addr());
     until(&node, |view| view.up().count() == 3).await;
     assert!(node.discovery_stats().failed > 0);
+}
+
+/// How a start ends.
+type Starting = tokio::task::JoinHandle<Result<Node, Error>>;
+
+/// A node that is still starting.
+async fn starting(builder: Builder) -> (Node, Starting) {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let mut tell = Some(tell);
+    let start = async move {
+        let started = builder.start_with(|node| drop(tell.take().map(|tell| tell.send(node.clone())))).await;
+        started.map(|(node, ())| node)
+    };
+    let task = tokio::spawn(start);
+    (told.await.expect("it starts"), task)
+}
+
+/// A node "c" on this ground that has lost its folder, is let in by one that has never heard of it, and is about to hear of the
+/// boot 1001 that it had before. Returns the others, of which the last knows all, and how the start ends: none does before five
+/// are there.
+async fn lets_itself_be_outpaced(made: &Made, listen: SocketAddr, on_callers_runtime: bool) -> ([Node; 3], Starting) {
+    let builder = |name: &str| builder(name).expect(5);
+    let c = |made: &Made, seed: &Node| {
+        let builder = builder("c").data_dir("/c").env(Env::new(made.clone())).seeds([seed.addr()]);
+        if on_callers_runtime { builder.on_callers_runtime() } else { builder }
+    };
+    let ((a, _), (b, _)) = (starting(builder("a")).await, starting(builder("b")).await);
+    let before = Made::new();
+    before.write(Path::new(GENERATION), b"1000").expect("writable");
+    let (gone, start) = starting(c(&before, &b)).await;
+    until(&b, |view| generation(view) == Some(1001)).await;
+    start.abort();
+    gone.stop().await;
+    drop(gone);
+
+    let start = tokio::spawn(c(made, &a).listen(listen).start());
+    until(&a, |view| generation(view) == Some(1)).await;
+    let (d, _) = starting(builder("d").seeds([a.addr(), b.addr()])).await;
+    ([a, b, d], start)
+}
+
+const GENERATION: &str = "/c/generation";
+
+fn generation(view: &View) -> Option<u64> {
+    view.members.get("c").map(|member| member.id.boot.generation)
+}
+
+#[tokio::test]
+async fn a_start_that_hears_of_a_newer_boot_takes_a_newer_one_on_the_same_port() {
+    for on_callers_runtime in [false, true] {
+        let (made, listen) = (Made::new(), free_port());
+        let ([_a, _b, d], mut start) = lets_itself_be_outpaced(&made, listen, on_callers_runtime).await;
+        tokio::select! {
+            biased;
+            early = &mut start => panic!("it has ended: {early:?}"),
+            () = until(&d, |view| generation(view) == Some(1002) && view.up().count() == 4) => {}
+        }
+        let last = builder("e").expect(5).seeds([d.addr()]).start().await.expect("starts");
+        let node = start.await.expect("no panic").expect("it starts");
+        assert_eq!((node.id().boot.generation, node.addr(), node.cluster_id()), (1002, listen, last.cluster_id()));
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_fails_after_it_has_heard_of_a_newer_boot_leaves_that_to_the_next() {
+    let made = Made::new();
+    made.binds_left.store(1, Ordering::Relaxed);
+    let (_others, start) = lets_itself_be_outpaced(&made, free_port(), false).await;
+    let error = start.await.expect("no panic").expect_err("there is no second port");
+    assert!(matches!(error, Error::Listen { .. }) && error.is_retryable(), "{error}");
+    assert_eq!(made.read(Path::new(GENERATION)).expect("readable").as_deref(), Some(&b"1001"[..]));
 }

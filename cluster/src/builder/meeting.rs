@@ -160,11 +160,14 @@ impl Builder {
         }
         let step = if newest > 0 && mutated(Mutation::BootUsedAgain) { 0 } else { 1 };
         let generation = newest.saturating_add(step);
-        if let Some(path) = &path {
-            ground_of
-                .write(path, generation.to_string().as_bytes())
-                .map_err(|e| ground(&format!("cannot write {}", path.display()), e))?;
-        }
+        self.remember_generation(generation)?;
         Ok(generation)
+    }
+
+    /// Has the next start take a greater one, if there is a folder.
+    pub(super) fn remember_generation(&self, generation: u64) -> Result<(), Error> {
+        let Some(path) = self.data_dir.as_ref().map(|folder| folder.join(GENERATION_FILE)) else { return Ok(()) };
+        let error = |e| ground(&format!("cannot write {}", path.display()), e);
+        self.env.ground().write(&path, generation.to_string().as_bytes()).map_err(error)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::Instrument as _;
@@ -45,8 +45,32 @@ use crate::version::WIRE_KEY;
 
 /// How many boots a start tries, if the cluster knows newer ones than the seeds do.
 const BOOTS: u32 = 4;
-/// How long a start that has failed waits for the node's thread to end: it has nothing left to do.
-const END_WITHIN: Duration = Duration::from_secs(5);
+/// How long a start that has failed waits for what is left of it to go: it has nothing left to do.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a start has taken, and is free again once it has failed: the node's thread and its port.
+#[derive(Default)]
+struct Remains(Vec<oneshot::Receiver<()>>);
+
+impl Remains {
+    /// To be dropped when something is free again.
+    fn hold(&mut self) -> oneshot::Sender<()> {
+        let (held, free) = oneshot::channel();
+        self.0.push(free);
+        held
+    }
+
+    /// Waits until all is free. That takes until tasks that were stopped have been let go of, and as long as somebody keeps a
+    /// handle of the node: no longer than [`GONE_WITHIN`].
+    async fn gone(self) {
+        let all = async {
+            for free in self.0 {
+                let _ = free.await;
+            }
+        };
+        let _ = timeout(GONE_WITHIN, all).await;
+    }
+}
 
 impl Builder {
     /// Like [`Builder::start`], and calls `prepare` when the node has its identity and before any peer can know of it:
@@ -59,18 +83,31 @@ impl Builder {
         let (mut newest, mut left) = (0, BOOTS);
         loop {
             left -= 1;
-            match self.try_to_start(newest, &mut prepare).await {
-                Err(Error::Outpaced { by }) if left > 0 => {
-                    tracing::info!(name = %self.name, %by, "the cluster knows a newer boot than the seeds did: begin again");
-                    newest = by.generation;
-                }
-                outcome => return outcome,
+            let mut remains = Remains::default();
+            let outcome = self.try_to_start(newest, &mut prepare, &mut remains).await;
+            if outcome.is_err() {
+                remains.gone().await;
             }
+            if let Err(Error::Outpaced { by }) = &outcome {
+                // Also for whoever starts this node after this process.
+                newest = by.generation;
+                self.remember_generation(newest)?;
+                if left > 0 {
+                    tracing::info!(name = %self.name, %by, "the cluster knows a newer boot than the seeds did: begin again");
+                    continue;
+                }
+            }
+            return outcome;
         }
     }
 
     /// Starts one boot, newer than the generation that is known.
-    async fn try_to_start<T>(&self, newest: u64, prepare: &mut impl FnMut(&Node) -> T) -> Result<(Node, T), Error> {
+    async fn try_to_start<T>(
+        &self,
+        newest: u64,
+        prepare: &mut impl FnMut(&Node) -> T,
+        remains: &mut Remains,
+    ) -> Result<(Node, T), Error> {
         let plan = self.validate()?;
         let mut rng = StdRng::from_seed(self.env.ground().seed());
         let leaf_seed = Zeroizing::new(rng.random());
@@ -78,18 +115,14 @@ impl Builder {
         let executor = if self.callers_runtime || !self.env.ground().own_thread() {
             Executor::of_caller(self.env.ground().gate())
         } else {
-            Executor::own_thread(&self.name, self.env.ground().gate())
+            Executor::own_thread(&self.name, self.env.ground().gate(), remains.hold())
         };
-        let mut executor = executor.map_err(|e| ground("cannot start the node's thread", e))?;
+        let executor = executor.map_err(|e| ground("cannot start the node's thread", e))?;
         let drops = Arc::new(Drops::default());
         let (ring, rings) = watch::channel(Arc::new(plan.ring.clone()));
-        let (transport, addr, doorman, datagrams) = match self.open(&plan, &executor, &mut rng, (&rings, tls), &drops) {
-            Ok(opened) => opened,
-            Err(error) => {
-                executor.end().await;
-                return Err(error);
-            }
-        };
+        let held = remains.hold();
+        let (transport, addr, doorman, datagrams) =
+            self.open(&plan, &executor, &mut rng, (&rings, tls), (&drops, held))?;
         let rpc = Rpc::new(Arc::clone(transport.shared()));
         let context = Context::with_ring(self.env.clone(), &self.cluster, rings.clone(), addr);
         let handle = executor.handle().clone();
@@ -100,7 +133,6 @@ impl Builder {
             Ok(found) => found,
             Err(error) => {
                 transport.shutdown().await;
-                executor.end().await;
                 return Err(error);
             }
         };
@@ -188,7 +220,7 @@ impl Builder {
         tracing::info!(node = %id, %addr, cluster = %self.cluster, "node started");
 
         // The driver waits until the services are in place.
-        let (begin, begun) = tokio::sync::oneshot::channel::<()>();
+        let (begin, begun) = oneshot::channel::<()>();
         let span = tracing::info_span!("node", name = %id.name, boot = %id.boot);
         let drive = async move {
             if begun.await.is_ok() {
@@ -196,7 +228,6 @@ impl Builder {
             }
         };
         let driver = executor.spawn(drive.instrument(span));
-        let ended = executor.take_end();
         let node = Node::new(Inner {
             id,
             addr,
@@ -229,9 +260,6 @@ impl Builder {
             Err(error) => error,
         };
         node.stop().await;
-        drop((node, prepared));
-        // Unless somebody has kept a handle of the node, its port is free then.
-        let _ = timeout(END_WITHIN, ended).await;
         Err(error)
     }
 
@@ -260,7 +288,7 @@ impl Builder {
         executor: &Executor,
         rng: &mut StdRng,
         (rings, tls): (&watch::Receiver<Arc<Ring>>, TlsIdentity),
-        drops: &Arc<Drops>,
+        (drops, held): (&Arc<Drops>, oneshot::Sender<()>),
     ) -> Result<(Arc<Transport>, SocketAddr, Arc<Doorman>, mpsc::Receiver<(SocketAddr, Vec<u8>)>), Error> {
         let _entered = executor.enter();
         let listen_error = |source| Error::Listen { addr: plan.listen, source: Arc::new(source) };
@@ -281,6 +309,7 @@ impl Builder {
         let gossip = Arc::new(GossipQueue { queue: datagrams, drops: drops.clone() });
         let parts = TransportParts {
             socket,
+            held,
             rng_seed: rng.random(),
             tls,
             reset_key: plan.ring.primary().1.reset_key(&plan.name),

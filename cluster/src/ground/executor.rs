@@ -19,9 +19,7 @@ pub(crate) struct Executor {
     handle: Handle,
     gate: Gate,
     /// Dropped to let the thread end. `None` if the runtime is the caller's.
-    thread: Option<oneshot::Sender<()>>,
-    /// Told when it has, and that nothing is left of it. `None` if somebody waits for that already.
-    ended: Option<oneshot::Receiver<()>>,
+    _thread: Option<oneshot::Sender<()>>,
 }
 
 impl Executor {
@@ -31,49 +29,32 @@ impl Executor {
     /// There is none: the caller is not inside a tokio runtime.
     pub(crate) fn of_caller(gate: Gate) -> io::Result<Self> {
         let handle = Handle::try_current().map_err(io::Error::other)?;
-        Ok(Self { handle, gate, thread: None, ended: None })
+        Ok(Self { handle, gate, _thread: None })
     }
 
-    /// A new thread with a runtime of its own, which ends when this value is dropped.
+    /// A new thread with a runtime of its own, which ends when this value is dropped. `held` is dropped once nothing is left
+    /// of it.
     ///
     /// # Errors
     /// The thread or its runtime could not be made.
-    pub(crate) fn own_thread(name: &str, gate: Gate) -> io::Result<Self> {
+    pub(crate) fn own_thread(name: &str, gate: Gate, held: oneshot::Sender<()>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let (ending, ended) = oneshot::channel();
         // Linux shows 15 bytes of a thread's name.
         let thread = format!("polity-{name}");
         std::thread::Builder::new().name(thread).spawn(move || {
             // An error is the sender being dropped, which is the signal.
             let _ = runtime.block_on(stopped);
             runtime.shutdown_background();
-            let _ = ending.send(());
+            drop(held);
         })?;
-        Ok(Self { handle, gate, thread: Some(stop), ended: Some(ended) })
+        Ok(Self { handle, gate, _thread: Some(stop) })
     }
 
     /// Enters the runtime, for what must be created inside it (sockets, timers).
     pub(crate) fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
         self.handle.enter()
-    }
-
-    /// Ends the thread, if it is the node's own, and what runs on it. Returns when nothing is left of it.
-    pub(crate) async fn end(mut self) {
-        let ended = self.take_end();
-        drop(self);
-        ended.await;
-    }
-
-    /// What waits until nothing is left of the thread, once this value was dropped.
-    pub(crate) fn take_end(&mut self) -> impl Future<Output = ()> + use<> {
-        let ended = self.thread.as_ref().and(self.ended.take());
-        async move {
-            if let Some(ended) = ended {
-                let _ = ended.await;
-            }
-        }
     }
 
     /// The runtime's handle.

@@ -10,7 +10,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
@@ -187,7 +187,7 @@ impl Ground for Simulated {
         };
         let (late, arriving) = mpsc::unbounded_channel();
         let mut sending = JoinSet::new();
-        sending.spawn(send_late(inner.clone(), arriving));
+        sending.spawn(send_late(Arc::downgrade(&inner), arriving));
         let (reading, wire) = (Mutex::new(None), self.wire.clone());
         Ok(Arc::new(Socket { inner, reading, local: addr, wire, late, _sending: sending }))
     }
@@ -254,7 +254,7 @@ type Late = (Instant, SocketAddr, Bytes);
 
 /// Sends what is late when its time has come: in the order of their times, those of one time in the order in which they
 /// came.
-async fn send_late(socket: Arc<turmoil::net::UdpSocket>, mut arriving: mpsc::UnboundedReceiver<Late>) {
+async fn send_late(socket: Weak<turmoil::net::UdpSocket>, mut arriving: mpsc::UnboundedReceiver<Late>) {
     let mut waiting: BTreeMap<(Instant, u64), (SocketAddr, Bytes)> = BTreeMap::new();
     let mut count = 0;
     loop {
@@ -274,7 +274,7 @@ async fn send_late(socket: Arc<turmoil::net::UdpSocket>, mut arriving: mpsc::Unb
                 {
                     let (to, bytes) = first.remove();
                     // A datagram that cannot be sent is a datagram lost.
-                    let _ = socket.try_send_to(&bytes, to);
+                    let _ = socket.upgrade().map(|socket| socket.try_send_to(&bytes, to));
                 }
             }
         }

@@ -43,6 +43,7 @@ impl Solo {
         }
         let transport = Transport::start(TransportParts {
             socket: quinn::TokioRuntime.wrap_udp_socket(socket)?,
+            held: tokio::sync::oneshot::channel().0,
             rng_seed: seed,
             tls: TlsIdentity::from_ca_seed(&secret, name, &seed)?,
             reset_key: seed.into(),

@@ -124,6 +124,7 @@ fn start_on(socket: UdpSocket, setup: Setup) -> TestNode {
     let (sink, gossip) = mpsc::unbounded_channel();
     let transport = Transport::start(TransportParts {
         socket: quinn::TokioRuntime.wrap_udp_socket(socket).expect("a socket"),
+        held: tokio::sync::oneshot::channel().0,
         rng_seed: seed,
         tls: TlsIdentity::from_ca_seed(&[setup.secret; 32], &certified, &seed).expect("certificates"),
         reset_key: [setup.name.len() as u8; 32].into(),
@@ -435,6 +436,7 @@ async fn a_certificate_that_only_the_acceptor_rejects_is_reported_as_untrusted()
     let (sink, _gossip) = mpsc::unbounded_channel();
     let transport = Transport::start(TransportParts {
         socket: quinn::TokioRuntime.wrap_udp_socket(socket).expect("a socket"),
+        held: tokio::sync::oneshot::channel().0,
         rng_seed: [3; 32],
         tls: TlsIdentity { client: Arc::new(mixed), ..own },
         reset_key: [3; 32].into(),

@@ -45,6 +45,7 @@ use quinn::{
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use ring::{hkdf, hmac};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
@@ -120,6 +121,8 @@ pub(crate) type HandlerTable = BTreeMap<u16, Arc<dyn Handler>>;
 pub(crate) struct TransportParts {
     /// The node's socket. On real ground from [`quinn::TokioRuntime`], in a simulation the simulator's.
     pub(crate) socket: Arc<dyn AsyncUdpSocket>,
+    /// Dropped once nobody holds the socket any more.
+    pub(crate) held: oneshot::Sender<()>,
     /// All randomness of the transport but that of the key exchanges.
     pub(crate) rng_seed: [u8; 32],
     /// The node's certificates.
@@ -178,12 +181,12 @@ pub(crate) struct Shared {
 impl Transport {
     /// Starts a transport on the current runtime.
     pub(crate) fn start(parts: TransportParts) -> Result<Self, StartError> {
-        let TransportParts { socket, rng_seed, tls, reset_key, config, policy, gossip, gate } = parts;
+        let TransportParts { socket, held, rng_seed, tls, reset_key, config, policy, gossip, gate } = parts;
         config.validate().map_err(StartError::Config)?;
         let mut rng = StdRng::from_seed(rng_seed);
         let stats = Arc::new(TransportStats::default());
         let tasks = Arc::new(Tasks::on_current_runtime(gate));
-        let socket = Arc::new(DemuxSocket::new(socket, gossip, Arc::clone(&stats))?);
+        let socket = Arc::new(DemuxSocket::new(socket, gossip, Arc::clone(&stats), held)?);
         let transport = Arc::new(quic_config(&config)?);
         let mut to_strangers = quic_config(&config)?;
         bounds::limit_strangers(&mut to_strangers);

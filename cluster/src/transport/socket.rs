@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
+use tokio::sync::oneshot;
 
 use super::ledger::Ledger;
 use super::stats::TransportStats;
@@ -42,16 +43,20 @@ pub(crate) struct DemuxSocket {
     gossip: Arc<dyn GossipSink>,
     stats: Arc<TransportStats>,
     pub(crate) ledger: Ledger,
+    /// Dropped after `inner`: its port is free then.
+    _held: oneshot::Sender<()>,
 }
 
 impl DemuxSocket {
+    /// A socket over `inner`. `held` is dropped once nobody holds either any more.
     pub(crate) fn new(
         inner: Arc<dyn AsyncUdpSocket>,
         gossip: Arc<dyn GossipSink>,
         stats: Arc<TransportStats>,
+        held: oneshot::Sender<()>,
     ) -> io::Result<Self> {
         let is_ipv6 = inner.local_addr()?.is_ipv6();
-        Ok(Self { inner, is_ipv6, gossip, stats, ledger: Ledger::default() })
+        Ok(Self { inner, is_ipv6, gossip, stats, ledger: Ledger::default(), _held: held })
     }
 
     /// Sends one gossip datagram, or drops and counts it if the socket is not ready. Says whether it was sent. A socket
@@ -79,9 +84,23 @@ impl fmt::Debug for DemuxSocket {
     }
 }
 
+/// Waits for `inner`, and holds the socket for as long as that does.
+#[derive(Debug)]
+struct Poller {
+    inner: Pin<Box<dyn UdpPoller>>,
+    _socket: Arc<DemuxSocket>,
+}
+
+impl UdpPoller for Poller {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner.as_mut().poll_writable(cx)
+    }
+}
+
 impl AsyncUdpSocket for DemuxSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Arc::clone(&self.inner).create_io_poller()
+        let inner = Arc::clone(&self.inner).create_io_poller();
+        Box::pin(Poller { inner, _socket: self })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {

@@ -11,6 +11,7 @@
 //! So no rule needs a leader, and each looks only at what one node knows: a node never gives up a key under which a
 //! member that it knows seals.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -254,14 +255,20 @@ impl Ring {
             Some(newest) if newest.at > 0 && (is_removed || newest > self.primary) => self.primary = newest,
             Some(newest) if is_removed => self.primary = newest,
             // It was chosen on one node while another removed it, and nobody seals with anything else any more.
-            None if is_removed => {
-                let holds = |id: &KeyId| peers.values().flatten().all(|shown| shown.held.contains_key(id));
-                let left = self.keys.keys().find(|id| !self.is_removed(**id) && holds(id));
-                if let Some(key) = left.copied() {
-                    self.primary = Choice { at: 0, key };
-                }
-            }
+            None if is_removed => self.fall_back(peers),
             _ => {}
+        }
+    }
+
+    /// Takes what is left and all hold. If some lack it, it counts as installed from now on, so that they are sent it.
+    fn fall_back(&mut self, peers: &Peers) {
+        let holders = |id: &KeyId| peers.values().flatten().filter(|shown| shown.held.contains_key(id)).count();
+        let left = self.keys.keys().filter(|id| !self.is_removed(**id));
+        let Some(key) = left.max_by_key(|id| (holders(id), Reverse(**id))).copied() else { return };
+        if holders(&key) == peers.values().flatten().count() {
+            self.primary = Choice { at: 0, key };
+        } else {
+            self.keys.entry(key).and_modify(|key| key.installed = true);
         }
     }
 

@@ -368,6 +368,15 @@ fn run(events: Vec<Event>) -> Result<(), String> {
     world.check_at_rest()
 }
 
+/// Each of two keys is chosen on one node and removed on another, and the one that is left is not held by all.
+#[test]
+fn what_is_left_is_sent_to_who_lacks_it_before_it_is_used() {
+    use Event::{Install, Remove, Start, Use};
+    let begun = [Install(0, 3), Install(0, 4), Start(3, 0, vec![3])];
+    let crossed = [Remove(1, 3), Remove(3, 4), Use(1, 4), Use(2, 3)];
+    run(begun.into_iter().chain(crossed).collect()).expect("all open what all seal");
+}
+
 fn runs() -> ProptestConfig {
     ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() }
 }

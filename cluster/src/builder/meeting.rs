@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -140,12 +141,10 @@ impl Builder {
     /// A node that is `cut_off` from all seeds, and may have lost its folder, cannot know what it was before. The wall
     /// clock is then the best guess: most likely it is above, and if it is not, the node stops when it meets its cluster.
     fn next_generation(&self, known: u64, cut_off: bool) -> Result<u64, Error> {
-        let path = self.data_dir.as_ref().map(|folder| folder.join(GENERATION_FILE));
         let mut newest = known;
-        let ground_of = self.env.ground();
-        if let Some(path) = &path {
+        if let Some(path) = self.generation_file() {
             let error = |e| ground(&format!("cannot read {}", path.display()), e);
-            if let Some(content) = ground_of.read(path).map_err(error)? {
+            if let Some(content) = self.env.ground().read(&path).map_err(error)? {
                 // A disk that lost or tore the file is one that was replaced: the seeds know the generation, and a node
                 // that meets a newer one of its name stops.
                 match String::from_utf8_lossy(&content).trim().parse::<u64>() {
@@ -166,8 +165,12 @@ impl Builder {
 
     /// Has the next start take a greater one, if there is a folder.
     pub(super) fn remember_generation(&self, generation: u64) -> Result<(), Error> {
-        let Some(path) = self.data_dir.as_ref().map(|folder| folder.join(GENERATION_FILE)) else { return Ok(()) };
+        let Some(path) = self.generation_file() else { return Ok(()) };
         let error = |e| ground(&format!("cannot write {}", path.display()), e);
         self.env.ground().write(&path, generation.to_string().as_bytes()).map_err(error)
+    }
+
+    fn generation_file(&self) -> Option<PathBuf> {
+        self.data_dir.as_ref().map(|folder| folder.join(GENERATION_FILE))
     }
 }
